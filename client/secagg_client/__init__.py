@@ -1,0 +1,1 @@
+"""What an institution runs: training, accounting, sealing, upload; and the key-holder."""

@@ -1,0 +1,1 @@
+"""Versioned messages and services, with the stubs generated from them."""

@@ -1,0 +1,1 @@
+"""The protocol core: pure functions and values, no input or output of its own."""

@@ -1,0 +1,149 @@
+"""The training plan: what model is tuned, how, and which numbers enter the vector (protocol.md §2, §4).
+
+The plan is public. Whoever holds torch derives it from a base model (`secagg client plan`); the coordinator
+embeds it in the session descriptor; each client derives it again from its own copy of the model and refuses
+to train unless both agree.
+"""
+
+import base64
+import math
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+MAX_EMBEDDED_BYTES = 1 << 20
+
+
+class Frozen(BaseModel):
+    """Base of every value that crosses a border: immutable, no unknown fields, no silent coercion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TensorInit(Frozen):
+    """Start value of a tensor: all zeros, uniform on [-bound, bound] from the plan's seed, or given in full.
+
+    `embedded` carries little-endian float32 in base64, row major.
+    """
+
+    kind: Literal["zeros", "seeded", "embedded"]
+    bound: float = Field(default=0.0, ge=0)
+    data: str = ""
+
+    @classmethod
+    def embed(cls, values: NDArray[np.float32]) -> Self:
+        """Carry `values` in full, for small public tensors such as a head made from label descriptions."""
+        return cls(kind="embedded", data=base64.b64encode(values.astype("<f4").tobytes()).decode())
+
+
+class TensorSpec(Frozen):
+    """One tensor of the adapter, by its key in the PEFT state dict.
+
+    A tensor with `clip` > 0 is trained: clients send its change from the start value, clipped to
+    [-clip, clip], and the release holds start + mean change. A tensor with `clip` == 0 stays at its start value.
+    """
+
+    name: str = Field(min_length=1, max_length=300)
+    shape: tuple[int, ...] = Field(min_length=1, max_length=4)
+    init: TensorInit
+    clip: float = Field(ge=0)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the tensor's change enters the vector."""
+        return self.clip > 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(side < 1 for side in self.shape):
+            raise ValueError(f"tensor {self.name}: every side of shape {self.shape} must be at least 1")
+        if self.init.kind == "embedded":
+            raw = base64.b64decode(self.init.data, validate=True)
+            if len(raw) != 4 * self.size or len(raw) > MAX_EMBEDDED_BYTES:
+                raise ValueError(f"tensor {self.name}: embedded start value has {len(raw)} bytes, not {4 * self.size}")
+            if not np.isfinite(np.frombuffer(raw, "<f4")).all():
+                raise ValueError(f"tensor {self.name}: embedded start value is not finite")
+        return self
+
+
+class TaskSpec(Frozen):
+    """What is learnt. `labels` maps class index (position) to its name, for `classify`."""
+
+    kind: Literal["classify", "lm"]
+    labels: tuple[str, ...] = ()
+    max_length: int = Field(ge=2, le=8192)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "classify" and len(set(self.labels)) < 2:
+            raise ValueError("task classify needs at least two distinct labels")
+        if self.kind == "lm" and self.labels:
+            raise ValueError("task lm takes no labels")
+        return self
+
+
+class TrainingSettings(Frozen):
+    """How each client trains: DP-SGD with a public number of steps, sampling and clipping (training.md).
+
+    `epsilon` None means no differential privacy: an experiment, never allowed by a default policy.
+    The sampling rate is batch_size / declared size; the declared size is each client's own, and not in here.
+    """
+
+    steps: int = Field(ge=1, le=1_000_000)
+    batch_size: int = Field(ge=1, le=1_000_000)
+    learning_rate: float = Field(gt=0)
+    optimizer: Literal["adamw", "sgd"]
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    max_grad_norm: float = Field(gt=0)
+    epsilon: float | None = Field(gt=0)
+    delta: float = Field(gt=0, lt=1e-2)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    noise: Literal["secure", "seeded"] = "secure"
+
+
+class Plan(Frozen):
+    """Model, adapter and training, as every party must see them alike.
+
+    `adapter_config` is the PEFT `adapter_config.json`, word for word. `a_seed` expands the frozen tensors.
+    """
+
+    version: Literal[1] = 1
+    base_model: str = Field(min_length=1, max_length=300)
+    base_model_hash: Hash
+    architecture: str = Field(min_length=1, max_length=200)
+    task: TaskSpec
+    method: Literal["ffa-lora"] = "ffa-lora"
+    a_seed: Hash
+    tensors: tuple[TensorSpec, ...] = Field(min_length=1, max_length=100_000)
+    adapter_config: dict[str, JsonValue]
+    training: TrainingSettings
+
+    @property
+    def trained(self) -> tuple[TensorSpec, ...]:
+        """The tensors whose change enters the vector, in vector order."""
+        return tuple(spec for spec in self.tensors if spec.trained)
+
+    @property
+    def length(self) -> int:
+        """L, the length of the vector."""
+        return sum(spec.size for spec in self.trained)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [spec.name for spec in self.tensors]
+        if names != sorted(set(names)):
+            raise ValueError("plan: tensor names must be sorted and distinct")
+        if not self.trained:
+            raise ValueError("plan: no tensor is trained (every clip is 0)")
+        return self

@@ -1,0 +1,1 @@
+"""What every process needs of its machine: durable files, TLS, configuration, event logs."""

@@ -1,0 +1,1 @@
+"""What the coordinator runs: sessions, storage, the gRPC service, the release. No torch."""
