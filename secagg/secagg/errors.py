@@ -79,6 +79,12 @@ class PolicyViolation(SecaggError):
     code = "policy"
 
 
+class ProtocolViolation(SecaggError):
+    """A party showed something that the protocol forbids: another set, a replay, a member off the rules."""
+
+    code = "protocol"
+
+
 class RoleViolation(SecaggError):
     """A party called a method that belongs to another role, or is not on the roster."""
 

@@ -1,0 +1,91 @@
+"""The client's side: from a vector to one signed upload (protocol.md §5, §6, §7)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import shamir
+from secagg.boxes import BoxContext, seal_box
+from secagg.codec import Quantiser
+from secagg.descriptor import Descriptor
+from secagg.merkle import root
+from secagg.messages import SignedUpload, Upload
+from secagg.privacy import PrivacyStatement
+from secagg.randomness import Randomness
+from secagg.sealing import seal_update
+from secagg.signing import Signer
+
+
+@dataclass(frozen=True, slots=True)
+class SealedUpload:
+    """All that a client ever sends. `ciphertext` is uint8 [blocks, block_bytes]; one box per key-holder.
+
+    Nothing in it opens without t key-holders; the key it was made with is gone.
+    """
+
+    signed: SignedUpload
+    ciphertext: NDArray[np.uint8]
+    boxes: tuple[bytes, ...]
+
+
+def quantiser_of(descriptor: Descriptor) -> Quantiser:
+    """The session's quantiser: one clip per trained tensor (protocol.md §2.3)."""
+    offset, groups = 0, list[tuple[int, int, float]]()
+    for spec in descriptor.plan.trained:
+        groups.append((offset, spec.size, spec.clip))
+        offset += spec.size
+    return Quantiser(bits=descriptor.ring.bits, groups=tuple(groups))
+
+
+def seal_contribution(
+    descriptor: Descriptor, signer: Signer, change: NDArray[np.float32], privacy: PrivacyStatement, random: Randomness
+) -> SealedUpload:
+    """Encode, encrypt and share one update under a fresh key, and sign the commitment.
+
+    `change` has shape [L]. Call it once per session: two vectors under one session from one client are refused
+    by the server, and the caller spools the result and resends the same bytes (protocol.md §5.4).
+    Raises EncodingError for a wrong length or a value that is not finite.
+    """
+    fingerprint = signer.identity.fingerprint
+    descriptor.client(fingerprint)
+    sealed = seal_update(
+        descriptor.parameters,
+        quantiser_of(descriptor),
+        bytes.fromhex(descriptor.ctx),
+        change,
+        random,
+        weight=descriptor.weights[fingerprint],
+    )
+    ciphertext_root = root(memoryview(block) for block in sealed.ciphertext).hex()
+    try:
+        boxes = _boxes(descriptor, fingerprint, ciphertext_root, sealed.key, random)
+    finally:
+        sealed.key.wipe()
+    upload = Upload(
+        ctx=descriptor.ctx,
+        client=fingerprint,
+        ciphertext_root=ciphertext_root,
+        boxes_root=root(boxes).hex(),
+        ciphertext_bytes=sealed.ciphertext.nbytes,
+        privacy=privacy,
+    )
+    return SealedUpload(signed=signer.sign(upload), ciphertext=sealed.ciphertext, boxes=boxes)
+
+
+def _boxes(
+    descriptor: Descriptor, client: str, ciphertext_root: str, key: "shamir.ShortKey", random: Randomness
+) -> tuple[bytes, ...]:
+    shares = shamir.share_key(key, descriptor.threshold, len(descriptor.committee), random)
+    boxes = list[bytes]()
+    for member, holder, share in zip(descriptor.committee, descriptor.holders, shares, strict=True):
+        context = BoxContext(
+            ctx=descriptor.ctx,
+            client=client,
+            holder=holder.fingerprint,
+            index=share.index,
+            ciphertext_root=ciphertext_root,
+        )
+        public_key = bytes.fromhex(member.offer.statement.public_key)
+        boxes.append(seal_box(share.packed, public_key, context))
+    return tuple(boxes)

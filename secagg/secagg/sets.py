@@ -1,0 +1,100 @@
+"""The rules for candidate and final sets, used alike by coordinator, key-holder and auditor (protocol.md §8)."""
+
+from collections.abc import Iterable, Sequence
+
+from secagg.descriptor import Descriptor
+from secagg.errors import ConflictError, EndorsementInvalid, ProtocolViolation, TooFewContributions
+from secagg.messages import Candidate, Endorsement, FinalSet, SetMember, SignedEndorsement
+
+
+def check_members(descriptor: Descriptor, members: Sequence[SetMember]) -> None:
+    """Every member on the roster, n_min <= |set| <= n_max, and at least n_min institutions (protocol.md §8.2).
+
+    Raises RoleViolation or TooFewContributions.
+    """
+    institutions = {descriptor.client(member.client).institution for member in members}
+    if len(members) < descriptor.n_min or len(institutions) < descriptor.n_min:
+        raise TooFewContributions(
+            f"{len(members)} uploads from {len(institutions)} institutions; the session opens nothing below "
+            f"n_min = {descriptor.n_min}"
+        )
+    if len(members) > descriptor.n_max:
+        raise ProtocolViolation(f"the set has {len(members)} members, more than n_max = {descriptor.n_max}")
+
+
+def check_candidate(descriptor: Descriptor, candidate: Candidate) -> None:
+    """A candidate is for this session and within its limits."""
+    if candidate.ctx != descriptor.ctx:
+        raise ProtocolViolation("the candidate set belongs to another session")
+    if candidate.release > descriptor.releases:
+        raise ProtocolViolation(f"release {candidate.release} of {descriptor.releases} allowed ones")
+    check_members(descriptor, candidate.members)
+
+
+def verify_endorsements(
+    descriptor: Descriptor, endorsements: Iterable[SignedEndorsement], *, stage: str, release: int, digest: str
+) -> tuple[Endorsement, ...]:
+    """Verify signatures and content; at least t distinct key-holders. Raises EndorsementInvalid or SignatureInvalid."""
+    verified = dict[str, Endorsement]()
+    for signed in endorsements:
+        _, holder = descriptor.holder(signed.signer)
+        endorsement = signed.verify(holder)
+        found = (endorsement.ctx, endorsement.release, endorsement.stage, endorsement.set_digest, endorsement.holder)
+        if found != (descriptor.ctx, release, stage, digest, holder.fingerprint):
+            raise EndorsementInvalid(f"the endorsement of {holder.title} is for another session, stage or set")
+        if holder.fingerprint in verified:
+            raise EndorsementInvalid(f"two endorsements of {holder.title} for one set")
+        verified[holder.fingerprint] = endorsement
+    if len(verified) < descriptor.threshold:
+        raise EndorsementInvalid(f"{len(verified)} key-holders endorsed the {stage} set; {descriptor.threshold} must")
+    return tuple(verified.values())
+
+
+def check_peers(
+    descriptor: Descriptor, peers: Iterable[SignedEndorsement], *, stage: str, release: int, digest: str
+) -> None:
+    """Raise ConflictError when any key-holder endorsed another set for this stage: the coordinator showed two.
+
+    Endorsements of the other stage are passed over. A key-holder restored from a backup finds its own here.
+    """
+    for signed in peers:
+        _, holder = descriptor.holder(signed.signer)
+        endorsement = signed.verify(holder)
+        if (endorsement.ctx, endorsement.release, endorsement.stage) != (descriptor.ctx, release, stage):
+            continue
+        if endorsement.set_digest != digest:
+            raise ConflictError(f"{holder.title} endorsed another {stage} set; the coordinator showed two")
+
+
+def complaints_by_client(answers: Iterable[Endorsement]) -> dict[str, dict[str, str]]:
+    """client -> {key-holder: reason} over the attached answers."""
+    found = dict[str, dict[str, str]]()
+    for answer in answers:
+        for complaint in answer.complaints:
+            found.setdefault(complaint.client, {})[answer.holder] = complaint.reason
+    return found
+
+
+def remaining_members(candidate: Candidate, answers: Iterable[Endorsement]) -> tuple[SetMember, ...]:
+    """U = C less every member that an attached answer complains about (protocol.md §8.3)."""
+    accused = complaints_by_client(answers)
+    return tuple(member for member in candidate.members if member.client not in accused)
+
+
+def check_final(
+    descriptor: Descriptor, candidate: Candidate, final: FinalSet, answers: Sequence[SignedEndorsement]
+) -> tuple[Endorsement, ...]:
+    """The final set follows from the candidate and the attached answers, and is within the limits."""
+    if (final.ctx, final.release) != (descriptor.ctx, candidate.release):
+        raise ProtocolViolation("the final set belongs to another session or release")
+    if final.candidate_digest != candidate.digest:
+        raise ProtocolViolation("the final set belongs to another candidate set")
+    verified = verify_endorsements(
+        descriptor, answers, stage="candidate", release=candidate.release, digest=candidate.digest
+    )
+    if sorted(answer.statement.digest for answer in answers) != list(final.answers):
+        raise EndorsementInvalid("the attached answers are not those that the final set names")
+    if final.members != remaining_members(candidate, verified):
+        raise ProtocolViolation("the final set is not the candidate set less the members complained about")
+    check_members(descriptor, final.members)
+    return verified
