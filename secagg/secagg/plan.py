@@ -76,11 +76,18 @@ class TensorSpec(Frozen):
 
 
 class TaskSpec(Frozen):
-    """What is learnt. `labels` maps class index (position) to its name, for `classify`."""
+    """What is learnt. `labels` maps class index (position) to its name, for `classify`.
+
+    `pooling` is how a text becomes the head's input: `model` is the architecture's own classification model,
+    `mean` the attention-masked mean of the encoder's last hidden states, scaled to the L2 norm `feature_norm`
+    unless that is 0.
+    """
 
     kind: Literal["classify", "lm"]
     labels: tuple[str, ...] = ()
     max_length: int = Field(ge=2, le=8192)
+    pooling: Literal["model", "mean"] = "model"
+    feature_norm: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -88,6 +95,10 @@ class TaskSpec(Frozen):
             raise ValueError("task classify needs at least two distinct labels")
         if self.kind == "lm" and self.labels:
             raise ValueError("task lm takes no labels")
+        if self.pooling == "model" and self.feature_norm:
+            raise ValueError("feature_norm needs pooling = mean")
+        if self.kind == "lm" and self.pooling != "model":
+            raise ValueError("task lm takes no pooling")
         return self
 
 
@@ -96,11 +107,13 @@ class TrainingSettings(Frozen):
 
     `epsilon` None means no differential privacy: an experiment, never allowed by a default policy.
     The sampling rate is batch_size / declared size; the declared size is each client's own, and not in here.
+    `head_learning_rate`, when given, is that of the classification head.
     """
 
     steps: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=1, le=1_000_000)
     learning_rate: float = Field(gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0)
     optimizer: Literal["adamw", "sgd"]
     momentum: float = Field(default=0.9, ge=0, lt=1)
     warmup_steps: int = Field(default=0, ge=0)
