@@ -34,6 +34,7 @@ class RingChoice(Frozen):
     """The parameter set by name, and what it was chosen for (protocol.md §3)."""
 
     name: str = Field(min_length=1, max_length=60)
+    limbs: int = Field(ge=1, le=8)
     bits: int = Field(ge=2, le=32)
     security_bits: int = Field(ge=128)
 
@@ -72,7 +73,7 @@ class Descriptor(Statement):
     def parameters(self) -> SealedParameters:
         """The ring parameters for this session's length and cohort. Raises ParameterError."""
         return SealedParameters.from_name(
-            self.ring.name, bits=self.ring.bits, n_max=self.n_max, length=self.plan.length
+            self.ring.name, self.ring.limbs, bits=self.ring.bits, n_max=self.n_max, length=self.plan.length
         )
 
     @cached_property

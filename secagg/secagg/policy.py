@@ -35,11 +35,12 @@ def adapter_schema_hash(plan: Plan) -> str:
     return statement_hash("adapter-schema", schema)
 
 
-class Policy(Frozen):
-    """What one party accepts. Fingerprints are SHA-256 of certificates, by a name of the party's own choice.
+class Anchors(Frozen):
+    """Whom a party trusts, and for what. Fingerprints are SHA-256 of certificates, by a name of the party's own choice.
 
-    `required_institutions` is how many of the pinned `institutions` must be on the roster and, for key-holders,
-    in every set. `assumed_corrupt_clients` forces n_min to at least that plus two.
+    `required_institutions` is how many of the pinned `institutions` must be on the roster and in every set.
+    `assumed_corrupt_clients` forces n_min to at least that plus two. Empty hash lists allow any: only an auditor
+    may leave them so.
     """
 
     coordinator: Hash
@@ -49,6 +50,55 @@ class Policy(Frozen):
     required_institutions: int = Field(ge=2)
     assumed_corrupt_clients: int = Field(ge=0, default=1)
     n_min: int = Field(ge=2)
+    base_model_hashes: tuple[Hash, ...] = ()
+    adapter_schema_hashes: tuple[Hash, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        if self.n_min < self.assumed_corrupt_clients + 2:
+            raise ValueError(
+                f"n_min is {self.n_min}, but {self.assumed_corrupt_clients} corrupt clients need at least "
+                f"{self.assumed_corrupt_clients + 2}"
+            )
+        if self.required_institutions > len(set(self.institutions.values())):
+            raise ValueError("required_institutions is larger than the number of pinned institutions")
+        return self
+
+    def check_parties(self, descriptor: Descriptor) -> None:
+        """Raise PolicyViolation unless coordinator, committee, roster, n_min and model are as pinned."""
+        if descriptor.coordinator_identity.fingerprint != self.coordinator:
+            raise PolicyViolation("the coordinator is not the one that is pinned")
+        unknown = {holder.fingerprint for holder in descriptor.holders} - set(self.committee.values())
+        if unknown:
+            raise PolicyViolation(f"key-holder {min(unknown)[:16]} is not one that is pinned")
+        if descriptor.corrupt_keyholders < self.corrupt_keyholders:
+            raise PolicyViolation(
+                f"the session assumes f={descriptor.corrupt_keyholders} corrupt key-holders, "
+                f"at least {self.corrupt_keyholders} is asked for"
+            )
+        if descriptor.n_min < self.n_min:
+            raise PolicyViolation(f"n_min is {descriptor.n_min}, at least {self.n_min} is asked for")
+        self.check_institutions(descriptor.clients, "roster")
+        plan = descriptor.plan
+        if self.base_model_hashes and plan.base_model_hash not in self.base_model_hashes:
+            raise PolicyViolation(f"base model {plan.base_model_hash[:16]} is not one that is pinned")
+        schema = adapter_schema_hash(plan)
+        if self.adapter_schema_hashes and schema not in self.adapter_schema_hashes:
+            raise PolicyViolation(f"adapter schema {schema[:16]} is not one that is pinned")
+
+    def check_institutions(self, clients: Iterable[str], where: str) -> None:
+        """Raise PolicyViolation when too few pinned institutions are among `clients` (fingerprints)."""
+        pinned = len(set(clients) & set(self.institutions.values()))
+        if pinned < self.required_institutions:
+            raise PolicyViolation(
+                f"only {pinned} pinned institutions are in the {where}, {self.required_institutions} are asked for: "
+                "the rest could be inventions of the coordinator"
+            )
+
+
+class Policy(Anchors):
+    """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released."""
+
     max_releases: int = Field(ge=1, default=1)
     protocols: tuple[Literal["sealed"], ...] = ("sealed",)
     base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
@@ -57,56 +107,14 @@ class Policy(Frozen):
     max_delta: float = Field(gt=0, lt=1)
     noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.n_min < self.assumed_corrupt_clients + 2:
-            raise ValueError(
-                f"n_min is {self.n_min}, but {self.assumed_corrupt_clients} corrupt clients need at least "
-                f"{self.assumed_corrupt_clients + 2}"
-            )
-        if self.required_institutions > len(self.institutions):
-            raise ValueError("required_institutions is larger than the number of pinned institutions")
-        return self
-
     def check(self, descriptor: Descriptor) -> None:
         """Raise PolicyViolation, naming the first rule that the descriptor breaks."""
-        self._check_parties(descriptor)
-        self._check_privacy(descriptor)
-        plan = descriptor.plan
+        self.check_parties(descriptor)
         if descriptor.protocol not in self.protocols:
             raise PolicyViolation(f"protocol {descriptor.protocol} is not among {', '.join(self.protocols)}")
-        if plan.base_model_hash not in self.base_model_hashes:
-            raise PolicyViolation(f"base model {plan.base_model_hash[:16]} is not one that the policy pins")
-        schema = adapter_schema_hash(plan)
-        if schema not in self.adapter_schema_hashes:
-            raise PolicyViolation(f"adapter schema {schema[:16]} is not one that the policy pins")
         if descriptor.releases > self.max_releases:
             raise PolicyViolation(f"{descriptor.releases} releases, the policy allows {self.max_releases}")
-
-    def _check_parties(self, descriptor: Descriptor) -> None:
-        if descriptor.coordinator_identity.fingerprint != self.coordinator:
-            raise PolicyViolation("the coordinator is not the one that the policy pins")
-        holders = {holder.fingerprint for holder in descriptor.holders}
-        unknown = holders - set(self.committee.values())
-        if unknown:
-            raise PolicyViolation(f"key-holder {min(unknown)[:16]} is not one that the policy pins")
-        if descriptor.corrupt_keyholders < self.corrupt_keyholders:
-            raise PolicyViolation(
-                f"the session assumes f={descriptor.corrupt_keyholders} corrupt key-holders, "
-                f"the policy asks for at least {self.corrupt_keyholders}"
-            )
-        if descriptor.n_min < self.n_min:
-            raise PolicyViolation(f"n_min is {descriptor.n_min}, the policy asks for at least {self.n_min}")
-        self.check_institutions(descriptor.clients, "roster")
-
-    def check_institutions(self, clients: Iterable[str], where: str) -> None:
-        """Raise PolicyViolation when too few pinned institutions are among `clients` (fingerprints)."""
-        pinned = len(set(clients) & set(self.institutions.values()))
-        if pinned < self.required_institutions:
-            raise PolicyViolation(
-                f"only {pinned} pinned institutions are in the {where}, the policy asks for "
-                f"{self.required_institutions}: the rest could be inventions of the coordinator"
-            )
+        self._check_privacy(descriptor)
 
     def _check_privacy(self, descriptor: Descriptor) -> None:
         training = descriptor.plan.training

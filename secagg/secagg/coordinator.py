@@ -1,0 +1,197 @@
+"""The coordinator: makes the session, fixes sets, opens the sum (protocol.md §4, §8, §9).
+
+It holds no share and no session key: without t key-holders it opens nothing.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from secagg import shamir
+from secagg.accumulate import Accumulator
+from secagg.contributor import quantiser_of
+from secagg.descriptor import CommitteeMember, Descriptor, RingChoice, RosterMember, SignedDescriptor, quorum
+from secagg.errors import HashMismatch, MalformedError, OpeningError, ProtocolViolation, ShareError, TooFewContributions
+from secagg.keyholder import ShareAnswer
+from secagg.messages import Candidate, FinalSet, SetMember, SignedCandidate, SignedEndorsement, SignedFinalSet, SignedUpload
+from secagg.opening import Opening, open_sum
+from secagg.parameters import choose
+from secagg.plan import Frozen, Plan
+from secagg.randomness import Randomness
+from secagg.sets import check_members, complaints_by_client, remaining_members, verify_endorsements
+from secagg.signing import Signer
+
+MAX_SUBSETS = 10_000
+
+
+class SessionSpec(Frozen):
+    """What the coordinator's operator decides; times in seconds from creation."""
+
+    n_min: int = Field(ge=2)
+    n_max: int = Field(ge=2)
+    bits: int = Field(ge=2, le=24, default=16)
+    corrupt_keyholders: int = Field(ge=0, default=1)
+    upload_seconds: int = Field(ge=1)
+    expiry_seconds: int = Field(ge=2)
+
+
+class UploadLike(Protocol):
+    """Where the blocks of one stored ciphertext come from, in order."""
+
+    def blocks(self) -> Iterable[bytes | memoryview]:
+        """Each of `block_bytes` bytes."""
+
+
+def create_session(
+    spec: SessionSpec,
+    plan: Plan,
+    roster: Sequence[RosterMember],
+    committee: Sequence[CommitteeMember],
+    signer: Signer,
+    now: int,
+    random: Randomness,
+) -> SignedDescriptor:
+    """Choose the parameter set, put the descriptor together and sign it (protocol.md §4.2).
+
+    Raises ParameterError when no safe set fits, MalformedError when the parts contradict each other.
+    """
+    parameters = choose(spec.bits, spec.n_max, plan.length)
+    ring = RingChoice(
+        name=parameters.name, limbs=parameters.limbs, bits=spec.bits, security_bits=parameters.security_bits
+    )
+    try:
+        descriptor = Descriptor(
+            nonce=random(32).hex(),
+            plan=plan,
+            ring=ring,
+            n_min=spec.n_min,
+            n_max=spec.n_max,
+            roster=tuple(roster),
+            committee=tuple(committee),
+            corrupt_keyholders=spec.corrupt_keyholders,
+            threshold=quorum(len(committee), spec.corrupt_keyholders),
+            coordinator=signer.identity.pem,
+            created_at=now,
+            upload_deadline=now + spec.upload_seconds,
+            expires_at=now + spec.expiry_seconds,
+        )
+    except ValueError as error:
+        raise MalformedError(f"the session does not hold together: {error}") from error
+    return SignedDescriptor(descriptor=signer.sign(descriptor))
+
+
+def fix_candidate(
+    signer: Signer, descriptor: Descriptor, uploads: Sequence[SignedUpload], now: int
+) -> SignedCandidate:
+    """The candidate set over all stored uploads (protocol.md §8.1). Raises TooFewContributions below n_min."""
+    members = sorted(
+        (SetMember(client=upload.statement.client, upload_root=upload.statement.upload_root) for upload in uploads),
+        key=lambda member: member.client,
+    )
+    check_members(descriptor, members)
+    return signer.sign(Candidate(ctx=descriptor.ctx, release=1, members=tuple(members), fixed_at=now))
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The final set with the candidate endorsements from which it follows."""
+
+    final: SignedFinalSet
+    answers: tuple[SignedEndorsement, ...]
+
+
+def settle(
+    signer: Signer, descriptor: Descriptor, candidate: SignedCandidate, answers: Sequence[SignedEndorsement]
+) -> Settlement:
+    """U = C less the members complained about, from at least t answers (protocol.md §8.3).
+
+    When the complaints of all answers leave fewer than n_min, the answers with most complaints are left out while t
+    remain: one key-holder that complains about everybody stops nothing. Raises TooFewContributions.
+    """
+    fixed = candidate.statement
+    ordered = sorted(answers, key=lambda answer: (len(answer.statement.complaints), answer.signer))
+    for count in range(len(ordered), descriptor.threshold - 1, -1):
+        attached = ordered[:count]
+        verified = verify_endorsements(
+            descriptor, attached, stage="candidate", release=fixed.release, digest=fixed.digest
+        )
+        members = remaining_members(fixed, verified)
+        try:
+            check_members(descriptor, members)
+        except TooFewContributions:
+            continue
+        final = FinalSet(
+            ctx=descriptor.ctx,
+            release=fixed.release,
+            candidate_digest=fixed.digest,
+            members=members,
+            answers=tuple(sorted(answer.statement.digest for answer in attached)),
+        )
+        return Settlement(final=signer.sign(final), answers=tuple(attached))
+    accused = complaints_by_client(answer.statement for answer in ordered)
+    raise TooFewContributions(
+        f"key-holders complain about {len(accused)} of {len(fixed.members)} members; fewer than n_min remain"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSum:
+    """The opened sum and what proves it. `sums`: [L]; `key_sum`: int64 [N], centred; `used`: the shares it came from."""
+
+    opening: Opening
+    key_sum: NDArray[np.int64]
+    used: tuple[ShareAnswer, ...]
+
+
+def check_share_answer(descriptor: Descriptor, final: FinalSet, answer: ShareAnswer) -> None:
+    """A share sum is signed by the committee member it names, for this U, with these bytes (protocol.md §8.5)."""
+    index, holder = descriptor.holder(answer.signed.signer)
+    statement = answer.signed.verify(holder)
+    found = (statement.ctx, statement.release, statement.final_digest, statement.holder, statement.index)
+    if found != (descriptor.ctx, final.release, final.digest, holder.fingerprint, index):
+        raise ProtocolViolation(f"the share sum of {holder.title} is for another session, release or set")
+    if hashlib.sha256(answer.share).hexdigest() != statement.share_sha256:
+        raise HashMismatch(f"the share sum of {holder.title} does not have the hash it was signed with")
+    shamir.check_share(answer.share)
+
+
+def open_with_shares(
+    descriptor: Descriptor, final: FinalSet, shares: Sequence[ShareAnswer], total: Accumulator
+) -> OpenedSum:
+    """Interpolate sum(s) and open (protocol.md §9). Tries t-subsets when the shares do not agree.
+
+    Raises ShareError with fewer than t shares, OpeningError when no t of them open the sum.
+    """
+    for share in shares:
+        check_share_answer(descriptor, final, share)
+    t = descriptor.threshold
+    if len(shares) < t:
+        raise ShareError(f"{len(shares)} share sums are at hand; {t} are needed")
+    ordered = sorted(shares, key=lambda share: share.signed.statement.index)
+    for tried, group in enumerate([tuple(ordered), *combinations(ordered, t)]):
+        if tried > MAX_SUBSETS:
+            break
+        try:
+            points = {share.signed.statement.index: share.share for share in group}
+            key_sum = shamir.reconstruct(t, points)
+            ctx = bytes.fromhex(descriptor.ctx)
+            opening = open_sum(descriptor.parameters, ctx, total, key_sum, len(final.members))
+        except (ShareError, OpeningError):
+            continue
+        return OpenedSum(opening=opening, key_sum=key_sum, used=group)
+    raise OpeningError(
+        "no t share sums leave a small sum(e): a client shared another key than it used, or a share or ciphertext "
+        "is wrong. The session is burnt; start a new one"
+    )
+
+
+def mean_change(descriptor: Descriptor, final: FinalSet, opening: Opening) -> NDArray[np.float32]:
+    """The decoded weighted mean of the members' changes, shape [L] (protocol.md §2.4, §9.3)."""
+    weights = [descriptor.weights[member.client] for member in final.members]
+    return quantiser_of(descriptor).decode_mean(opening.sums, len(weights), weight_sum=sum(weights))

@@ -1,0 +1,224 @@
+"""Offline verification of a release against anchors that come from elsewhere (protocol.md §10.3).
+
+Everything is recomputed: signatures, sets, the key sum from the signed shares, the opening, the adapter. Only the
+prose of README.md and report.html is taken as the coordinator's word, bound by hash.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import release as files
+from secagg.accumulate import Accumulator
+from secagg.canonical import pretty_bytes
+from secagg.coordinator import open_with_shares
+from secagg.descriptor import Descriptor
+from secagg.errors import HashMismatch, MalformedError, PolicyViolation, ProtocolViolation, VerificationError
+from secagg.keyholder import ShareAnswer
+from secagg.merkle import leaf_hash, root_of
+from secagg.messages import Upload
+from secagg.policy import Anchors
+from secagg.release import ReleaseCertificate, SignedRelease
+from secagg.sets import check_candidate, check_final, verify_endorsements
+
+ReadUpload = Callable[[str, int], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationReport:
+    """What was checked, in order, in words; `linked` says whether the uploads were added again."""
+
+    certificate: ReleaseCertificate
+    checks: tuple[str, ...]
+    linked: bool
+
+
+def verify_release(
+    content: Mapping[str, bytes], anchors: Anchors, read_upload: ReadUpload | None = None
+) -> VerificationReport:
+    """Verify a release given as name -> bytes of every file in its folder.
+
+    `read_upload(client fingerprint, block size)` yields the stored ciphertext of a member block by block, or raises.
+    Raises a SecaggError that names the first thing that is wrong.
+    """
+    certificate = _certificate(content)
+    checks = ["release.json is whole, and signed by the coordinator that the anchors pin"]
+    descriptor = certificate.session.check(approved=True)
+    _check_anchors(certificate, descriptor, anchors)
+    checks.append(f"the session was approved by {descriptor.threshold} or more pinned key-holders")
+    _check_files(content, certificate)
+    checks.append(f"{len(certificate.files)} files have the hashes that the certificate states")
+    uploads = _check_uploads(certificate, descriptor)
+    _check_sets(certificate, descriptor, anchors)
+    checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
+    total = _check_opening(content, certificate, descriptor)
+    checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")
+    if read_upload is None:
+        checks.append("the sum is NOT linked to the uploads: run again with the stored uploads to add them")
+    else:
+        _check_link(certificate, descriptor, uploads, total, read_upload)
+        checks.append(f"{len(certificate.final.statement.members)} uploads were hashed and added again")
+    return VerificationReport(certificate=certificate, checks=tuple(checks), linked=read_upload is not None)
+
+
+def _certificate(content: Mapping[str, bytes]) -> ReleaseCertificate:
+    raw = content.get(files.CERTIFICATE)
+    if raw is None:
+        raise HashMismatch(f"{files.CERTIFICATE} is missing: this folder is not a release")
+    signed = SignedRelease.parse(raw)
+    if pretty_bytes(signed) != raw:
+        raise HashMismatch(f"{files.CERTIFICATE} is not in its canonical form: it was altered")
+    return signed.verify(signed.statement.session.descriptor.statement.coordinator_identity)
+
+
+def _check_anchors(certificate: ReleaseCertificate, descriptor: Descriptor, anchors: Anchors) -> None:
+    if certificate.ctx != descriptor.ctx:
+        raise ProtocolViolation("the certificate names another session than its descriptor")
+    anchors.check_parties(descriptor)
+    for identity in (descriptor.coordinator_identity, *descriptor.holders, *descriptor.clients.values()):
+        identity.check_clock(descriptor.created_at)
+    if not descriptor.created_at <= certificate.released_at:
+        raise ProtocolViolation("the release is dated before its session")
+
+
+def _check_files(content: Mapping[str, bytes], certificate: ReleaseCertificate) -> None:
+    if set(certificate.files) != set(files.FILES):
+        raise VerificationError("the certificate does not list the files of a release")
+    strangers = set(content) - set(files.FILES) - {files.CERTIFICATE}
+    if strangers:
+        raise VerificationError(f"{min(strangers)} does not belong to the release; remove it")
+    for name, expected in certificate.files.items():
+        if name not in content:
+            raise HashMismatch(f"{name} is missing")
+        if hashlib.sha256(content[name]).hexdigest() != expected:
+            raise HashMismatch(f"{name} does not have the hash in the certificate: it was altered")
+
+
+def _check_uploads(certificate: ReleaseCertificate, descriptor: Descriptor) -> dict[str, Upload]:
+    uploads = dict[str, Upload]()
+    training = descriptor.plan.training
+    for signed in certificate.uploads:
+        upload = signed.verify(descriptor.client(signed.signer))
+        if (upload.ctx, upload.client) != (descriptor.ctx, signed.signer):
+            raise ProtocolViolation(f"the upload of {signed.signer[:16]} is for another session or client")
+        if upload.ciphertext_bytes != descriptor.parameters.ciphertext_bytes:
+            raise ProtocolViolation(f"the upload of {signed.signer[:16]} has another length than the session's")
+        limit = training.epsilon
+        stated = upload.privacy.epsilon
+        if (limit is not None and (stated is None or stated > limit)) or upload.privacy.delta > training.delta:
+            raise PolicyViolation(f"client {signed.signer[:16]} states a weaker privacy than the session agreed")
+        if upload.privacy.noise != training.noise:
+            raise PolicyViolation(f"client {signed.signer[:16]} used {upload.privacy.noise} noise, not {training.noise}")
+        uploads[upload.client] = upload
+    listed = {member.client: member.upload_root for member in certificate.candidate.statement.members}
+    if {client: upload.upload_root for client, upload in uploads.items()} != listed:
+        raise ProtocolViolation("the signed uploads are not those of the candidate set")
+    return uploads
+
+
+def _check_sets(certificate: ReleaseCertificate, descriptor: Descriptor, anchors: Anchors) -> None:
+    candidate = certificate.candidate.verify(descriptor.coordinator_identity)
+    final = certificate.final.verify(descriptor.coordinator_identity)
+    check_candidate(descriptor, candidate)
+    check_final(descriptor, candidate, final, certificate.candidate_endorsements)
+    verify_endorsements(
+        descriptor, certificate.final_endorsements, stage="final", release=final.release, digest=final.digest
+    )
+    members = [member.client for member in final.members]
+    anchors.check_institutions(members, "final set")
+    if len(members) < anchors.n_min:
+        raise PolicyViolation(f"{len(members)} members, the anchors ask for at least {anchors.n_min}")
+
+
+def _check_opening(
+    content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor
+) -> Accumulator:
+    final = certificate.final.statement
+    tensors = files.load_tensors(content[files.OPENING], files.OPENING)
+    shares = tuple(
+        ShareAnswer(signed=signed, share=_array(tensors, f"share_{signed.statement.index:03d}", np.uint8).tobytes())
+        for signed in certificate.share_sums
+    )
+    if set(tensors) != {"ciphertext_sum", "key_sum", *(f"share_{s.signed.statement.index:03d}" for s in shares)}:
+        raise MalformedError(f"{files.OPENING} holds other tensors than the certificate's share sums need")
+    total = Accumulator(descriptor.parameters)
+    total.add([block.tobytes() for block in _array(tensors, "ciphertext_sum", np.uint8)])
+    opened = open_with_shares(descriptor, final, shares, total)
+    if len(opened.used) != len(shares):
+        raise VerificationError("the published share sums contradict each other")
+    if not np.array_equal(opened.key_sum, _array(tensors, "key_sum", np.int64)):
+        raise VerificationError("the published key sum is not what the share sums give")
+    parts = files.ReleaseParts(
+        session=certificate.session,
+        uploads=certificate.uploads,
+        candidate=certificate.candidate,
+        settlement=files.Settlement(final=certificate.final, answers=certificate.candidate_endorsements),
+        final_endorsements=certificate.final_endorsements,
+        opened=opened,
+        total=total,
+        timeline=certificate.timeline,
+        released_at=certificate.released_at,
+    )
+    _check_statements(content, certificate, descriptor, parts)
+    return total
+
+
+def _check_statements(
+    content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor, parts: files.ReleaseParts
+) -> None:
+    """Everything that the certificate derives is derived again."""
+    if content[files.ADAPTER] != files.adapter_file(descriptor, parts):
+        raise VerificationError(f"{files.ADAPTER} is not the decoded mean of the opened sum")
+    if content[files.ADAPTER_CONFIG] != files.adapter_config_file(descriptor.plan):
+        raise VerificationError(f"{files.ADAPTER_CONFIG} is not the one that the session agreed on")
+    final = parts.settlement.final.statement
+    members = {member.client for member in final.members}
+    kept = tuple(upload for upload in certificate.uploads if upload.statement.client in members)
+    parameters = descriptor.parameters
+    derived = (
+        ("excluded", certificate.excluded, files.excluded_members(descriptor, parts)),
+        ("committee_note", certificate.committee_note, files.committee_note(descriptor)),
+        ("security_bits", certificate.security_bits, parameters.security_bits),
+        ("security_note", certificate.security_note, parameters.security_note),
+        ("error_max", certificate.error_max, int(parts.opened.opening.error_max)),
+        ("error_bound", certificate.error_bound, parameters.error_bound(len(final.members))),
+        ("privacy_note", certificate.privacy_note, files.privacy_note(descriptor, kept)),
+    )
+    for name, stated, found in derived:
+        if stated != found:
+            raise VerificationError(f"the certificate's {name} does not follow from its parts")
+
+
+def _check_link(
+    certificate: ReleaseCertificate,
+    descriptor: Descriptor,
+    uploads: Mapping[str, Upload],
+    published: Accumulator,
+    read_upload: ReadUpload,
+) -> None:
+    total = Accumulator(descriptor.parameters)
+    size = descriptor.parameters.block_bytes
+    for member in certificate.final.statement.members:
+        leaves = list[bytes]()
+        for index, block in enumerate(read_upload(member.client, size)):
+            if index >= descriptor.parameters.blocks or len(block) != size:
+                raise HashMismatch(f"the stored upload of {member.client[:16]} has another length")
+            leaves.append(leaf_hash(block))
+            total.add_block(index, block)
+        if root_of(leaves).hex() != uploads[member.client].ciphertext_root:
+            raise HashMismatch(f"the stored upload of {member.client[:16]} is not what the client signed")
+    for index, (ours, theirs) in enumerate(zip(total.blocks(), published.blocks(), strict=True)):
+        if bytes(ours) != bytes(theirs):
+            raise VerificationError(f"block {index} of the published sum is not the sum of the uploads")
+
+
+def _array(
+    tensors: Mapping[str, NDArray[np.generic]], name: str, kind: type[np.uint8] | type[np.int64]
+) -> NDArray[np.generic]:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.dtype != kind:
+        raise MalformedError(f"{files.OPENING}: tensor {name} is missing or of another type")
+    return tensor
