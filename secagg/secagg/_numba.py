@@ -1,0 +1,21 @@
+"""The one place that touches numba, so that the rest of the package stays fully typed.
+
+Kernels release the interpreter lock, run on one thread, and are cached on disk beside the source, so that only
+the first process on a machine pays for compilation. Byte views assume a little-endian machine.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+if sys.byteorder != "little":
+    raise ImportError("secagg packs residues through native words and needs a little-endian machine")
+
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+
+def kernel(function: Kernel) -> Kernel:
+    """Compile `function` with numba, keeping its Python signature for the type checker."""
+    return cast("Kernel", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
