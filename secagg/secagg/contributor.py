@@ -13,7 +13,7 @@ from secagg.merkle import root
 from secagg.messages import SignedUpload, Upload
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
-from secagg.sealing import seal_update
+from secagg.sealing import ShortKey, seal_update
 from secagg.signing import Signer
 
 
@@ -31,11 +31,8 @@ class SealedUpload:
 
 def quantiser_of(descriptor: Descriptor) -> Quantiser:
     """The session's quantiser: one clip per trained tensor (protocol.md §2.3)."""
-    offset, groups = 0, list[tuple[int, int, float]]()
-    for spec in descriptor.plan.trained:
-        groups.append((offset, spec.size, spec.clip))
-        offset += spec.size
-    return Quantiser(bits=descriptor.ring.bits, groups=tuple(groups))
+    sizes = [(spec.size, spec.clip) for spec in descriptor.plan.trained]
+    return Quantiser.from_groups(sizes, descriptor.ring.bits)
 
 
 def seal_contribution(
@@ -74,7 +71,7 @@ def seal_contribution(
 
 
 def _boxes(
-    descriptor: Descriptor, client: str, ciphertext_root: str, key: "shamir.ShortKey", random: Randomness
+    descriptor: Descriptor, client: str, ciphertext_root: str, key: ShortKey, random: Randomness
 ) -> tuple[bytes, ...]:
     shares = shamir.share_key(key, descriptor.threshold, len(descriptor.committee), random)
     boxes = list[bytes]()

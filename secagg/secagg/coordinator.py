@@ -4,10 +4,10 @@ It holds no share and no session key: without t key-holders it opens nothing.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,15 @@ from secagg.contributor import quantiser_of
 from secagg.descriptor import CommitteeMember, Descriptor, RingChoice, RosterMember, SignedDescriptor, quorum
 from secagg.errors import HashMismatch, MalformedError, OpeningError, ProtocolViolation, ShareError, TooFewContributions
 from secagg.keyholder import ShareAnswer
-from secagg.messages import Candidate, FinalSet, SetMember, SignedCandidate, SignedEndorsement, SignedFinalSet, SignedUpload
+from secagg.messages import (
+    Candidate,
+    FinalSet,
+    SetMember,
+    SignedCandidate,
+    SignedEndorsement,
+    SignedFinalSet,
+    SignedUpload,
+)
 from secagg.opening import Opening, open_sum
 from secagg.parameters import choose
 from secagg.plan import Frozen, Plan
@@ -39,13 +47,6 @@ class SessionSpec(Frozen):
     corrupt_keyholders: int = Field(ge=0, default=1)
     upload_seconds: int = Field(ge=1)
     expiry_seconds: int = Field(ge=2)
-
-
-class UploadLike(Protocol):
-    """Where the blocks of one stored ciphertext come from, in order."""
-
-    def blocks(self) -> Iterable[bytes | memoryview]:
-        """Each of `block_bytes` bytes."""
 
 
 def create_session(
@@ -86,9 +87,7 @@ def create_session(
     return SignedDescriptor(descriptor=signer.sign(descriptor))
 
 
-def fix_candidate(
-    signer: Signer, descriptor: Descriptor, uploads: Sequence[SignedUpload], now: int
-) -> SignedCandidate:
+def fix_candidate(signer: Signer, descriptor: Descriptor, uploads: Sequence[SignedUpload], now: int) -> SignedCandidate:
     """The candidate set over all stored uploads (protocol.md §8.1). Raises TooFewContributions below n_min."""
     members = sorted(
         (SetMember(client=upload.statement.client, upload_root=upload.statement.upload_root) for upload in uploads),
@@ -158,7 +157,7 @@ def check_share_answer(descriptor: Descriptor, final: FinalSet, answer: ShareAns
         raise ProtocolViolation(f"the share sum of {holder.title} is for another session, release or set")
     if hashlib.sha256(answer.share).hexdigest() != statement.share_sha256:
         raise HashMismatch(f"the share sum of {holder.title} does not have the hash it was signed with")
-    shamir.check_share(answer.share)
+    shamir.unpack_share(answer.share)
 
 
 def open_with_shares(
@@ -194,4 +193,5 @@ def open_with_shares(
 def mean_change(descriptor: Descriptor, final: FinalSet, opening: Opening) -> NDArray[np.float32]:
     """The decoded weighted mean of the members' changes, shape [L] (protocol.md §2.4, §9.3)."""
     weights = [descriptor.weights[member.client] for member in final.members]
-    return quantiser_of(descriptor).decode_mean(opening.sums, len(weights), weight_sum=sum(weights))
+    weight_sum = None if all(weight == 1.0 for weight in weights) else math.fsum(weights)
+    return quantiser_of(descriptor).decode_mean(opening.sums, len(weights), weight_sum)

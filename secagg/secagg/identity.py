@@ -113,7 +113,9 @@ def identify(pem: bytes | str) -> Identity:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         bound = certificate.extensions.get_extension_for_oid(SIGNING_KEY_OID).value
     except x509.ExtensionNotFound as error:
-        raise CertificateInvalid("certificate binds no secagg name or signing key; issue it with `secagg ca`") from error
+        raise CertificateInvalid(
+            "certificate binds no secagg name or signing key; issue it with `secagg ca`"
+        ) from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1 or not isinstance(bound, x509.UnrecognizedExtension) or len(bound.value) != 32:
         raise CertificateInvalid("certificate must hold exactly one secagg name and one 32-byte signing key")
@@ -234,7 +236,13 @@ def _host(host: str) -> x509.GeneralName:
 
 
 def issue(
-    request_pem: bytes, authority_pem: bytes, authority_key: bytes, now: int, *, expect: tuple[Role, str, str], days: int
+    request_pem: bytes,
+    authority_pem: bytes,
+    authority_key: bytes,
+    now: int,
+    *,
+    expect: tuple[Role, str, str],
+    days: int,
 ) -> bytes:
     """Certify a request for exactly the role, institution and name in `expect`; returns the certificate PEM.
 

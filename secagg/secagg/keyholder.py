@@ -7,7 +7,6 @@ from typing import Protocol
 
 from secagg import shamir
 from secagg.boxes import BoxContext, SessionKey, open_box
-from secagg.canonical import canonical_bytes
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, PolicyViolation, ProtocolViolation, SessionClosed, ShareError
 from secagg.merkle import verify_path
@@ -31,7 +30,6 @@ from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
 from secagg.sets import check_candidate, check_final, check_members, check_peers, verify_endorsements
 from secagg.signing import Signer
-
 
 MAX_CLOCK_SKEW = 300
 
@@ -188,9 +186,7 @@ class KeyHolder:
         Raises EndorsementInvalid, ProtocolViolation, ShareError (a box of a member does not open) or ConflictError.
         """
         chosen = final.verify(descriptor.coordinator_identity)
-        verify_endorsements(
-            descriptor, endorsements, stage="final", release=chosen.release, digest=chosen.digest
-        )
+        verify_endorsements(descriptor, endorsements, stage="final", release=chosen.release, digest=chosen.digest)
         slot = f"share/{descriptor.ctx}/{chosen.release}"
         stored = self.journal.get(slot)
         if stored is not None:
@@ -280,10 +276,13 @@ class KeyHolder:
 def _open(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> bytes | Complaint:
     try:
         share = open_box(box, key, context, share_bytes)
-        shamir.check_share(share)
     except ShareError:
         return Complaint(client=context.client, reason="box-does-not-open")
     except MalformedError:
+        return Complaint(client=context.client, reason="box-malformed")
+    try:
+        shamir.unpack_share(share)
+    except ShareError:
         return Complaint(client=context.client, reason="box-malformed")
     return share
 

@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import load, save
 
@@ -127,7 +128,7 @@ def adapter_file(descriptor: Descriptor, parts: ReleaseParts) -> bytes:
     return save_adapter(descriptor.plan, change)
 
 
-def save_adapter(plan: Plan, change: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
+def save_adapter(plan: Plan, change: NDArray[np.float32]) -> bytes:
     """Serialise the adapter; the bytes depend on nothing but the plan and the change."""
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in release_tensors(plan, change).items()}
     return save(tensors, metadata={"format": "pt"})
@@ -135,7 +136,7 @@ def save_adapter(plan: Plan, change: np.ndarray[tuple[int, ...], np.dtype[np.flo
 
 def opening_file(parts: ReleaseParts) -> bytes:
     """`opening.safetensors`: ciphertext_sum uint8 [blocks, block_bytes], key_sum int64 [N], share_<index> uint8."""
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "ciphertext_sum": np.stack([np.frombuffer(block, np.uint8) for block in parts.total.blocks()]),
         "key_sum": parts.opened.key_sum.astype(np.int64),
     }
@@ -145,11 +146,11 @@ def opening_file(parts: ReleaseParts) -> bytes:
     return save(tensors)
 
 
-def load_tensors(raw: bytes, name: str) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def load_tensors(raw: bytes, name: str) -> dict[str, NDArray[Any]]:
     """Parse a safetensors file from outside. Raises MalformedError."""
     try:
         return load(raw)
-    except Exception as error:  # noqa: BLE001  (safetensors raises types of its own, and struct and key errors)
+    except Exception as error:
         raise MalformedError(f"{name} is not a safetensors file: {type(error).__name__}") from error
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Generic, Self, TypeVar
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import Field, ValidationError
 
 from secagg.canonical import canonical_bytes, pretty_bytes, statement_hash
@@ -93,9 +93,8 @@ class Signer:
     def sign(self, statement: S) -> Signed[S]:
         """Sign a statement. Ed25519 is deterministic: the same statement gives the same bytes."""
         signature = self._key.sign(statement.to_sign()).hex()
-        return Signed[type(statement)](  # type: ignore[misc]
-            statement=statement, signer=self.identity.fingerprint, signature=signature
-        )
+        envelope: type[Signed[S]] = Signed.__class_getitem__(type(statement))  # type: ignore[assignment]
+        return envelope(statement=statement, signer=self.identity.fingerprint, signature=signature)
 
     def storage_key(self, label: str) -> bytes:
         """A 32-byte key for the party's own files at rest, derived from its private key; distinct for each label."""

@@ -7,6 +7,7 @@ prose of README.md and report.html is taken as the coordinator's word, bound by 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from secagg import release as files
 from secagg.accumulate import Accumulator
 from secagg.canonical import pretty_bytes
-from secagg.coordinator import open_with_shares
+from secagg.coordinator import Settlement, open_with_shares
 from secagg.descriptor import Descriptor
 from secagg.errors import HashMismatch, MalformedError, PolicyViolation, ProtocolViolation, VerificationError
 from secagg.keyholder import ShareAnswer
@@ -111,7 +112,9 @@ def _check_uploads(certificate: ReleaseCertificate, descriptor: Descriptor) -> d
         if (limit is not None and (stated is None or stated > limit)) or upload.privacy.delta > training.delta:
             raise PolicyViolation(f"client {signed.signer[:16]} states a weaker privacy than the session agreed")
         if upload.privacy.noise != training.noise:
-            raise PolicyViolation(f"client {signed.signer[:16]} used {upload.privacy.noise} noise, not {training.noise}")
+            raise PolicyViolation(
+                f"client {signed.signer[:16]} used {upload.privacy.noise} noise, not {training.noise}"
+            )
         uploads[upload.client] = upload
     listed = {member.client: member.upload_root for member in certificate.candidate.statement.members}
     if {client: upload.upload_root for client, upload in uploads.items()} != listed:
@@ -155,7 +158,7 @@ def _check_opening(
         session=certificate.session,
         uploads=certificate.uploads,
         candidate=certificate.candidate,
-        settlement=files.Settlement(final=certificate.final, answers=certificate.candidate_endorsements),
+        settlement=Settlement(final=certificate.final, answers=certificate.candidate_endorsements),
         final_endorsements=certificate.final_endorsements,
         opened=opened,
         total=total,
@@ -215,9 +218,7 @@ def _check_link(
             raise VerificationError(f"block {index} of the published sum is not the sum of the uploads")
 
 
-def _array(
-    tensors: Mapping[str, NDArray[np.generic]], name: str, kind: type[np.uint8] | type[np.int64]
-) -> NDArray[np.generic]:
+def _array(tensors: Mapping[str, NDArray[Any]], name: str, kind: type[np.uint8] | type[np.int64]) -> NDArray[Any]:
     tensor = tensors.get(name)
     if tensor is None or tensor.dtype != kind:
         raise MalformedError(f"{files.OPENING}: tensor {name} is missing or of another type")
