@@ -1,0 +1,45 @@
+"""Configuration and policy files: TOML in, a checked frozen value out."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, ValidationError, ValidationInfo
+
+from secagg.errors import ConfigError
+from secagg.plan import Frozen
+
+M = TypeVar("M", bound=Frozen)
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    folder = info.context if isinstance(info.context, Path) else Path()
+    return (folder / path.expanduser()).resolve()
+
+
+LocalPath = Annotated[Path, AfterValidator(_resolve)]
+"""A path in a configuration file: relative ones are relative to the folder of the file."""
+
+
+def load_toml(path: Path, model: type[M]) -> M:
+    """Read and check a TOML file. Raises ConfigError that names the file, the field and the reason."""
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    return check_config(plain, model, path)
+
+
+def check_config(plain: dict[str, object], model: type[M], path: Path) -> M:
+    """Check values read from `path`, against whose folder relative paths resolve. Raises ConfigError."""
+    # JSON mode is strict about types, yet takes an array as a tuple and a string as a path.
+    text = json.dumps(plain, default=str)
+    try:
+        return model.model_validate_json(text, context=path.resolve().parent)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
