@@ -1,7 +1,7 @@
 """The one place that touches numba, so that the rest of the package stays fully typed.
 
-Kernels release the interpreter lock, run on one thread, and are cached on disk beside the source, so that only
-the first process on a machine pays for compilation. Byte views assume a little-endian machine.
+Kernels release the interpreter lock, run on one thread, and are cached on disk beside the source, so that
+only the first process on a machine pays for compilation. Byte views assume a little-endian machine.
 """
 
 import sys

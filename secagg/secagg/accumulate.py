@@ -1,6 +1,7 @@
 """The running sum of ciphertexts, block by block (protocol.md §5, §9).
 
-Holds uint32[blocks, primes, N], about 4.3 bytes per packed value of three limbs, whatever the size of the cohort.
+Holds uint32[blocks, primes, N], about 4.3 bytes per packed value of three limbs, whatever the size of the
+cohort.
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,7 +41,8 @@ def _add_checked(words: U32, primes: U32, scratch: U32, total: U32) -> np.int64:
 
 
 class Accumulator:
-    """Sum of up to `n_max` ciphertexts. A refused block is not added; a half-added ciphertext poisons the sum.
+    """Sum of up to `n_max` ciphertexts. A refused block is not added; a half-added ciphertext poisons the
+    sum.
 
     Args:
         parameters: the parameter set every ciphertext was made with.
@@ -71,7 +73,8 @@ class Accumulator:
         """Add one packed block of one ciphertext.
 
         Raises:
-            MalformedError: no such block, wrong length, or a residue not below its prime. The sum is unchanged.
+            MalformedError: no such block, wrong length, or a residue not below its prime. The sum is
+                unchanged.
             EncodingError: the block already holds n_max ciphertexts.
         """
         if not 0 <= block < self.parameters.blocks:
@@ -87,8 +90,8 @@ class Accumulator:
         """Add one whole ciphertext, given as its blocks in order.
 
         Raises:
-            MalformedError: too few or too many blocks, or a malformed one. If blocks had already been added, this
-                accumulator refuses all further use: start again without that ciphertext.
+            MalformedError: too few or too many blocks, or a malformed one. If blocks had already been added,
+                this accumulator refuses all further use: start again without that ciphertext.
             EncodingError: the sum already holds n_max ciphertexts.
         """
         added = 0
@@ -110,7 +113,7 @@ class Accumulator:
             MalformedError: blocks hold different numbers of ciphertexts.
         """
         self._check()
-        view = self._totals[block]
+        view: U32 = self._totals[block]
         view.setflags(write=False)
         return view
 

@@ -5,8 +5,9 @@ step = 2*clip/levels, the value x becomes
 
     u = floor((y + clip)*(levels/(2*clip)) + r),   y = min(max(w*x, -clip), clip),
 
-where w is the contributor's weight and r = word*2^-32 for one little-endian 32-bit word of keystream per value:
-stochastic rounding, unbiased up to 2^-32 steps. Arithmetic is float64, one operation at a time, in this order.
+where w is the contributor's weight and r = word*2^-32 for one little-endian 32-bit word of keystream per
+value: stochastic rounding, unbiased up to 2^-32 steps. Arithmetic is float64, one operation at a time, in
+this order.
 """
 
 import math
@@ -46,14 +47,15 @@ class Quantiser:
     """The public mapping between float32 vectors and integers of `bits` bits.
 
     Args:
-        groups: consecutive, from offset 0, covering the vector.
+        groups: (offset, size, clip) of each `Group`, consecutive, from offset 0, covering the vector.
         bits: width b of an encoded value.
 
     Raises:
-        EncodingError: gaps or overlaps between groups, a clip that is not positive and finite, bits out of range.
+        EncodingError: gaps or overlaps between groups, a clip that is not positive and finite, bits out of
+            range.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[tuple[int, int, float], ...]
     bits: int
 
     def __post_init__(self) -> None:
@@ -62,9 +64,11 @@ class Quantiser:
         if not self.groups:
             raise EncodingError("a quantiser needs at least one group of values")
         expected = 0
-        for number, group in enumerate(self.groups):
+        for number, group in enumerate(self.parts):
             if group.offset != expected or group.size < 1:
-                raise EncodingError(f"group {number} starts at {group.offset} with {group.size} values, not at {expected}")
+                raise EncodingError(
+                    f"group {number} starts at {group.offset} with {group.size} values, not at {expected}"
+                )
             if not (math.isfinite(group.clip) and group.clip > 0):
                 raise EncodingError(f"group {number} has clip {group.clip}; it must be positive and finite")
             expected += group.size
@@ -84,9 +88,14 @@ class Quantiser:
         return cls(tuple(groups), bits)
 
     @property
+    def parts(self) -> tuple[Group, ...]:
+        """The groups by name."""
+        return tuple(Group(*group) for group in self.groups)
+
+    @property
     def length(self) -> int:
         """L, values in the vector."""
-        return self.groups[-1].offset + self.groups[-1].size
+        return self.parts[-1].offset + self.parts[-1].size
 
     @property
     def levels(self) -> int:
@@ -137,15 +146,14 @@ class Quantiser:
     ) -> int:
         """Encode values start..stop of a checked `update` into `out`, with one word each; returns the clipped count."""
         clipped = 0
-        for group in self.groups:
+        for group in self.parts:
             low, high = max(start, group.offset), min(stop, group.offset + group.size)
             if low >= high:
                 continue
             scale = self.levels / (2.0 * group.clip)
             inner = slice(low - start, high - start)
-            clipped += _quantise(
-                update[low:high], weight, group.clip, scale, float(self.levels), words[inner], out[inner]
-            )
+            levels = float(self.levels)
+            clipped += int(_quantise(update[low:high], weight, group.clip, scale, levels, words[inner], out[inner]))
         return clipped
 
     def decode_mean(
@@ -153,11 +161,14 @@ class Quantiser:
     ) -> NDArray[np.float32]:
         """The mean of `contributors` encoded vectors from their integer sum, float32[L].
 
-        Per value, in float64 and in this order: equal weights, sums*step/n - clip; with `weight_sum` (the sum of
-        the weights that contributors encoded with), (sums*step - n*clip)/weight_sum. The same on every platform.
+        Per value, in float64 and in this order: (sums*step - n*clip)/weight_sum, where n*clip is one product
+        and weight_sum is the sum of the weights that contributors encoded with, n when not given. One
+        multiplication, one subtraction, one division, one rounding to float32: the same bits on every
+        platform (§2.4).
 
         Raises:
-            EncodingError: wrong length, no contributors, a sum above contributors*levels, or an impossible weight sum.
+            EncodingError: wrong length, no contributors, a sum above contributors*levels, or an impossible
+                weight sum.
         """
         if sums.shape != (self.length,) or contributors < 1:
             raise EncodingError(f"{len(sums)} sums of {contributors} contributors; expected {self.length} sums of >= 1")
@@ -165,14 +176,12 @@ class Quantiser:
             raise EncodingError(f"a sum exceeds {contributors} contributors times {self.levels}")
         if weight_sum is not None and not 0 < weight_sum <= contributors:
             raise EncodingError(f"weight_sum is {weight_sum}; it must be in (0, {contributors}]")
+        divisor = float(contributors) if weight_sum is None else weight_sum
         out = np.empty(self.length, dtype=np.float32)
-        for group in self.groups:
+        for group in self.parts:
             inner = slice(group.offset, group.offset + group.size)
             scaled = sums[inner].astype(np.float64) * self.step(group)
-            if weight_sum is None:
-                out[inner] = scaled / float(contributors) - group.clip
-            else:
-                out[inner] = (scaled - float(contributors) * group.clip) / weight_sum
+            out[inner] = (scaled - float(contributors) * group.clip) / divisor
         return out
 
 
@@ -194,7 +203,7 @@ def _quantise(
     levels: float,
     words: NDArray[np.uint32],
     out: NDArray[np.uint32],
-) -> int:
+) -> np.int64:
     clipped = np.int64(0)
     for i in range(len(out)):
         value = np.float64(update[i]) * weight

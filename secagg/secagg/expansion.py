@@ -1,9 +1,9 @@
 """The public polynomials A_k, expanded from the session context (protocol.md §5).
 
-A_k is defined in the transform domain. For block k and prime number j (0, 1, 2): the AES-256-CTR keystream under
-key SHA-256("secagg/v1/expand-A" || ctx), initial counter block k (4 bytes, big-endian) || j (4 bytes, big-endian) ||
-8 zero bytes, read as little-endian 32-bit words; of each word the low 30 bits; those not below the prime are
-skipped; the first 4096 that remain are A_k mod p_j in the order of `ring`.
+A_k is defined in the transform domain. For block k and prime number j (0, 1, 2): the AES-256-CTR keystream
+under key SHA-256("secagg/v1/expand-A" || ctx), initial counter block k (4 bytes, big-endian) || j (4 bytes,
+big-endian) || 8 zero bytes, read as little-endian 32-bit words; of each word the low 30 bits; those not below
+the prime are skipped; the first 4096 that remain are A_k mod p_j in the order of `ring`.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Opening the sum with the sum of the keys (protocol.md §9).
 
-v = sum(c_k) - A_k*sum(s) mod q, centred, is T*sum(e_k) + sum(m_k): sum(e) = floor(v/T), and sum(m) = v mod T has
-the summed limbs as its digits in base beta. |sum(e)| is held to the bound that honest uploads reach but with
-probability 2^-60, far below what the modulus could carry: a wrong share or ciphertext fails here.
+v = sum(c_k) - A_k*sum(s) mod q, centred, is T*sum(e_k) + sum(m_k): sum(e) = floor(v/T), and sum(m) = v mod T
+has the summed limbs as its digits in base beta. |sum(e)| is held to the bound that honest uploads reach but
+with probability 2^-60, far below what the modulus could carry: a wrong share or ciphertext fails here.
 """
 
 from collections.abc import Iterable
@@ -22,13 +22,13 @@ from secagg.ring import below, times
 from secagg.sealing import multiply_key
 
 U32 = NDArray[np.uint32]
-F64 = NDArray[np.float64]
+Sums = NDArray[np.uint32] | NDArray[np.uint64]
 
 
 class Opening(NamedTuple):
     """`sums` [L] of the encoded vectors, uint32 when n_max*(2^bits - 1) fits and else uint64, and max |sum(e)|."""
 
-    sums: NDArray[np.uint32] | NDArray[np.uint64]
+    sums: Sums
     error_max: int
 
 
@@ -60,7 +60,7 @@ def open_sum(
     expander = Expander(parameters, ctx)
     reader = _Reader(parameters)
     work = np.empty((2, len(parameters.primes), parameters.degree), dtype=np.uint32)
-    sums = np.empty(parameters.blocks * parameters.block_values, dtype=_sum_dtype(parameters))
+    sums = _empty_sums(parameters)
     error_max, limb_max, block = 0, 0, 0
     for block, residues in enumerate(_residue_blocks(parameters, total), start=1):
         if block > parameters.blocks:
@@ -79,8 +79,11 @@ def open_sum(
     return Opening(sums[: parameters.length], error_max)
 
 
-def _sum_dtype(parameters: SealedParameters) -> type[np.uint32] | type[np.uint64]:
-    return np.uint32 if parameters.base <= 1 << 32 else np.uint64
+def _empty_sums(parameters: SealedParameters) -> Sums:
+    padded = parameters.blocks * parameters.block_values
+    if parameters.base <= 1 << 32:
+        return np.empty(padded, dtype=np.uint32)
+    return np.empty(padded, dtype=np.uint64)
 
 
 def _check_key_sum(parameters: SealedParameters, key_sum: NDArray[np.int64], contributors: int) -> None:
@@ -101,16 +104,17 @@ def _residue_blocks(parameters: SealedParameters, total: Accumulator | Iterable[
 class _Reader:
     """Constants of one parameter set for the reading of centred residues, and the reading itself.
 
-    The mixed-radix digits of v give it twice: in float64 with a relative error below 2^-50, and modulo 2^64 exactly.
-    v is divided by cut = base^low_limbs, chosen so that the remainder and the quotient fit 62 bits and the float
-    quotient is off by little; the exact remainder corrects it.
+    The mixed-radix digits of v give it twice: in float64 with a relative error below 2^-50, and modulo 2^64
+    exactly. v is divided by cut = base^low, at most 2^58 unless one limb is wider, so that the quotient,
+    |sum(e)|*base^(limbs - low), fits 62 bits as well; the float quotient is off by little and the exact
+    remainder corrects it.
     """
 
     def __init__(self, parameters: SealedParameters) -> None:
         first, second, third = parameters.primes
-        low = max(h for h in range(1, parameters.limbs + 1) if h == 1 or parameters.base**h <= 1 << 52)
-        self.limbs = (parameters.limbs, low, parameters.base)
-        self.cut = parameters.base**low
+        low = max(h for h in range(1, parameters.limbs + 1) if h == 1 or parameters.base**h <= 1 << 58)
+        self.limbs = (np.int64(parameters.limbs), np.int64(low), np.int64(parameters.base))
+        self.cut = np.int64(parameters.base**low)
         self.modulus = float(parameters.plaintext_modulus)
         inverses = (
             (pow(first, -1, second), second),
@@ -120,14 +124,12 @@ class _Reader:
         self.inverses = np.array([(x, (x << 32) // p) for x, p in inverses], dtype=np.uint32)
         self.tables = ring.tables()
 
-    def read(self, residues: U32, key: U32, work: U32, out: NDArray[np.uint32] | NDArray[np.uint64]) -> tuple[int, int]:
+    def read(self, residues: U32, key: U32, work: U32, out: Sums) -> tuple[int, int]:
         """Open one block into `out` [limbs*N]; returns max |sum(e)| and the largest summed limb."""
         t = self.tables
         _subtract_product(residues, key, work, (t.primes, t.negated_inverses, t.columns, t.rows))
         limbs, low, base = self.limbs
-        error, largest = _read_digits(
-            work[0], self.inverses, t.primes, limbs, low, base, self.cut, self.modulus, out
-        )
+        error, largest = _read_digits(work[0], self.inverses, t.primes, limbs, low, base, self.cut, self.modulus, out)
         return int(min(error, 2.0**80)), int(largest)
 
 
@@ -167,18 +169,19 @@ def _read_digits(
     values: U32,
     inverses: U32,
     primes: U32,
-    limbs: int,
-    low: int,
-    base: int,
-    cut: int,
+    limbs: np.int64,
+    low: np.int64,
+    base: np.int64,
+    cut: np.int64,
     modulus: float,
-    out: NDArray[np.uint32],
+    out: Sums,
 ) -> tuple[float, np.int64]:
     p0, p1, p2 = primes[0], primes[1], primes[2]
     half = np.int64(p2 // np.uint32(2))
     count = values.shape[1]
-    inverse_base = 1.0 / base
-    error_max = 0.0
+    inverse_base = 1.0 / np.float64(base)
+    inverse_cut = 1.0 / np.float64(cut)
+    error_max = np.float64(0.0)
     limb_max = np.int64(0)
     for j in range(count):
         r0 = values[0, j]
@@ -192,9 +195,9 @@ def _read_digits(
         upper = np.int64(d1) + np.int64(p1) * top
         exact = np.int64(r0) + np.int64(p0) * upper
         real = np.float64(r0) + np.float64(p0) * np.float64(upper)
-        error_max = max(error_max, abs(np.floor(real / modulus)))
+        rough = abs(np.floor(real / modulus))
         quotient = np.int64(min(max(np.floor(real / cut), -4.0e18), 4.0e18))
-        step, rest = _divide(np.int64(exact - quotient * cut), cut, 1.0 / cut)
+        step, rest = _divide(np.int64(exact - quotient * cut), cut, inverse_cut)
         quotient += step
         for limb in range(low):
             if limb + 1 < low:
@@ -207,4 +210,6 @@ def _read_digits(
             quotient, digit = _divide(quotient, base, inverse_base)
             limb_max = max(limb_max, digit)
             out[limb * count + j] = digit
+        # what is left is sum(e), exactly; beyond 2^20 nothing is honest and the quotient may have been cut off
+        error_max = max(error_max, np.float64(abs(quotient)) if rough < 1048576.0 else rough)
     return error_max, limb_max

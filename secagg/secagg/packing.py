@@ -1,8 +1,8 @@
 """Residues as bytes: 30 bits each on the wire, 31 bits in a key share (protocol.md §5, §6).
 
-Packing is little-endian by bit: residue i occupies bits 30i..30i+29 of the bit string whose bit n is bit n%8 of
-byte n//8. Sixteen residues of 30 bits fill fifteen 32-bit words exactly, so a group needs only shifts.
-A block is the residues of the first prime, then of the second, then of the third.
+Packing is little-endian by bit: residue i occupies bits 30i..30i+29 of the bit string whose bit n is bit n%8
+of byte n//8. Sixteen residues of 30 bits fill fifteen 32-bit words exactly, so a group needs only shifts. A
+block is the residues of the first prime, then of the second, then of the third.
 """
 
 import numpy as np

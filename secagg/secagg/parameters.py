@@ -1,12 +1,14 @@
 """Parameters of the sealed protocol: chosen, checked and refused here, once (protocol.md §3).
 
-A set fixes the ring (degree N, primes, q their product), the number of limbs packed into one coefficient, and what
-it is for: `bits` per value, at most `n_max` contributors, `length` values. One coefficient carries
-m = sum_l v_l*base^l with base = n_max*(2^bits - 1) + 1, so that the sum over any cohort up to n_max keeps its limbs
-apart; the plaintext modulus is T = base^limbs. The sum opens when |T*sum(e) + sum(m)| < q/2 in every coefficient.
+A set fixes the ring (degree N, primes, q their product), the number of limbs packed into one coefficient, and
+what it is for: `bits` per value, at most `n_max` contributors, `length` values. One coefficient carries m =
+sum_l v_l*base^l with base = n_max*(2^bits - 1) + 1, so that the sum over any cohort up to n_max keeps its
+limbs apart; the plaintext modulus is T = base^limbs. The sum opens when |T*sum(e) + sum(m)| < q/2 in every
+coefficient.
 
-Security: core-SVP bits (ADPS16) of primal uSVP from the lattice-estimator, for a secret of sigma 3.18 and an error
-of sigma 4.5: what two honest contributors have left of 4.5 and 4.5*sqrt(2) once sum(s) and sum(e) are published.
+Security: core-SVP bits (ADPS16) of primal uSVP from the lattice-estimator, for a secret of sigma 3.18 and an
+    error of sigma 4.5: what two honest contributors have left of 4.5 and 4.5*sqrt(2) once sum(s) and sum(e)
+    are published.
 """
 
 import math
@@ -149,7 +151,8 @@ class SealedParameters:
         return self._tail_log2(self.n_max, self.modulus // 2 // self.plaintext_modulus - 1)
 
     def error_bound(self, contributors: int) -> int:
-        """Largest |sum(e)| that `contributors` honest uploads reach but with probability 2^-60 over all coefficients.
+        """Largest |sum(e)| that `contributors` honest uploads reach but with probability 2^-60 over all
+        coefficients.
 
         Raises:
             ParameterError: contributors is not from 1 to n_max.
@@ -194,7 +197,8 @@ def choose(bits: int, n_max: int, length: int) -> SealedParameters:
     """The safe set with the fewest bytes a value for `bits`, `n_max` and `length` (protocol.md §3).
 
     Raises:
-        ParameterError: out of range, or no set has 128 bits of security and a failure probability up to 2^-60.
+        ParameterError: out of range, or no set has 128 bits of security and a failure probability up to
+            2^-60.
     """
     candidates: list[SealedParameters] = []
     refusal: ParameterError | None = None

@@ -1,8 +1,8 @@
 """Operating-system randomness as an argument, and the one keystream that expands it (protocol.md §5).
 
-Every use draws a fresh seed of 32 bytes from the `Randomness` it is given and expands it by AES-256 in counter
-mode under the key SHA-256(purpose || seed), counter starting at zero. A process passes `os.urandom`; nothing here
-keeps a seed beyond the call that drew it.
+Every use draws a fresh seed of 32 bytes from the `Randomness` it is given and expands it by AES-256 in
+counter mode under the key SHA-256(purpose || seed), counter starting at zero. A process passes `os.urandom`;
+nothing here keeps a seed beyond the call that drew it.
 """
 
 import hashlib
@@ -20,7 +20,9 @@ _ZEROS = memoryview(bytes(1 << 16))
 class Randomness(Protocol):
     """Returns `size` bytes that nobody can predict, like `os.urandom`."""
 
-    def __call__(self, size: int, /) -> bytes: ...
+    def __call__(self, size: int, /) -> bytes:
+        """`size` fresh bytes."""
+        ...
 
 
 class Keystream:
@@ -45,7 +47,7 @@ class Keystream:
 
     def fill(self, out: NDArray[np.uint8]) -> None:
         """Overwrite the contiguous bytes of `out` with the next keystream bytes."""
-        view = memoryview(out).cast("B")
+        view = out.data.cast("B")
         for start in range(0, len(view), len(_ZEROS)):
             piece = view[start : start + len(_ZEROS)]
             self._encryptor.update_into(_ZEROS[: len(piece)], piece)

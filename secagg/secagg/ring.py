@@ -1,13 +1,15 @@
 """Arithmetic in Z_p[x]/(x^4096 + 1) for the three primes below 2^30 (protocol.md §3).
 
 Transform order, binding for the wire: position i of a transformed polynomial holds its value at
-psi^(2*brv(i) + 1), where brv reverses 12 bits and psi = g^((p-1)/8192) mod p for the smallest generator g of the
-multiplicative group of F_p. This is the order of Longa and Naehrig (eprint 2016/504), whose butterflies are used
-with the lazy reductions of Harvey (arXiv 1205.2926): values stay below 2p or 4p and fit 32 bits since p < 2^30.
+psi^(2*brv(i) + 1), where brv reverses 12 bits and psi = g^((p-1)/8192) mod p for the smallest generator g of
+the multiplicative group of F_p. This is the order of Longa and Naehrig (eprint 2016/504), whose butterflies
+are used with the lazy reductions of Harvey (arXiv 1205.2926): values stay below 2p or 4p and fit 32 bits
+since p < 2^30.
 
-Layout: the inverse transform views a polynomial as a 64 x 64 matrix. Its first six layers work on the transposed
-matrix, its last six on the matrix itself, so that every inner loop runs over 64 neighbours and vectorises.
-All arithmetic is branch-free in the values: no table is indexed, no jump taken, by anything secret.
+Layout: the inverse transform views a polynomial as a 64 x 64 matrix. Its first six layers work on the
+    transposed matrix, its last six on the matrix itself, so that every inner loop runs over 64 neighbours and
+    vectorises. All arithmetic is branch-free in the values: no table is indexed, no jump taken, by anything
+    secret.
 """
 
 from dataclasses import dataclass
@@ -133,7 +135,8 @@ def inverse(values: U32, scratch: U32, columns: U32, rows: U32, prime: np.uint32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
-    """Roots for all three primes, made once in a process. Shapes: prime first; [.., 0] factor, [.., 1] quotient.
+    """Roots for all three primes, made once in a process. Shapes: prime first; [.., 0] factor, [.., 1]
+    quotient.
 
     primes, negated_inverses uint32[3]; roots uint32[3, 2, 4096] for `forward`; columns uint32[3, 2, 4032] and
     rows uint32[3, 2, 64] for `inverse`.

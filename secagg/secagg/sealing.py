@@ -2,8 +2,8 @@
 
 Block k of values v: limb l of coefficient j is v[k*limbs*N + l*N + j] and m_k[j] = sum_l limb_l*base^l. Then
 c_k = A_k*s + T*e_k + m_k in Z_q[x]/(x^N + 1), coefficients mod each prime, packed by `packing`.
-s has sigma 4.5, e_k has sigma 4.5*sqrt(2), both from `gaussian`; e_k takes consecutive pieces of one keystream.
-The key is fresh for every call: two vectors under one key would leak their difference.
+s has sigma 4.5, e_k has sigma 4.5*sqrt(2), both from `gaussian`; e_k takes consecutive pieces of one
+keystream. The key is fresh for every call: two vectors under one key would leak their difference.
 """
 
 from collections.abc import Callable
@@ -93,8 +93,8 @@ def _add_message(
 ) -> None:
     """polynomial += T*e + m mod prime, from [0, 2p) into [0, p).
 
-    `factors` [limbs + 1]: T, then base^l, all times 2^32 mod p; the sums stay below 2^32*p, as `montgomery` asks,
-    since |e| counts as a residue below 2^30 and limbs*2^bits is below 2^30.
+    `factors` [limbs + 1]: T, then base^l, all times 2^32 mod p; the sums stay below 2^32*p, as `montgomery`
+    asks, since |e| counts as a residue below 2^30 and limbs*2^bits is below 2^30.
     """
     twice = np.uint32(prime + prime)
     error_factor = np.uint64(factors[0])

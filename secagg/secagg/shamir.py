@@ -2,11 +2,11 @@
 
 Key-holder x = 1..m gets, for each of the 4096 coefficients, the value at x of a random polynomial of degree
 threshold - 1 whose constant term is that coefficient mod p. A packed share is 4096 residues of 31 bits,
-little-endian by bit as in `packing`: 15872 bytes. Shares add: the sum of many clients' shares is a share of the
-sum of their keys.
+little-endian by bit as in `packing`: 15872 bytes. Shares add: the sum of many clients' shares is a share of
+the sum of their keys.
 
-Random coefficients come from one keystream: little-endian 32-bit words, low 31 bits, words equal to p skipped;
-first all 4096 coefficients of x^1, then of x^2, and so on.
+Random coefficients come from one keystream: little-endian 32-bit words, low 31 bits, words equal to p
+skipped; first all 4096 coefficients of x^1, then of x^2, and so on.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,6 +22,8 @@ from secagg.packing import pack_bits, unpack_bits
 from secagg.parameters import SHARE_BITS
 from secagg.randomness import Keystream, Randomness, fresh_keystream
 from secagg.sealing import ShortKey
+
+__all__ = ["FIELD", "KeyShare", "ShortKey", "check_share", "reconstruct", "share_key", "sum_shares", "unpack_share"]
 
 FIELD = (1 << 31) - 1
 SHARE_PURPOSE = "secagg/v1/share"
@@ -83,7 +85,8 @@ def sum_shares(shares: Iterable[bytes]) -> bytes:
 
 
 def reconstruct(threshold: int, shares: Mapping[int, bytes]) -> NDArray[np.int64]:
-    """The shared polynomial int64[4096], centred in [-(p-1)/2, (p-1)/2], from packed shares by key-holder number.
+    """The shared polynomial int64[4096], centred in [-(p-1)/2, (p-1)/2], from packed shares by key-holder
+    number.
 
     With more than `threshold` shares, all must lie on one polynomial of degree threshold - 1.
 
@@ -98,9 +101,20 @@ def reconstruct(threshold: int, shares: Mapping[int, bytes]) -> NDArray[np.int64
     basis = list(values)[:threshold]
     for extra in list(values)[threshold:]:
         if not np.array_equal(_interpolate(values, basis, extra), values[extra]):
-            raise ShareError(f"the share of key-holder {extra} does not agree with those of {basis}: one of them is wrong")
+            raise ShareError(
+                f"the share of key-holder {extra} does not agree with those of {basis}: one of them is wrong"
+            )
     constant = _interpolate(values, basis, 0).astype(np.int64)
     return np.where(constant > FIELD // 2, constant - FIELD, constant)
+
+
+def check_share(packed: bytes) -> None:
+    """Refuse a share that is not 4096 residues below p.
+
+    Raises:
+        ShareError: wrong length, or a residue equal to p.
+    """
+    unpack_share(packed)
 
 
 def unpack_share(packed: bytes) -> U32:
