@@ -1,0 +1,18 @@
+"""`secagg bench`: what the protocols cost on this machine."""
+
+import click
+
+from secagg_app.lazy import LazyCommand, LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "protocols": LazyCommand(
+            "secagg_app.bench_protocols:protocols", "Seal, add, open, key-holder work and bytes, beside CKKS.", "demo"
+        )
+    },
+    epilog="Example: secagg bench protocols --params 1000000 --json bench.json",
+)
+def bench() -> None:
+    """Measure on this machine."""

@@ -1,0 +1,36 @@
+"""The `secagg` command."""
+
+import click
+
+from secagg_app.lazy import LazyCommand, LazyGroup
+
+COMMANDS = {
+    "demo": LazyCommand(
+        "secagg_app.demo:demo", "The whole road on this machine: real processes, model and data.", "demo"
+    ),
+    "ca": LazyCommand("secagg_app.ca:ca", "A small certificate authority."),
+    "session": LazyCommand("secagg_app.session:session", "Make and read signed session descriptors."),
+    "server": LazyCommand("secagg_server.cli:server", "Run the coordinator.", "server"),
+    "keyholder": LazyCommand("secagg_client.cli_keyholder:keyholder", "Run a key-holder.", "client"),
+    "client": LazyCommand("secagg_client.cli_client:client", "Make a training plan; train, seal and upload.", "client"),
+    "verify": LazyCommand("secagg_app.verify:verify", "Check a release offline, against anchors of your own."),
+    "evaluate": LazyCommand("secagg_client.cli_evaluate:evaluate", "Measure a released adapter on data.", "client"),
+    "release": LazyCommand("secagg_app.annotate:release", "Add an evaluation on public data to a release."),
+    "bench": LazyCommand("secagg_app.bench:bench", "Measure the protocols on this machine.", "demo"),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    epilog="Example: secagg demo --out runs/demo; then secagg verify runs/demo/release --trust runs/demo/anchors.toml",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="secagg")
+def cli() -> None:
+    """Federated fine-tuning in a single round: private adapters, summed under encryption, released with a proof."""
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    cli(prog_name="secagg")

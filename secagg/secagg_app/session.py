@@ -1,0 +1,160 @@
+"""`secagg session`: the signed descriptor, made by the coordinator's operator (protocol.md §4)."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from pydantic import Field
+from secagg.canonical import pretty_bytes
+from secagg.coordinator import SessionSpec, create_session
+from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
+from secagg.errors import ConfigError, SecaggError
+from secagg.identity import Role, identify
+from secagg.messages import SignedOffer
+from secagg.plan import Frozen, Plan
+from secagg.policy import adapter_schema_hash, check_authority
+from secagg.signing import parse_model
+from secagg_host.config import LocalPath, load_toml
+from secagg_host.durable import read_file, write_atomic
+from secagg_host.identity import load_identity
+
+PUBLIC_FILE = 0o644
+FILE = click.Path(dir_okay=False, path_type=Path)
+T = TypeVar("T")
+
+
+class RosterEntry(Frozen):
+    """One client of the session: its certificate's file and its declared public weight."""
+
+    certificate: LocalPath
+    weight: float = Field(gt=0, le=1, default=1.0)
+
+
+class CommitteeEntry(Frozen):
+    """One key-holder: its certificate's file and the signed offer it made for this session."""
+
+    certificate: LocalPath
+    offer: LocalPath
+
+
+class SessionConfig(Frozen):
+    """`session.toml`: what the operator decides. Times run from the moment the session is created."""
+
+    plan: LocalPath
+    roster: tuple[RosterEntry, ...] = Field(min_length=2)
+    committee: tuple[CommitteeEntry, ...] = Field(min_length=1)
+    corrupt_keyholders: int = Field(ge=0, default=1)
+    n_min: int = Field(ge=2)
+    n_max: int = Field(ge=2)
+    bits: int = Field(ge=2, le=24, default=16)
+    upload_minutes: float = Field(gt=0)
+    expiry_minutes: float = Field(gt=0)
+
+    def spec(self) -> SessionSpec:
+        """The numbers, with times in seconds."""
+        return SessionSpec(
+            n_min=self.n_min,
+            n_max=self.n_max,
+            bits=self.bits,
+            corrupt_keyholders=self.corrupt_keyholders,
+            upload_seconds=max(1, round(60 * self.upload_minutes)),
+            expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+        )
+
+
+@click.group()
+def session() -> None:
+    """Make and read session descriptors: everything that is agreed before anybody trains."""
+
+
+@session.command(epilog="Example: secagg session create session.toml --identity coordinator --out session.json")
+@click.argument("config", type=FILE)
+@click.option("--identity", required=True, type=click.Path(file_okay=False, path_type=Path), help="The coordinator's.")
+@click.option("--out", required=True, type=FILE, help="Where the signed descriptor goes.")
+def create(config: Path, identity: Path, out: Path) -> None:
+    """Put a session together from CONFIG (TOML) and sign it as the coordinator."""
+    wanted = load_toml(config, SessionConfig)
+    party = load_identity(identity)
+    if party.identity.role is not Role.COORDINATOR:
+        raise ConfigError(f"{identity}: holds the identity of a {party.identity.role}; a coordinator signs sessions")
+    if out.exists():
+        raise ConfigError(f"{out} exists; a session is made once. Take another name, or remove it if nobody saw it")
+    now = int(time.time())
+    roster = [RosterMember(certificate=_certificate(entry.certificate), weight=entry.weight) for entry in wanted.roster]
+    committee = [
+        CommitteeMember(certificate=_certificate(entry.certificate), offer=_offer(entry.offer))
+        for entry in wanted.committee
+    ]
+    plan = _read(wanted.plan, lambda raw: parse_model(Plan, raw))
+    signed = create_session(wanted.spec(), plan, roster, committee, party.signer, now, secrets.token_bytes)
+    check_authority(signed.descriptor.statement, party.authority, now)
+    write_atomic(out, pretty_bytes(signed), PUBLIC_FILE)
+    click.echo(f"{out}: session {signed.descriptor.statement.ctx}")
+
+
+@session.command(epilog="Example: secagg session show session.json")
+@click.argument("file", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def show(file: Path, as_json: bool) -> None:
+    """Check the signatures in FILE and show what it says, with the hashes that policies pin."""
+    signed = _read(file, lambda raw: parse_model(SignedDescriptor, raw))
+    fields = describe(signed.check(approved=False)) | {"approvals": len(signed.approvals)}
+    if as_json:
+        click.echo(json.dumps(fields, indent=2))
+        return
+    for name, value in fields.items():
+        for line in value if isinstance(value, list) else [value]:
+            click.echo(f"{name:<20} {line}")
+
+
+def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] | None]:
+    """What people and policies want to know of a descriptor."""
+    plan = descriptor.plan
+    return {
+        "session": descriptor.ctx,
+        "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
+        "base model": plan.base_model,
+        "base model hash": plan.base_model_hash,
+        "adapter schema hash": adapter_schema_hash(plan),
+        "task": plan.task.kind,
+        "values": plan.length,
+        "epsilon": plan.training.epsilon,
+        "delta": plan.training.delta,
+        "noise": plan.training.noise,
+        "protocol": descriptor.protocol,
+        "security bits": descriptor.ring.security_bits,
+        "upload bytes": descriptor.parameters.ciphertext_bytes,
+        "n_min": descriptor.n_min,
+        "n_max": descriptor.n_max,
+        "committee": [f"{holder.title} {holder.fingerprint}" for holder in descriptor.holders],
+        "quorum": f"{descriptor.threshold} of {len(descriptor.committee)}",
+        "corrupt key-holders": f"at most {descriptor.corrupt_keyholders} assumed",
+        "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients.values()],
+        "uploads until": _utc(descriptor.upload_deadline),
+        "expires": _utc(descriptor.expires_at),
+    }
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _certificate(path: Path) -> str:
+    return _read(path, lambda raw: identify(raw).pem)
+
+
+def _offer(path: Path) -> SignedOffer:
+    return _read(path, SignedOffer.parse)
+
+
+def _read(path: Path, parse: Callable[[bytes], T]) -> T:
+    """Parse a file; an error names it."""
+    raw = read_file(path)
+    try:
+        return parse(raw)
+    except SecaggError as error:
+        raise type(error)(f"{path}: {error}") from error

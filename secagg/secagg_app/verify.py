@@ -1,0 +1,104 @@
+"""`secagg verify`: check a release offline, against anchors of one's own (protocol.md §10.3)."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+from secagg.errors import HashMismatch, SecaggError, VerificationError
+from secagg.policy import Anchors, Policy
+from secagg.verify import ReadUpload, VerificationReport, verify_release
+from secagg_host.config import load_toml
+from secagg_host.durable import guard, read_file
+
+from secagg_app.lazy import Failure
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+BLOCKS_FILE = "ciphertext.bin"
+
+
+@click.command(epilog="Example: secagg verify runs/demo/release --trust anchors.toml --uploads uploads")
+@click.argument("release", type=FOLDER)
+@click.option(
+    "--trust", required=True, type=FILE, help="Whom you trust: anchors or a policy, TOML, from elsewhere than RELEASE."
+)
+@click.option("--uploads", type=FOLDER, help="Stored ciphertexts: hash and add them again.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def verify(release: Path, trust: Path, uploads: Path | None, as_json: bool) -> None:
+    """Check every signature, hash and endorsement of RELEASE, and recompute the opening and the adapter.
+
+    Needs no network. Exit status 0 when everything holds, 1 with the reason when anything does not.
+    """
+    try:
+        report = verify_release(read_release(release), load_anchors(trust), _reader(uploads))
+    except SecaggError as error:
+        if as_json:
+            click.echo(json.dumps({"verified": False, "error": error.code, "reason": str(error)}))
+        raise Failure(error.code, str(error)) from error
+    click.echo(json.dumps(summary(report), indent=2) if as_json else "\n".join(lines(report)))
+
+
+def read_release(folder: Path) -> dict[str, bytes]:
+    """Every file of a release folder by name. Raises VerificationError for anything that is not a plain file."""
+    content = dict[str, bytes]()
+    with guard(folder):
+        entries = sorted(folder.iterdir())
+    for path in entries:
+        if path.is_symlink() or not path.is_file():
+            raise VerificationError(f"{path}: not a plain file; it does not belong to a release")
+        content[path.name] = read_file(path)
+    return content
+
+
+def load_anchors(path: Path) -> Anchors:
+    """Anchors, or the anchors that a policy holds. Raises ConfigError."""
+    is_policy = b"max_epsilon" in read_file(path)
+    return load_toml(path, Policy if is_policy else Anchors)
+
+
+def _reader(folder: Path | None) -> ReadUpload | None:
+    if folder is None:
+        return None
+
+    def blocks(client: str, size: int) -> Iterable[bytes]:
+        return _blocks(folder, client, size)
+
+    return blocks
+
+
+def _blocks(folder: Path, client: str, size: int) -> Iterator[bytes]:
+    path = folder / client / BLOCKS_FILE
+    if not path.is_file():
+        raise HashMismatch(f"{path} is missing: the upload of {client[:16]} cannot be added again")
+    with guard(path), path.open("rb") as file:
+        while block := file.read(size):
+            yield block
+
+
+def summary(report: VerificationReport) -> dict[str, object]:
+    """The report for machines."""
+    certificate = report.certificate
+    return {
+        "verified": True,
+        "linked": report.linked,
+        "session": certificate.ctx,
+        "members": [member.client for member in certificate.final.statement.members],
+        "excluded": [{"client": item.client, "reason": item.reason} for item in certificate.excluded],
+        "security_bits": certificate.security_bits,
+        "released_at": certificate.released_at,
+        "checks": list(report.checks),
+    }
+
+
+def lines(report: VerificationReport) -> list[str]:
+    """The report for people."""
+    certificate = report.certificate
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(certificate.released_at))
+    return [
+        *(f"ok  {check}" for check in report.checks),
+        f"verified: session {certificate.ctx[:16]}, {len(certificate.final.statement.members)} members, "
+        f"{certificate.security_bits} bits, released {when}",
+        certificate.privacy_note,
+    ]
