@@ -111,7 +111,10 @@ def seal_box(share: bytes, public_key: bytes, context: BoxContext) -> bytes:
 
 
 def open_box(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> bytes:
-    """The packed share inside. Raises ShareError when the box does not open, MalformedError when it is not well formed."""
+    """The packed share inside.
+
+    Raises ShareError when the box does not open, MalformedError when it is not well formed.
+    """
     try:
         plaintext = _suite().decrypt(box, key.hpke, info=context.info)
     except (InvalidTag, ValueError) as error:

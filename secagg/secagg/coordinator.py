@@ -141,7 +141,7 @@ def settle(
 
 @dataclass(frozen=True, slots=True)
 class OpenedSum:
-    """The opened sum and what proves it. `sums`: [L]; `key_sum`: int64 [N], centred; `used`: the shares it came from."""
+    """The opened sum [L] and what proves it: `key_sum` int64 [N], centred, and the shares it came from."""
 
     opening: Opening
     key_sum: NDArray[np.int64]

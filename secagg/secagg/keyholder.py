@@ -125,7 +125,8 @@ class KeyHolder:
         """Check the candidate set and every member's own signature and box, then endorse it once (protocol.md §8.2).
 
         `peers` are the endorsements of the committee so far, this key-holder's own among them after a restore
-        from a backup: one for another set stops everything. Raises ProtocolViolation, VerificationError, PolicyViolation, SessionClosed or ConflictError.
+        from a backup: one for another set stops everything.
+        Raises ProtocolViolation, VerificationError, PolicyViolation, SessionClosed or ConflictError.
         """
         self._check_open(descriptor, now)
         candidate = signed.verify(descriptor.coordinator_identity)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -189,7 +189,7 @@ def committee_note(descriptor: Descriptor) -> str:
     return f"{t} of {m} key-holders; holds with up to {f} corrupt"
 
 
-def privacy_note(descriptor: Descriptor, uploads: tuple[SignedUpload, ...]) -> str:
+def privacy_note(uploads: tuple[SignedUpload, ...]) -> str:
     """The guarantee in words, by the weakest of the members' statements."""
     statements = [upload.statement.privacy for upload in uploads]
     if any(statement.epsilon is None for statement in statements):
@@ -207,25 +207,22 @@ def privacy_note(descriptor: Descriptor, uploads: tuple[SignedUpload, ...]) -> s
     return text
 
 
-def build_certificate(
-    parts: ReleaseParts, signer: Signer, files: Mapping[str, bytes], software: dict[str, str]
-) -> SignedRelease:
-    """State everything and sign. `files` are all files but the certificate itself."""
+def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseCertificate:
+    """Everything that the certificate states, but for the hashes of the files."""
     descriptor = parts.session.descriptor.statement
     final = parts.settlement.final.statement
     chosen = {member.client for member in final.members}
-    uploads = tuple(
-        sorted((u for u in parts.uploads if u.statement.client in chosen), key=lambda u: u.statement.client)
-    )
     candidates = {member.client for member in parts.candidate.statement.members}
-    shown = tuple(
-        sorted((u for u in parts.uploads if u.statement.client in candidates), key=lambda u: u.statement.client)
+    uploads = sorted(
+        (upload for upload in parts.uploads if upload.statement.client in candidates),
+        key=lambda upload: upload.statement.client,
     )
+    kept = tuple(upload for upload in uploads if upload.statement.client in chosen)
     parameters = descriptor.parameters
-    certificate = ReleaseCertificate(
+    return ReleaseCertificate(
         session=parts.session,
         ctx=descriptor.ctx,
-        uploads=shown,
+        uploads=tuple(uploads),
         excluded=excluded_members(descriptor, parts),
         candidate=parts.candidate,
         candidate_endorsements=parts.settlement.answers,
@@ -237,13 +234,116 @@ def build_certificate(
         security_note=parameters.security_note,
         error_max=int(parts.opened.opening.error_max),
         error_bound=parameters.error_bound(len(final.members)),
-        privacy_note=privacy_note(descriptor, uploads),
+        privacy_note=privacy_note(kept),
         timeline=parts.timeline,
         software=software,
-        files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+        files={},
         released_at=parts.released_at,
     )
-    return signer.sign(certificate)
+
+
+def build_release(
+    parts: ReleaseParts, signer: Signer, software: dict[str, str], render: Callable[[ReleaseCertificate], bytes]
+) -> dict[str, bytes]:
+    """Every file of the release by name; `render` makes report.html from the certificate's content.
+
+    Depends on nothing but its arguments: called again with the same records it gives the same bytes.
+    """
+    descriptor = parts.session.descriptor.statement
+    draft = draft_certificate(parts, software)
+    contents = {
+        ADAPTER: adapter_file(descriptor, parts),
+        ADAPTER_CONFIG: adapter_config_file(descriptor.plan),
+        MODEL_CARD: model_card(draft),
+        OPENING: opening_file(parts),
+        REPORT: render(draft),
+    }
+    return _sign_files(draft, signer, contents)
+
+
+def annotate_release(
+    content: Mapping[str, bytes],
+    signer: Signer,
+    evaluation: Evaluation,
+    render: Callable[[ReleaseCertificate], bytes],
+) -> dict[str, bytes]:
+    """The same release with an evaluation on public data attached, model card and report made anew, signed again.
+
+    Call it on a release that was just verified. Raises SignatureInvalid when `signer` is not its coordinator.
+    """
+    signed = SignedRelease.parse(content[CERTIFICATE])
+    certificate = signed.verify(signer.identity)
+    draft = certificate.model_copy(update={"evaluation": evaluation})
+    contents = {name: content[name] for name in (ADAPTER, ADAPTER_CONFIG, OPENING)}
+    contents[MODEL_CARD] = model_card(draft)
+    contents[REPORT] = render(draft)
+    return _sign_files(draft, signer, contents)
+
+
+def _sign_files(draft: ReleaseCertificate, signer: Signer, contents: dict[str, bytes]) -> dict[str, bytes]:
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
+    signed = signer.sign(draft.model_copy(update={"files": hashes}))
+    return {**contents, CERTIFICATE: certificate_file(signed)}
+
+
+def model_card(certificate: ReleaseCertificate) -> bytes:
+    """`README.md`, a model card with the front matter that model hubs read."""
+    descriptor = certificate.session.descriptor.statement
+    plan = descriptor.plan
+    task = "text-classification" if plan.task.kind == "classify" else "text-generation"
+    lines = [
+        "---",
+        f"base_model: {json.dumps(plan.base_model)}",
+        "library_name: peft",
+        f"pipeline_tag: {task}",
+        "tags: [lora, federated-learning, differential-privacy, secure-aggregation]",
+        "---",
+        "",
+        "# A jointly trained adapter",
+        "",
+        f"A LoRA adapter ({plan.method}) for `{plan.base_model}` ({plan.architecture}), the mean of "
+        f"{len(certificate.final.statement.members)} institutions' updates, summed under encryption in one round.",
+        "",
+        "## Privacy",
+        "",
+        certificate.privacy_note,
+        "",
+        f"Committee: {certificate.committee_note}. Security: {certificate.security_bits} bits (core-SVP). "
+        "No single contribution was opened.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        *_usage(plan),
+        "```",
+        "",
+        "## Check",
+        "",
+        "`release.json` is the signed certificate. `secagg verify FOLDER --trust ANCHORS.toml` checks it offline, "
+        "against anchors that you have from the parties themselves.",
+        "",
+    ]
+    if certificate.evaluation is not None:
+        lines += ["## Quality", "", certificate.evaluation.description, ""]
+        lines += [f"- {metric.name}: {metric.value:.4g}" for metric in certificate.evaluation.metrics]
+        lines.append("")
+    return "\n".join(lines).encode()
+
+
+def _usage(plan: Plan) -> list[str]:
+    if plan.task.kind == "lm":
+        load = ["from transformers import AutoModelForCausalLM", "base = AutoModelForCausalLM.from_pretrained(BASE)"]
+    elif plan.task.pooling == "mean":
+        load = [
+            "from secagg_client.classifier import load_classifier",
+            f"base = load_classifier(BASE, labels={list(plan.task.labels)!r}, feature_norm={plan.task.feature_norm!r})",
+        ]
+    else:
+        load = [
+            "from transformers import AutoModelForSequenceClassification",
+            f"base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={len(plan.task.labels)})",
+        ]
+    return [*load, "from peft import PeftModel", "model = PeftModel.from_pretrained(base, FOLDER)"]
 
 
 def certificate_file(signed: SignedRelease) -> bytes:

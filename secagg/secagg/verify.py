@@ -57,6 +57,8 @@ def verify_release(
     checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
     total = _check_opening(content, certificate, descriptor)
     checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")
+    if certificate.evaluation is not None:
+        checks.append("the evaluation on public data is the coordinator's word; run `secagg evaluate` to repeat it")
     if read_upload is None:
         checks.append("the sum is NOT linked to the uploads: run again with the stored uploads to add them")
     else:
@@ -188,7 +190,7 @@ def _check_statements(
         ("security_note", certificate.security_note, parameters.security_note),
         ("error_max", certificate.error_max, int(parts.opened.opening.error_max)),
         ("error_bound", certificate.error_bound, parameters.error_bound(len(final.members))),
-        ("privacy_note", certificate.privacy_note, files.privacy_note(descriptor, kept)),
+        ("privacy_note", certificate.privacy_note, files.privacy_note(kept)),
     )
     for name, stated, found in derived:
         if stated != found:
