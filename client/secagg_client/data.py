@@ -1,0 +1,137 @@
+"""An institution's own examples: any Hugging Face data set, or a local JSONL, CSV or Parquet file.
+
+Local files are read in memory: `datasets` would otherwise leave a plain copy in its cache folder.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from pydantic import BaseModel, ConfigDict, Field
+
+from secagg.errors import DataError
+from secagg.plan import TaskSpec
+
+LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+
+_LOAD_ERRORS = (DatasetGenerationError, DatasetNotFoundError, OSError, ValueError, ImportError)
+
+
+class DataConfig(BaseModel):
+    """Where the examples are and which columns hold them.
+
+    `source` is a file (.jsonl, .json, .csv, .tsv, .parquet) or a Hugging Face data set id; `subset`, `revision` and
+    `split` apply to the latter. `label_column` is not read for `lm`. `limit` takes the first rows only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(min_length=1)
+    split: str = "train"
+    subset: str | None = None
+    revision: str | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+    limit: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Texts and, for `classify`, their class indices. Never printed: `repr` says only where they come from."""
+
+    source: str
+    texts: tuple[str, ...] = field(repr=False)
+    labels: tuple[int, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def record_hashes(self) -> tuple[bytes, ...]:
+        """SHA-256 of each record's text without outer white space, in order: the same text is the same record."""
+        return tuple(hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).digest() for text in self.texts)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted record hashes: what the ledger knows the data by, whatever the order of rows."""
+        return hashlib.sha256(b"secagg/v1/data\x00" + b"".join(sorted(self.record_hashes()))).hexdigest()
+
+    def select(self, rows: Sequence[int]) -> "Examples":
+        """The examples at `rows`."""
+        labels = tuple(self.labels[row] for row in rows) if self.labels else ()
+        return Examples(self.source, tuple(self.texts[row] for row in rows), labels)
+
+
+def _read(config: DataConfig) -> Dataset:
+    path = Path(config.source)
+    if path.suffix not in LOADERS:
+        return load_dataset(config.source, config.subset, split=config.split, revision=config.revision)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    more: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    with tempfile.TemporaryDirectory(prefix="secagg-data-") as cache:
+        return load_dataset(
+            LOADERS[path.suffix], data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **more
+        )
+
+
+def _class_index(value: object, row: int, task: TaskSpec, feature: object, where: str) -> int:
+    if isinstance(feature, ClassLabel) and isinstance(value, int) and 0 <= value < feature.num_classes:
+        value = feature.int2str(value)
+    if isinstance(value, str) and value.strip() in task.labels:
+        return task.labels.index(value.strip())
+    if isinstance(value, int) and not isinstance(value, bool):
+        if str(value) in task.labels:
+            return task.labels.index(str(value))
+        if 0 <= value < len(task.labels) and not isinstance(feature, ClassLabel):
+            return value
+    shown = "is empty" if value is None else "is not one of the session's labels"
+    raise DataError(f"{where}, row {row}: the label {shown} ({', '.join(task.labels)})")
+
+
+def _text(value: object, row: int, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}, row {row}: the text is {'missing' if value is None else 'not a string'}")
+    if not value.strip():
+        raise DataError(f"{where}, row {row}: the text is empty")
+    return value
+
+
+def _check_columns(table: Dataset, config: DataConfig, task: TaskSpec) -> None:
+    needed = [config.text_column] + ([config.label_column] if task.kind == "classify" else [])
+    for column in needed:
+        if column not in table.column_names:
+            raise DataError(
+                f"{config.source}: no column {column!r}; it has {', '.join(map(repr, table.column_names))}. "
+                "Name the columns with text_column and label_column"
+            )
+
+
+def load_examples(config: DataConfig, task: TaskSpec) -> Examples:
+    """Read and check every row.
+
+    Labels may be names from `task.labels` or indices into it. Rows are counted from 1, without a header line.
+    Raises DataError that names the source and row, never a text.
+    """
+    try:
+        table = _read(config)
+    except _LOAD_ERRORS as error:
+        cause = error.__cause__ or error
+        raise DataError(f"{config.source}: cannot be read as a data set: {type(cause).__name__}") from error
+    if config.limit is not None:
+        table = table.select(range(min(config.limit, table.num_rows)))
+    if table.num_rows == 0:
+        raise DataError(f"{config.source}: holds no rows")
+    _check_columns(table, config, task)
+    texts = tuple(_text(value, row, config.source) for row, value in enumerate(table[config.text_column], 1))
+    labels: tuple[int, ...] = ()
+    if task.kind == "classify":
+        feature = table.features[config.label_column]
+        labels = tuple(
+            _class_index(value, row, task, feature, config.source)
+            for row, value in enumerate(table[config.label_column], 1)
+        )
+    return Examples(config.source, texts, labels)

@@ -1,0 +1,71 @@
+"""The DP optimiser: Opacus' clipping and noise, replaced by exact integers on a public grid (see `noise`)."""
+
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from secagg.errors import TrainingError
+from secagg_client.noise import GRID, NoiseSource, grid_noise, rounded_to_grid
+
+
+class GridOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Sums clipped, rounded per-example gradients over micro-batches; one noisy step per sampled batch.
+
+    A step without any example still adds its noise and moves: to skip it would show that the batch was empty.
+
+    Args:
+        optimizer: what moves the parameters.
+        sigma: noise multiplier; the noise has deviation sigma * clip.
+        clip: C, the largest norm of one example's gradient.
+        batch_size: the expected batch size, public: sums are divided by it, never by the number of examples drawn.
+        source: where the noise comes from.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, sigma: float, clip: float, batch_size: int, source: NoiseSource) -> None:
+        super().__init__(optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=batch_size)
+        self._source = source
+        self.step_index = 0
+
+    def clip_and_accumulate(self) -> None:
+        """Add one micro-batch to the sum and forget its per-example gradients.
+
+        Raises:
+            TrainingError: a parameter got no per-example gradient.
+        """
+        rows = list[Tensor]()
+        for parameter in self.params:
+            sample = getattr(parameter, "grad_sample", None)
+            if not isinstance(sample, Tensor):
+                raise TrainingError("a trained parameter got no per-example gradient: its layer was not used once")
+            rows.append(sample.flatten(1))
+        for parameter, whole in zip(self.params, rounded_to_grid(rows, self.max_grad_norm), strict=True):
+            total = whole.sum(0)
+            parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total
+            parameter.grad_sample = None
+            parameter.grad = None
+
+    def add_noise(self) -> None:
+        """Put (sum + noise) on the grid into `.grad`. Without any micro-batch the sum is zero."""
+        stream = self._source.stream(self.step_index, "noise")
+        unit = self.max_grad_norm / GRID
+        for parameter in self.params:
+            noise = torch.from_numpy(grid_noise(stream, parameter.numel(), self.noise_multiplier))
+            total = noise.to(parameter.device, torch.float64)
+            if parameter.summed_grad is not None:
+                total = total + parameter.summed_grad
+            parameter.grad = (total * unit).to(parameter.dtype).view_as(parameter)
+
+    def scale_grad(self) -> None:
+        """Divide by the expected batch size."""
+        for parameter in self.params:
+            parameter.grad /= self.expected_batch_size
+
+    def step(self, closure: object = None) -> None:  # noqa: ARG002 - torch's signature
+        """One noisy step over everything accumulated since the last, which may be nothing."""
+        self.add_noise()
+        self.scale_grad()
+        self.original_optimizer.step()
+        for parameter in self.params:
+            parameter.grad = parameter.summed_grad = None
+        self.step_index += 1

@@ -1,0 +1,177 @@
+"""From a base model to the plan that every party sees (protocol.md §2.1, §4.2)."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from torch.nn import functional
+
+from secagg.errors import ConfigError, ModelError
+from secagg.plan import Hash, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
+from secagg_client.adapted import PREFIX, attached, injected
+from secagg_client.classifier import MeanPoolClassifier
+from secagg_client.data import Examples
+from secagg_client.models import LoadedBase, load_base
+from secagg_client.tasks import make_task
+
+SEED_TAG = b"secagg/v1/a-seed\x00"
+
+
+class PlanConfig(BaseModel):
+    """What a coordinator decides about model and training. All of it is public.
+
+    `base_model` is a Hugging Face id or folder; `base_model_name` is what the plan and the adapter call it (default:
+    the same). No `target_modules` means the query and value projections that PEFT knows for the architecture; no
+    `layers` means all. `lora_clip` and `head_clip` limit each value's change over the whole run.
+    The head starts at `zeros`, at `seeded` values, or at the embeddings of `label_descriptions` (one or more texts
+    per label; `mean` pooling), so that the start is a zero-shot classifier. `a_seed` defaults to a hash of the base.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_model: str = Field(min_length=1)
+    base_model_name: str | None = None
+    task: TaskSpec
+    training: TrainingSettings
+    rank: int = Field(default=8, ge=1, le=1024)
+    alpha: float = Field(default=16, gt=0)
+    target_modules: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+    lora_clip: float = Field(gt=0)
+    head_clip: float = Field(default=1.0, gt=0)
+    head_start: Literal["zeros", "seeded", "descriptions"] = "zeros"
+    label_descriptions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    a_seed: Hash | None = None
+
+
+def make_plan(config: PlanConfig, base: LoadedBase | None = None) -> Plan:
+    """Derive the plan; loads the base model unless it is given. Same model and config, same plan.
+
+    Raises:
+        ModelError: the model cannot be loaded or adapted.
+        ConfigError: the head's start does not fit task and pooling.
+    """
+    if base is None:
+        base = load_base(config.base_model, config.task)
+    elif base.task != config.task:
+        raise ConfigError("the base was loaded for another task than the plan's")
+    adapter = _adapter_config(config, base)
+    with injected(base, adapter) as adapted:
+        shapes = {name: tuple(parameter.shape) for name, parameter in adapted.parameters.items()}
+    head = _head_inits(config, base, shapes)
+    seed = config.a_seed or hashlib.sha256(SEED_TAG + bytes.fromhex(base.model_hash)).hexdigest()
+    return Plan(
+        base_model=config.base_model_name or config.base_model,
+        base_model_hash=base.model_hash,
+        architecture=base.architecture,
+        task=config.task,
+        a_seed=seed,
+        tensors=tuple(_tensor(name, shape, head, config) for name, shape in sorted(shapes.items())),
+        adapter_config=adapter,
+        training=config.training,
+    )
+
+
+def verify_plan(plan: Plan, base: LoadedBase) -> None:
+    """What a client does with a plan from outside: fit it to its own copy of the model.
+
+    Raises:
+        ModelError: another base model, an adapter setting that is not supported, or tensors that this model's
+            adapter does not have.
+    """
+    with attached(plan, base):
+        return
+
+
+def _adapter_config(config: PlanConfig, base: LoadedBase) -> dict[str, JsonValue]:
+    targets = list(config.target_modules)
+    model_type = getattr(base.model.config, "model_type", "")
+    if not targets:
+        known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+        if not isinstance(known, list):
+            raise ModelError(f"no default target modules for {model_type!r}: name them with target_modules")
+        targets = known
+    targets_list: list[JsonValue] = [*sorted(set(targets))]
+    layers: list[JsonValue] | None = None if config.layers is None else [*sorted(set(config.layers))]
+    saved: list[JsonValue] | None = [base.head] if base.head else None
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if config.task.kind == "lm" else "SEQ_CLS",
+        "base_model_name_or_path": config.base_model_name or config.base_model,
+        "inference_mode": True,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": model_type == "gpt2",
+        "target_modules": targets_list,
+        "layers_to_transform": layers,
+        "modules_to_save": saved,
+        "use_dora": False,
+        "use_rslora": False,
+        "init_lora_weights": True,
+    }
+
+
+def _tensor(
+    name: str, shape: tuple[int, ...], head: dict[str, TensorInit], config: PlanConfig
+) -> TensorSpec:
+    if name.endswith(".lora_A.weight"):
+        # the bound of PEFT's own start, kaiming_uniform_(a=sqrt(5))
+        return TensorSpec(name=name, shape=shape, init=TensorInit(kind="seeded", bound=_bound(shape)), clip=0.0)
+    if name.endswith(".lora_B.weight"):
+        return TensorSpec(name=name, shape=shape, init=TensorInit(kind="zeros"), clip=config.lora_clip)
+    return TensorSpec(name=name, shape=shape, init=head[name], clip=config.head_clip)
+
+
+def _bound(shape: tuple[int, ...]) -> float:
+    return 1.0 / math.sqrt(shape[-1])
+
+
+def _head_inits(
+    config: PlanConfig, base: LoadedBase, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, TensorInit]:
+    names = [name for name in shapes if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    start = config.head_start
+    if start == "descriptions":
+        rows = description_embeddings(base, [config.label_descriptions.get(label, ()) for label in config.task.labels])
+        inits = {name: TensorInit(kind="zeros") for name in names}
+        inits[f"{PREFIX}{base.head}.weight"] = TensorInit.embed(rows)
+        return inits
+    if start == "zeros" and len(names) > 2:
+        raise ConfigError(f'the head of {base.architecture} has several layers: head_start = "seeded" is needed')
+    seeded = TensorInit(kind="seeded", bound=0.0)
+    return {
+        name: seeded.model_copy(update={"bound": _bound(shapes[name])})
+        if start == "seeded" and name.endswith(".weight")
+        else TensorInit(kind="zeros")
+        for name in names
+    }
+
+
+def description_embeddings(base: LoadedBase, descriptions: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+    """One unit vector per label: the mean of its descriptions' unit embeddings. Shape [classes, hidden].
+
+    Raises:
+        ConfigError: a label has no description, or the model does not pool by mean.
+    """
+    if not isinstance(base.model, MeanPoolClassifier):
+        raise ConfigError('head_start = "descriptions" needs pooling = "mean"')
+    if not all(descriptions):
+        raise ConfigError("label_descriptions must hold at least one text for every label")
+    task, device = make_task(base.task, base.tokenizer), next(base.model.parameters()).device
+    rows = list[NDArray[np.float32]]()
+    for texts in descriptions:
+        encoded = task.encode(Examples("label descriptions", tuple(texts), (0,) * len(texts)))
+        batch = task.collate(encoded).to(device)
+        with torch.no_grad():
+            features = base.model.features(batch.input_ids, batch.attention_mask).float()
+        mean = functional.normalize(features, dim=-1).mean(0)
+        rows.append(functional.normalize(mean, dim=-1).cpu().numpy())
+    return np.stack(rows)

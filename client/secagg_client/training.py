@@ -1,0 +1,293 @@
+"""DP-SGD on the adapter of a plan: from an institution's examples to one change vector (protocol.md §2.6).
+
+Each step draws a Poisson sample, bounds and sums per-example gradients (Opacus hooks), adds noise and moves. An empty
+sample is a step like any other. Nothing but the change vector and the privacy statement leaves; losses stay local.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleModule
+from torch import nn
+
+from secagg.adapter import flatten, start_tensors
+from secagg.errors import ModelError, TrainingError
+from secagg.plan import Plan, TrainingSettings
+from secagg.privacy import PrivacyStatement
+from secagg_client.accounting import ACCOUNTANT, Mechanism, cross_check, epsilon_spent, sampling_rate, solve_sigma
+from secagg_client.adapted import Adapted, attached
+from secagg_client.data import Examples
+from secagg_client.models import LoadedBase
+from secagg_client.noise import NoiseSource, poisson_sample
+from secagg_client.optimizer import GridOptimizer
+from secagg_client.tasks import Encoded, Task, make_task
+
+EPSILON_POINTS = 20
+"""At how many steps of a run the spent epsilon is computed for the progress report."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Progress, for the institution's own screen. `loss` (None for an empty sample) and `examples` are private.
+
+    `epsilon` is an upper bound of what is spent so far; None without differential privacy.
+    """
+
+    step: int
+    steps: int
+    loss: float | None = field(repr=False)
+    epsilon: float | None
+    examples: int = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedUpdate:
+    """The change of the trained tensors, float32 [L]: secret until it is summed. It has no way to a disk."""
+
+    change: NDArray[np.float32] = field(repr=False)
+    statement: PrivacyStatement
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What does not touch the result's privacy. `allow_no_dp` is for comparisons on public data only."""
+
+    micro_batch: int = 64
+    device: str | None = None
+    allow_no_dp: bool = False
+
+    def torch_device(self) -> torch.device:
+        """The device asked for, or the GPU when there is one."""
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Everything a step needs. `mechanism` None: no differential privacy."""
+
+    settings: TrainingSettings
+    mechanism: Mechanism | None
+    rate: float
+    task: Task
+    rows: Sequence[Encoded] = field(repr=False)
+    source: NoiseSource
+    options: TrainOptions
+
+
+def mechanism_of(settings: TrainingSettings, declared_size: int) -> Mechanism:
+    """The mechanism a client runs: sigma is solved from the plan's epsilon and the declared size, nothing private.
+
+    The result has been checked against two other accountants.
+    Raises TrainingError without an epsilon or for a declared size below the batch size; AccountingError.
+    """
+    if settings.epsilon is None:
+        raise TrainingError("the plan has no epsilon: there is no mechanism to account")
+    rate = sampling_rate(settings.batch_size, declared_size)
+    mechanism = Mechanism(rate, solve_sigma(settings.epsilon, settings.delta, rate, settings.steps), settings.steps)
+    cross_check(mechanism, settings.delta)
+    return mechanism
+
+
+def train(
+    plan: Plan,
+    base: LoadedBase,
+    data: Examples,
+    declared_size: int,
+    source: NoiseSource,
+    progress: Callable[[StepReport], None] = lambda _report: None,
+    options: TrainOptions | None = None,
+) -> TrainedUpdate:
+    """Train the plan's adapter on `data` under the plan's (epsilon, delta) for one record.
+
+    Args:
+        declared_size: what the institution declares publicly as the size of its data. The guarantee holds whatever
+            the private count is.
+        source: must be of the kind that the plan says.
+        progress: called after each step.
+
+    Raises:
+        ModelError: base and plan do not fit.
+        TrainingError: a setting under which the guarantee does not hold; training that changed nothing.
+        DataError: a text without tokens.
+        AccountingError: accountants that disagree.
+    """
+    options = options or TrainOptions()
+    settings = plan.training
+    if settings.epsilon is None and not options.allow_no_dp:
+        raise TrainingError("the plan trains without differential privacy: refused")
+    if source.kind != settings.noise:
+        raise TrainingError(f"the plan asks for {settings.noise} noise, the source is {source.kind}")
+    mechanism = None if settings.epsilon is None else mechanism_of(settings, declared_size)
+    task = make_task(plan.task, base.tokenizer)
+    rate = sampling_rate(settings.batch_size, declared_size)
+    run = _Run(settings, mechanism, rate, task, task.encode(data), source, options)
+    with attached(plan, base, options.torch_device()) as adapted:
+        run_steps(run, plan, adapted, progress)
+        change = flatten(plan, adapted.values()) - flatten(plan, start_tensors(plan))
+    if not np.isfinite(change).all():
+        raise TrainingError("training diverged: the change is not finite. Lower the learning rate")
+    return TrainedUpdate(change, statement_of(settings))
+
+
+def statement_of(settings: TrainingSettings) -> PrivacyStatement:
+    """What is said of a run. The plan's epsilon, not the slightly smaller one spent: that would tell the rate."""
+    return PrivacyStatement(
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        accountant=ACCOUNTANT if settings.epsilon is not None else "none",
+        noise=settings.noise,
+    )
+
+
+def run_steps(run: _Run, plan: Plan, adapted: Adapted, progress: Callable[[StepReport], None]) -> None:
+    """All steps of a run on an attached adapter."""
+    trained = {spec.name: adapted.parameters[spec.name] for spec in plan.trained}
+    _hook_trained_layers_only(adapted.model)
+    optimizer = _optimizer(run.settings, trained)
+    stepper: _PrivateStepper | _PlainStepper
+    if run.mechanism is None:
+        stepper = _PlainStepper(run, adapted.model, optimizer)
+    else:
+        stepper = _PrivateStepper(run, adapted.model, optimizer)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    before = flatten(plan, adapted.values())
+    checked = False
+    try:
+        for step in range(run.settings.steps):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * learning_rate_factor(run.settings, step)
+            indices = poisson_sample(run.source.stream(step, "sampling"), len(run.rows), run.rate)
+            total = stepper.step([run.rows[index] for index in indices])
+            if not checked and (run.mechanism is not None or len(indices)):
+                _check_moved(before, flatten(plan, adapted.values()))
+                checked = True
+            loss = total / len(indices) if len(indices) else None
+            progress(StepReport(step + 1, run.settings.steps, loss, _spent(run, step + 1), len(indices)))
+    finally:
+        stepper.close()
+        adapted.model.eval()
+
+
+def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
+    """The part of the peak learning rate at `step` (from 0): linear warm-up, then the schedule down towards 0."""
+    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    done = step / settings.steps
+    match settings.schedule:
+        case "constant":
+            return warm
+        case "linear":
+            return warm * (1.0 - done)
+        case "cosine":
+            return warm * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def _optimizer(settings: TrainingSettings, trained: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    lora = [parameter for name, parameter in trained.items() if name.endswith(".lora_B.weight")]
+    head = [parameter for name, parameter in trained.items() if not name.endswith(".lora_B.weight")]
+    groups = [
+        {"params": parameters, "lr": rate}
+        for parameters, rate in ((lora, settings.learning_rate), (head, settings.head_learning_rate))
+        if parameters
+    ]
+    for group in groups:
+        group["lr"] = group["lr"] or settings.learning_rate
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.0)
+
+
+def _hook_trained_layers_only(model: nn.Module) -> None:
+    """No dropout anywhere, but Opacus' hooks on the trained layers: they act only on modules in training mode."""
+    model.eval()
+    for module in model.modules():
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            module.training = True
+
+
+def _check_moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+    if np.array_equal(before, after):
+        raise TrainingError("the first step changed no weight: the optimiser does not hold the model's parameters")
+
+
+def _spent(run: _Run, step: int) -> float | None:
+    if run.mechanism is None:
+        return None
+    stride = max(1, run.mechanism.steps // EPSILON_POINTS)
+    upto = min(run.mechanism.steps, -(-step // stride) * stride)
+    return epsilon_spent(Mechanism(run.mechanism.rate, run.mechanism.sigma, upto), run.settings.delta)
+
+
+def _micro_batches(run: _Run, rows: Sequence[Encoded]) -> list[list[Encoded]]:
+    """At most `micro_batch` examples at a time, of like length: memory and padding stay bounded."""
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    size = run.options.micro_batch
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _summed_loss(run: _Run, model: nn.Module, rows: Sequence[Encoded]) -> torch.Tensor:
+    device = next(model.parameters()).device
+    batch = run.task.collate(rows).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=run.settings.precision == "bf16"):
+        losses = run.task.losses(model, batch)
+    return losses.sum()
+
+
+class _PrivateStepper:
+    """Steps with per-example clipping and noise."""
+
+    def __init__(self, run: _Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if run.mechanism is None:
+            raise TrainingError("a private step needs a mechanism")
+        self._run = run
+        try:
+            self._model = GradSampleModule(model, loss_reduction="sum", strict=True)
+        except NotImplementedError as error:
+            raise ModelError(f"Opacus cannot compute per-example gradients of this model: {error}") from error
+        self._optimizer = GridOptimizer(
+            optimizer,
+            sigma=run.mechanism.sigma,
+            clip=run.settings.max_grad_norm,
+            batch_size=run.settings.batch_size,
+            source=run.source,
+        )
+
+    def step(self, rows: Sequence[Encoded]) -> float:
+        """One step on a sample that may be empty; the summed loss."""
+        total = 0.0
+        for part in _micro_batches(self._run, rows):
+            loss = _summed_loss(self._run, self._model, part)
+            loss.backward()
+            self._optimizer.clip_and_accumulate()
+            total += float(loss.detach())
+        self._optimizer.step()
+        return total
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self._model.to_standard_module()
+
+
+class _PlainStepper:
+    """The same steps without clipping and noise, for comparison."""
+
+    def __init__(self, run: _Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._run, self._model, self._optimizer = run, model, optimizer
+
+    def step(self, rows: Sequence[Encoded]) -> float:
+        """One step; an empty sample moves nothing."""
+        total = 0.0
+        for part in _micro_batches(self._run, rows):
+            loss = _summed_loss(self._run, self._model, part)
+            (loss / self._run.settings.batch_size).backward()
+            total += float(loss.detach())
+        if rows:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def close(self) -> None:
+        """Nothing to take off."""
