@@ -17,5 +17,12 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 
 def kernel(function: Kernel) -> Kernel:
-    """Compile `function` with numba, keeping its Python signature for the type checker."""
-    return cast("Kernel", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    """Compile `function` with numba, keeping its Python signature for the type checker.
+
+    Where no folder can hold the cache (a read-only install without a home), each process compiles for itself.
+    """
+    try:
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:
+        compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    return cast("Kernel", compiled)

@@ -1,0 +1,303 @@
+"""`secagg bench protocols`: time and size of one upload, sum and opening, beside TenSEAL CKKS in the same run.
+
+One thread for both. `sealed` covers quantising, sampling, sealing, and with `keyholder_bytes_per_client` the real
+HPKE boxes; CKKS covers encoding, encryption under the public key and serialisation, as its users call it.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from secagg.accumulate import Accumulator
+from secagg.boxes import BoxContext, SessionKey, open_box, seal_box
+from secagg.codec import Quantiser
+from secagg.errors import OpeningError
+from secagg.opening import open_sum
+from secagg.parameters import SealedParameters, choose
+from secagg.sealing import Sealed, seal_update
+
+from secagg import shamir
+
+CLIP = 0.01
+BITS = 16
+HOLDERS = 4
+THRESHOLD = 3
+TENSEAL_DEGREE = 8192
+TENSEAL_PRIMES = (60, 40, 60)
+TENSEAL_SCALE_BITS = 40
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds over repeats of one operation."""
+
+    median: float
+    minimum: float
+    maximum: float
+    repeats: int
+
+    def per_million(self, values: int) -> "Timing":
+        """The same, scaled to a million values."""
+        factor = MILLION / values
+        return Timing(self.median * factor, self.minimum * factor, self.maximum * factor, self.repeats)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeCost:
+    """Cost of one scheme: times per million values, bytes a value on the wire from one client, largest error."""
+
+    seal: Timing
+    add: Timing
+    open: Timing
+    bytes_per_param: float
+    mean_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """One run. `keyholder`: milliseconds for one key-holder to open and sum the boxes of all clients."""
+
+    params: int
+    clients: int
+    n_max: int
+    limbs: int
+    security_bits: int
+    sealed: SchemeCost
+    share: Timing
+    keyholder: Timing
+    keyholder_bytes_per_client: int
+    tenseal: SchemeCost | None
+    machine: dict[str, str | int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Headline medians first, then everything measured."""
+        flat: dict[str, Any] = {
+            "seal_ms_per_million": self.sealed.seal.median,
+            "bytes_per_param": self.sealed.bytes_per_param,
+            "add_ms_per_million": self.sealed.add.median,
+            "open_ms_per_million": self.sealed.open.median,
+            "keyholder_bytes_per_client": self.keyholder_bytes_per_client,
+            "keyholder_ms": self.keyholder.median,
+        }
+        if self.tenseal is not None:
+            flat |= {
+                "tenseal_seal_ms_per_million": self.tenseal.seal.median,
+                "tenseal_bytes_per_param": self.tenseal.bytes_per_param,
+                "tenseal_add_ms_per_million": self.tenseal.add.median,
+                "tenseal_open_ms_per_million": self.tenseal.open.median,
+            }
+        return flat | {"detail": asdict(self)}
+
+
+def measure(operation: Callable[[], object], repeats: int) -> Timing:
+    """Wall time of `operation`, one warm-up run left out."""
+    operation()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        operation()
+        times.append((time.perf_counter() - start) * 1e3)
+    return Timing(statistics.median(times), min(times), max(times), repeats)
+
+
+def run_bench(
+    params_count: int, clients: int = 4, n_max: int = 1000, repeats: int = 7, with_tenseal: bool = True
+) -> BenchResult:
+    """Measure `params_count` values from `clients` clients under the parameters for `n_max` of 16 bits.
+
+    Raises:
+        ParameterError: no parameter set carries these numbers.
+        OpeningError: the opened sum differs from the sum of the inputs by more than rounding.
+    """
+    parameters = choose(BITS, n_max, params_count)
+    quantiser = Quantiser.uniform(params_count, CLIP, BITS)
+    generator = np.random.default_rng(1)
+    updates = [generator.uniform(-CLIP, CLIP, params_count).astype(np.float32) for _ in range(clients)]
+    mean = np.stack(updates).astype(np.float64).mean(axis=0)
+    ctx = os.urandom(32)
+    uploads = [seal_update(parameters, quantiser, ctx, update, os.urandom) for update in updates]
+    shares = [shamir.share_key(upload.key, THRESHOLD, HOLDERS, os.urandom) for upload in uploads]
+    boxes, contexts, key = _boxes([[share.packed for share in held] for held in shares], ctx)
+    sealed, total = _measure_sealed(parameters, quantiser, ctx, updates[0], uploads, repeats)
+    sums = {x: shamir.sum_shares([held[x - 1].packed for held in shares]) for x in range(1, THRESHOLD + 1)}
+    key_sum = shamir.reconstruct(THRESHOLD, sums)
+    opening = measure(lambda: open_sum(parameters, ctx, total, key_sum, clients), repeats)
+    opened = quantiser.decode_mean(open_sum(parameters, ctx, total, key_sum, clients).sums, clients)
+    error = float(np.abs(opened - mean).max())
+    if error > quantiser.step(quantiser.parts[0]):
+        raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
+    box_bytes = len(boxes[0])
+    return BenchResult(
+        params=params_count,
+        clients=clients,
+        n_max=n_max,
+        limbs=parameters.limbs,
+        security_bits=parameters.security_bits,
+        sealed=SchemeCost(
+            sealed[0].per_million(params_count),
+            sealed[1].per_million(params_count),
+            opening.per_million(params_count),
+            (parameters.ciphertext_bytes + HOLDERS * box_bytes) / params_count,
+            error,
+        ),
+        share=measure(lambda: _share_and_box(uploads[0], ctx, key), repeats),
+        keyholder=measure(lambda: _keyholder(boxes, contexts, key), repeats),
+        keyholder_bytes_per_client=box_bytes,
+        tenseal=_measure_tenseal(updates, mean, repeats) if with_tenseal else None,
+        machine=machine(),
+    )
+
+
+def machine() -> dict[str, str | int]:
+    """What the numbers were taken on."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return {
+        "cpu": name,
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "threads_used": 1,
+    }
+
+
+def _measure_sealed(
+    parameters: SealedParameters,
+    quantiser: Quantiser,
+    ctx: bytes,
+    update: NDArray[np.float32],
+    uploads: list[Sealed],
+    repeats: int,
+) -> tuple[tuple[Timing, Timing], Accumulator]:
+    seal = measure(lambda: seal_update(parameters, quantiser, ctx, update, os.urandom), repeats)
+    scratch = Accumulator(parameters)
+    add = measure(lambda: scratch.add(uploads[0].ciphertext), repeats)
+    total = Accumulator(parameters)
+    for upload in uploads:
+        total.add(upload.ciphertext)
+    return (seal, add), total
+
+
+def _context(ctx: bytes, client: int) -> BoxContext:
+    name = f"{client:064x}"
+    return BoxContext(ctx=ctx.hex(), client=name, holder=f"{0:064x}", index=1, ciphertext_root=name)
+
+
+def _boxes(shares: list[list[bytes]], ctx: bytes) -> tuple[list[bytes], list[BoxContext], SessionKey]:
+    """The boxes of key-holder 1, one from each client."""
+    key = SessionKey.generate()
+    contexts = [_context(ctx, client) for client in range(len(shares))]
+    boxes = [seal_box(held[0], key.public_bytes, context) for held, context in zip(shares, contexts, strict=True)]
+    return boxes, contexts, key
+
+
+def _share_and_box(upload: Sealed, ctx: bytes, key: SessionKey) -> None:
+    public = key.public_bytes
+    for share in shamir.share_key(upload.key, THRESHOLD, HOLDERS, os.urandom):
+        seal_box(share.packed, public, _context(ctx, 0))
+
+
+def _keyholder(boxes: list[bytes], contexts: list[BoxContext], key: SessionKey) -> bytes:
+    opened = (open_box(box, key, at, shamir.SHARE_BYTES) for box, at in zip(boxes, contexts, strict=True))
+    return shamir.sum_shares(opened)
+
+
+def _measure_tenseal(updates: list[NDArray[np.float32]], mean: NDArray[np.float64], repeats: int) -> SchemeCost:
+    """TenSEAL CKKS as federated-learning frameworks set it: N=8192, [60, 40, 60], scale 2^40, one thread."""
+    import tenseal
+
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.CKKS,
+        poly_modulus_degree=TENSEAL_DEGREE,
+        coeff_mod_bit_sizes=list(TENSEAL_PRIMES),
+        n_threads=1,
+    )
+    context.global_scale = 2**TENSEAL_SCALE_BITS
+    slots, size = TENSEAL_DEGREE // 2, len(mean)
+
+    def encrypt(update: NDArray[np.float32]) -> list[bytes]:
+        parts = (update[start : start + slots].tolist() for start in range(0, size, slots))
+        return [tenseal.ckks_vector(context, part).serialize() for part in parts]
+
+    def load(upload: list[bytes]) -> list[Any]:
+        return [tenseal.ckks_vector_from(context, part) for part in upload]
+
+    def add(total: list[Any], upload: list[bytes]) -> None:
+        for held, part in zip(total, load(upload), strict=True):
+            held.add_(part)
+
+    def decrypt(total: list[Any]) -> NDArray[np.float64]:
+        return np.concatenate([np.array(part.decrypt()) for part in total])
+
+    repeats = min(repeats, 3)
+    seal = measure(lambda: encrypt(updates[0]), repeats)
+    first = encrypt(updates[0])
+    scratch, total = load(first), load(first)
+    adding = measure(lambda: add(scratch, first), repeats)
+    for update in updates[1:]:
+        add(total, encrypt(update))
+    opening = measure(lambda: decrypt(total), repeats)
+    error = float(np.abs(decrypt(total) / len(updates) - mean).max())
+    bytes_per_param = sum(map(len, first)) / size
+    return SchemeCost(
+        seal.per_million(size), adding.per_million(size), opening.per_million(size), bytes_per_param, error
+    )
+
+
+def print_result(result: BenchResult, console: Console) -> None:
+    """The table for people."""
+    console.print(
+        f"{result.params:,} values of {BITS} bits, {result.clients} clients, parameters for up to {result.n_max} "
+        f"({result.limbs} limbs, {result.security_bits} bits of core-SVP), one thread, medians (min to max)"
+    )
+    table = Table("", "sealed", f"TenSEAL CKKS {TENSEAL_DEGREE}")
+
+    def cell(timing: Timing) -> str:
+        return f"{timing.median:.2f} ({timing.minimum:.2f} to {timing.maximum:.2f})"
+
+    ours, theirs = result.sealed, result.tenseal
+    rows: tuple[tuple[str, Callable[[SchemeCost], str]], ...] = (
+        ("client: ms per million values", lambda cost: cell(cost.seal)),
+        ("client: bytes a value", lambda cost: f"{cost.bytes_per_param:.2f}"),
+        ("add one upload: ms per million", lambda cost: cell(cost.add)),
+        ("open the sum: ms per million", lambda cost: cell(cost.open)),
+        ("largest error of the mean", lambda cost: f"{cost.mean_error:.1e}"),
+    )
+    for title, show in rows:
+        table.add_row(title, show(ours), "not run" if theirs is None else show(theirs))
+    table.add_row(f"share and box the key for {HOLDERS} holders: ms", cell(result.share), "none")
+    table.add_row("key-holder: ms for all clients", cell(result.keyholder), "none")
+    table.add_row("key-holder: bytes from each client", f"{result.keyholder_bytes_per_client:,}", "none")
+    console.print(table)
+    console.print(f"[dim]{result.machine['cpu']}, {result.machine['system']}, Python {result.machine['python']}[/dim]")
+
+
+@click.command("protocols", epilog="Example: secagg bench protocols --params 1000000 --json bench.json")
+@click.option("--params", type=click.IntRange(1), default=MILLION, show_default=True, help="Values in a vector.")
+@click.option("--clients", type=click.IntRange(2), default=4, show_default=True, help="Uploads in the sum.")
+@click.option("--n-max", type=click.IntRange(2), default=1000, show_default=True, help="Cohort the parameters carry.")
+@click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Runs behind each median.")
+@click.option("--tenseal/--no-tenseal", default=True, show_default=True, help="Also measure TenSEAL CKKS.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here.")
+def protocols(params: int, clients: int, n_max: int, repeats: int, tenseal: bool, json_path: Path | None) -> None:
+    """Measure sealing, adding and opening on this machine, beside TenSEAL CKKS."""
+    result = run_bench(params, clients, max(n_max, clients), repeats, tenseal)
+    print_result(result, Console())
+    if json_path is not None:
+        json_path.write_text(json.dumps(result.to_json(), indent=2) + "\n")
