@@ -1,0 +1,330 @@
+"""What each key-holder checks itself, and that it answers once (protocol.md §4, §8)."""
+
+from dataclasses import replace
+
+import pytest
+from secagg.boxes import BoxContext, seal_box
+from secagg.contributor import SealedUpload
+from secagg.coordinator import SessionSpec, settle
+from secagg.descriptor import SignedDescriptor
+from secagg.errors import (
+    CertificateInvalid,
+    ConflictError,
+    EndorsementInvalid,
+    HashMismatch,
+    PolicyViolation,
+    ProtocolViolation,
+    SessionClosed,
+    ShareError,
+    SignatureInvalid,
+    TooFewContributions,
+)
+from secagg.keyholder import KeyHolder, MemberEvidence
+from secagg.merkle import leaf_hash, path, root
+from secagg.messages import Candidate, Complaint, SignedCandidate
+from secagg.release import committee_note
+from secagg.run import MemoryJournal, MemoryKeys
+
+from tests.small import DAY, Small
+
+
+def candidate_of(small: Small, keep: slice) -> SignedCandidate:
+    statement = small.candidate.statement.model_copy(update={"members": small.candidate.statement.members[keep]})
+    return small.parties.coordinator.sign(statement)
+
+
+def test_share_sum_is_recorded_and_answered_with_the_same_bytes_ever_after() -> None:
+    small = Small()
+    first = small.share(small.committee[0])
+    second = small.share(small.committee[0])
+    assert first == second
+
+
+def test_endorsement_is_given_once_per_release_and_stage() -> None:
+    """The server shows two groups of key-holders two sets; each key-holder keeps to its first."""
+    small = Small()
+    holder = small.committee[0]
+    small.endorse_candidate(holder)
+    other = candidate_of(small, slice(0, 3))
+    with pytest.raises(ConflictError, match="the coordinator showed two"):
+        holder.endorse_candidate(small.descriptor, other, small.shown(holder, small.uploads[:3]), (), small.now)
+
+
+def test_two_groups_shown_different_sets_cannot_both_reach_a_quorum() -> None:
+    small = Small()
+    other = candidate_of(small, slice(0, 3))
+    first = [small.endorse_candidate(holder) for holder in small.committee[:2]]
+    second = [
+        h.endorse_candidate(small.descriptor, other, small.shown(h, small.uploads[:3]), (), small.now)
+        for h in small.committee[2:]
+    ]
+    for candidate, answers in ((small.candidate, first), (other, second)):
+        with pytest.raises((EndorsementInvalid, TooFewContributions)):
+            settle(small.parties.coordinator, small.descriptor, candidate, answers)
+
+
+def test_a_peers_endorsement_of_another_set_stops_a_restored_key_holder() -> None:
+    """Its journal is from before; its own endorsement comes back to it from the peers."""
+    small = Small()
+    holder = small.committee[0]
+    earlier = small.endorse_candidate(holder)
+    restored = replace(holder, journal=MemoryJournal())
+    restored.approve(small.proposal, small.now)
+    other = candidate_of(small, slice(0, 3))
+    with pytest.raises(ConflictError, match="endorsed another candidate set"):
+        restored.endorse_candidate(
+            small.descriptor, other, small.shown(restored, small.uploads[:3]), (earlier,), small.now
+        )
+
+
+def test_a_box_forged_in_an_absent_members_name_is_refused() -> None:
+    """HPKE lets anyone seal a box; only the client's signature over the root makes it the client's."""
+    small = Small()
+    holder = small.committee[0]
+    victim = small.uploads[0]
+    upload = victim.signed.statement
+    context = BoxContext(
+        ctx=small.descriptor.ctx,
+        client=upload.client,
+        holder=holder.signer.identity.fingerprint,
+        index=1,
+        ciphertext_root=upload.ciphertext_root,
+    )
+    key = bytes.fromhex(small.descriptor.committee[0].offer.statement.public_key)
+    forged = (seal_box(bytes(small.descriptor.parameters.share_bytes), key, context), *victim.boxes[1:])
+    shown = small.shown(holder, [replace(victim, boxes=forged), *small.uploads[1:]])
+    with pytest.raises(HashMismatch, match="Merkle path"):
+        holder.endorse_candidate(small.descriptor, small.candidate, shown, (), small.now)
+
+    resigned = upload.model_copy(update={"boxes_root": root(forged).hex()})
+    leaves = [leaf_hash(box) for box in forged]
+    lying = small.parties.coordinator.sign(resigned)
+    evidence = [MemberEvidence(lying, forged[0], path(leaves, 0)), *small.shown(holder)[1:]]
+    with pytest.raises(SignatureInvalid):
+        holder.endorse_candidate(small.descriptor, small.candidate, evidence, (), small.now)
+
+
+def test_another_clients_upload_in_a_members_place_is_refused() -> None:
+    small = Small()
+    holder = small.committee[0]
+    swapped = [small.uploads[1], small.uploads[0], *small.uploads[2:]]
+    with pytest.raises(SignatureInvalid):
+        holder.endorse_candidate(small.descriptor, small.candidate, small.shown(holder, swapped), (), small.now)
+
+
+def test_a_missing_member_is_refused() -> None:
+    small = Small()
+    holder = small.committee[0]
+    with pytest.raises(ProtocolViolation, match="showed no upload"):
+        holder.endorse_candidate(
+            small.descriptor, small.candidate, small.shown(holder, small.uploads[:-1]), (), small.now
+        )
+
+
+def test_a_set_below_n_min_is_refused() -> None:
+    small = Small()
+    holder = small.committee[0]
+    few = candidate_of(small, slice(0, 2))
+    with pytest.raises(TooFewContributions, match="n_min = 3"):
+        holder.endorse_candidate(small.descriptor, few, small.shown(holder, small.uploads[:2]), (), small.now)
+
+
+def test_a_candidate_set_not_signed_by_the_coordinator_is_refused() -> None:
+    small = Small()
+    holder = small.committee[0]
+    forged = small.parties.holders[1].sign(small.candidate.statement)
+    with pytest.raises(SignatureInvalid):
+        holder.endorse_candidate(small.descriptor, forged, small.shown(holder), (), small.now)
+
+
+def test_a_candidate_set_of_another_session_is_refused() -> None:
+    small = Small()
+    holder = small.committee[0]
+    statement: Candidate = small.candidate.statement.model_copy(update={"ctx": "00" * 32})
+    with pytest.raises(ProtocolViolation, match="another session"):
+        holder.endorse_candidate(
+            small.descriptor, small.parties.coordinator.sign(statement), small.shown(holder), (), small.now
+        )
+
+
+def bad_box(small: Small, victim: int, holder_index: int, content: bytes) -> SealedUpload:
+    """A client that signs a root over a box with other content than a share."""
+    upload = small.uploads[victim]
+    statement = upload.signed.statement
+    holder = small.descriptor.holders[holder_index]
+    context = BoxContext(
+        ctx=statement.ctx,
+        client=statement.client,
+        holder=holder.fingerprint,
+        index=holder_index + 1,
+        ciphertext_root=statement.ciphertext_root,
+    )
+    key = bytes.fromhex(small.descriptor.committee[holder_index].offer.statement.public_key)
+    boxes = list(upload.boxes)
+    boxes[holder_index] = seal_box(content, key, context)
+    signer = next(s for s in small.parties.clients.values() if s.identity.fingerprint == statement.client)
+    signed = signer.sign(statement.model_copy(update={"boxes_root": root(boxes).hex()}))
+    return replace(upload, signed=signed, boxes=tuple(boxes))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 15872, b"\x00" * 10])
+def test_a_client_that_signs_a_bad_box_is_complained_about_and_left_out(content: bytes) -> None:
+    small = Small(clients=4)
+    small.uploads = [bad_box(small, 0, 1, content), *small.uploads[1:]]
+    culprit = small.uploads[0].signed.statement.client
+    assert [complaint.client for complaint in small.answers[1].statement.complaints] == [culprit]
+    assert culprit not in {member.client for member in small.settled.final.statement.members}
+    assert len(small.opened.used) == 4
+    assert [excluded for excluded in small.release if "release.json" in excluded]
+
+
+def test_a_key_holder_that_complains_about_everybody_stops_nothing() -> None:
+    small = Small()
+    honest = small.answers
+    everyone = tuple(
+        Complaint(client=member.client, reason="box-malformed") for member in small.candidate.statement.members
+    )
+    lie = small.committee[3].signer.sign(honest[3].statement.model_copy(update={"complaints": everyone}))
+    settled = settle(small.parties.coordinator, small.descriptor, small.candidate, [*honest[:3], lie])
+    assert len(settled.final.statement.members) == 4
+    assert len(settled.answers) == 3
+
+
+def test_shares_are_summed_only_over_a_set_that_t_key_holders_endorsed() -> None:
+    small = Small()
+    holder = small.committee[0]
+    with pytest.raises(EndorsementInvalid, match="2 key-holders endorsed"):
+        holder.sum_shares(
+            small.descriptor, small.settled.final, small.endorsed[:2], small.shown(holder, small.chosen), small.now
+        )
+    with pytest.raises(EndorsementInvalid, match="two endorsements"):
+        holder.sum_shares(
+            small.descriptor, small.settled.final, [small.endorsed[0]] * 3, small.shown(holder), small.now
+        )
+    with pytest.raises(EndorsementInvalid, match="another session, stage or set"):
+        holder.sum_shares(small.descriptor, small.settled.final, small.answers, small.shown(holder), small.now)
+
+
+def test_the_final_set_must_follow_from_the_answers() -> None:
+    small = Small()
+    final = small.settled.final.statement
+    smaller = small.parties.coordinator.sign(final.model_copy(update={"members": final.members[1:]}))
+    with pytest.raises(ProtocolViolation, match="less the members complained about"):
+        small.committee[0].endorse_final(
+            small.descriptor, small.candidate, smaller, small.settled.answers, (), small.now
+        )
+
+
+def test_the_session_key_is_erased_and_nothing_opens_afterwards() -> None:
+    small = Small()
+    assert small.settled
+    holder = small.committee[0]
+    assert small.endorsed
+    holder.erase(small.descriptor)
+    with pytest.raises(SessionClosed, match="erased"):
+        small.share(holder)
+
+
+def test_an_expired_session_is_not_served() -> None:
+    small = Small()
+    holder = small.committee[0]
+    late = small.descriptor.expires_at + 1
+    with pytest.raises(SessionClosed, match="expired"):
+        holder.endorse_candidate(small.descriptor, small.candidate, small.shown(holder), (), late)
+    with pytest.raises(SessionClosed, match="expired"):
+        holder.approve(small.proposal, late)
+
+
+def test_one_key_offer_serves_one_descriptor() -> None:
+    """A coordinator that makes a second descriptor from the same offers gets no approval for it."""
+    small = Small()
+    assert small.session
+    again = Small()
+    again.parties = small.parties
+    again.members = small.members
+    again.roster = small.roster
+    with pytest.raises(ConflictError, match="make a new offer"):
+        small.committee[0].approve(again.proposal, small.now)
+
+
+def test_a_session_that_was_not_approved_is_not_endorsed() -> None:
+    small = Small()
+    assert small.uploads
+    fresh = replace(small.committee[0], journal=MemoryJournal(), keys=MemoryKeys())
+    with pytest.raises(PolicyViolation, match="not approved"):
+        fresh.endorse_candidate(small.descriptor, small.candidate, small.shown(fresh), (), small.now)
+
+
+def test_a_roster_filled_with_unknown_institutions_is_refused() -> None:
+    """The coordinator invents all clients but two; the policy asks for three that it knows (protocol.md §4.4)."""
+    small = Small()
+    invented = Small(clients=4)
+    small.roster = [*small.roster[:2], *invented.roster]
+    strict = small.policy
+    holder: KeyHolder = replace(small.committee[0], policy=strict, authority=small.parties.authority)
+    with pytest.raises((CertificateInvalid, PolicyViolation)) as refused:
+        holder.approve(small.proposal, small.now)
+    assert "authority" in str(refused.value) or "inventions" in str(refused.value)
+    with pytest.raises(PolicyViolation, match="inventions of the coordinator"):
+        strict.check(small.proposal.descriptor.statement)
+
+
+def test_a_set_with_too_few_pinned_institutions_is_refused() -> None:
+    small = Small(clients=5)
+    pinned = dict(list(small.policy.institutions.items())[:3])
+    holder = replace(small.committee[0], policy=small.policy.model_copy(update={"institutions": pinned}))
+    assert small.session
+    members = [m for m in small.candidate.statement.members if m.client not in list(pinned.values())[:1]]
+    keep = [u for u in small.uploads if u.signed.statement.client in {m.client for m in members}]
+    fewer = small.parties.coordinator.sign(small.candidate.statement.model_copy(update={"members": tuple(members)}))
+    with pytest.raises(PolicyViolation, match="only 2 pinned institutions"):
+        holder.endorse_candidate(small.descriptor, fewer, small.shown(holder, keep), (), small.now)
+
+
+def test_a_candidate_from_the_future_is_refused() -> None:
+    small = Small()
+    later = small.parties.coordinator.sign(small.candidate.statement.model_copy(update={"fixed_at": small.now + DAY}))
+    with pytest.raises(ProtocolViolation, match="future"):
+        small.committee[0].endorse_candidate(small.descriptor, later, small.shown(small.committee[0]), (), small.now)
+
+
+def test_clients_need_t_approvals() -> None:
+    small = Small()
+    few = SignedDescriptor(descriptor=small.proposal.descriptor, approvals=small.session.approvals[:2])
+    with pytest.raises(EndorsementInvalid, match="2 key-holders approved"):
+        few.check(approved=True)
+    doubled = SignedDescriptor(
+        descriptor=small.proposal.descriptor, approvals=(*small.session.approvals[:2], small.session.approvals[0])
+    )
+    with pytest.raises(EndorsementInvalid):
+        doubled.check(approved=True)
+
+
+def test_a_member_whose_box_fails_after_the_answer_was_left_out_yields_no_share() -> None:
+    """A key-holder that cannot open one member's box does not make up a share."""
+    small = Small()
+    small.uploads = [bad_box(small, 0, 1, b""), *small.uploads[1:]]
+    small.answers = [a for a in small.answers if not a.statement.complaints]
+    small.endorsed = [small.endorse_final(small.committee[i]) for i in (0, 2, 3)]
+    assert len(small.settled.final.statement.members) == 4
+    with pytest.raises(ShareError, match="no good"):
+        small.share(small.committee[1])
+    small.shares = [small.share(small.committee[i]) for i in (0, 2, 3)]
+    assert len(small.opened.used) == 3
+
+
+def test_secrets_do_not_print() -> None:
+    small = Small()
+    holder = small.committee[0]
+    key = holder.keys.get(holder._own_offer(small.descriptor))
+    assert "redacted" in repr(key)
+    assert key.to_bytes().hex() not in repr(holder)
+    assert "redacted" in repr(holder.signer)
+
+
+def test_session_spec_without_corruption_says_that_everyone_is_honest() -> None:
+    small = Small(holders=3, spec=SessionSpec(
+        n_min=3, n_max=10, corrupt_keyholders=0, upload_seconds=DAY, expiry_seconds=2 * DAY
+    ))  # fmt: skip
+    assert small.descriptor.threshold == 2
+    assert "assumed honest" in committee_note(small.descriptor)

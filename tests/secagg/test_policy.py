@@ -1,0 +1,54 @@
+"""A descriptor outside the local policy is refused, with the rule it breaks (protocol.md §4.4)."""
+
+import json
+
+import pytest
+from secagg.errors import CertificateInvalid, PolicyViolation
+from secagg.identity import new_authority
+from secagg.policy import Policy, check_authority
+
+from tests.small import NOW, Small, small_plan
+
+SMALL = Small()
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"coordinator": "00" * 32}, "coordinator"),
+        ({"committee": {"x": "00" * 32}}, "key-holder"),
+        ({"corrupt_keyholders": 2}, "corrupt key-holders"),
+        ({"n_min": 4}, "n_min is 3"),
+        ({"institutions": {str(i): f"{i:064x}" for i in range(3)}}, "inventions of the coordinator"),
+        ({"base_model_hashes": ("00" * 32,)}, "base model"),
+        ({"adapter_schema_hashes": ("00" * 32,)}, "adapter schema"),
+        ({"max_epsilon": 1.0}, "epsilon 8.0 is above"),
+        ({"max_delta": 1e-9}, "delta"),
+        ({"noise": ("seeded",)}, "secure noise"),
+        ({"protocols": ()}, "protocol sealed"),
+        ({"max_releases": 0}, "releases"),
+    ],
+)
+def test_each_rule_is_held(update: dict[str, object], message: str) -> None:
+    SMALL.policy.check(SMALL.descriptor)
+    with pytest.raises(PolicyViolation, match=message):
+        SMALL.policy.model_copy(update=update).check(SMALL.descriptor)
+
+
+def test_training_without_privacy_is_never_allowed() -> None:
+    plain = Small(plan=small_plan(epsilon=None))
+    with pytest.raises(PolicyViolation, match="without differential privacy"):
+        plain.policy.check(plain.proposal.descriptor.statement)
+
+
+def test_n_min_covers_the_assumed_corrupt_clients_and_two_more() -> None:
+    values = SMALL.policy.model_dump(mode="json") | {"assumed_corrupt_clients": 2}
+    with pytest.raises(ValueError, match="need at least 4"):
+        Policy.model_validate_json(json.dumps(values))
+
+
+def test_certificates_must_come_from_the_partys_own_authority() -> None:
+    check_authority(SMALL.descriptor, SMALL.parties.authority, NOW)
+    other, _ = new_authority("other", NOW)
+    with pytest.raises(CertificateInvalid):
+        check_authority(SMALL.descriptor, other.decode(), NOW)

@@ -1,0 +1,210 @@
+"""A small session in memory, stage by stage, so that a test can bend any one step."""
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from secagg.accumulate import Accumulator
+from secagg.contributor import SealedUpload, seal_contribution
+from secagg.coordinator import (
+    OpenedSum,
+    SessionSpec,
+    Settlement,
+    create_session,
+    fix_candidate,
+    open_with_shares,
+    settle,
+)
+from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
+from secagg.keyholder import KeyHolder, MemberEvidence, ShareAnswer
+from secagg.messages import SignedCandidate, SignedEndorsement
+from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
+from secagg.policy import Policy
+from secagg.privacy import PrivacyStatement
+from secagg.release import ReleaseParts, TimelineEvent, build_release
+from secagg.run import MemoryJournal, MemoryKeys, Parties, certify, evidence, policy_for
+
+LENGTH = 300
+NOW = int(time.time())
+DAY = 86_400
+
+
+def small_plan(length: int = LENGTH, **training: object) -> Plan:
+    """A plan of `length` trained values, with one frozen tensor beside them."""
+    settings = {
+        "steps": 4, "batch_size": 8, "learning_rate": 0.01, "optimizer": "sgd", "max_grad_norm": 1.0,
+        "epsilon": 8.0, "delta": 1e-5, **training,
+    }  # fmt: skip
+    return Plan(
+        base_model="tiny",
+        base_model_hash="ab" * 32,
+        architecture="Tiny",
+        task=TaskSpec(kind="classify", labels=("no", "yes"), max_length=16),
+        a_seed="01" * 32,
+        tensors=(
+            TensorSpec(name="a.lora_A.weight", shape=(4, 8), init=TensorInit(kind="seeded", bound=0.3), clip=0.0),
+            TensorSpec(name="a.lora_B.weight", shape=(length,), init=TensorInit(kind="zeros"), clip=0.5),
+        ),
+        adapter_config={"peft_type": "LORA", "r": 4},
+        training=TrainingSettings(**settings),  # type: ignore[arg-type]
+    )
+
+
+def changes(count: int, length: int = LENGTH, seed: int = 7) -> dict[str, NDArray[np.float32]]:
+    """One made-up update an institution."""
+    rng = np.random.default_rng(seed)
+    return {f"Hospital {i}": rng.normal(0, 0.1, length).astype(np.float32) for i in range(1, count + 1)}
+
+
+@dataclass
+class Small:
+    """Everything of one session, made on first use; replace a part before a later one is made."""
+
+    clients: int = 4
+    holders: int = 4
+    n_min: int = 3
+    plan: Plan = field(default_factory=small_plan)
+    spec: SessionSpec | None = None
+    now: int = NOW
+
+    @cached_property
+    def changes(self) -> dict[str, NDArray[np.float32]]:
+        return changes(self.clients, self.plan.length)
+
+    @cached_property
+    def parties(self) -> Parties:
+        return certify(sorted(self.changes), self.holders, self.now)
+
+    @cached_property
+    def policy(self) -> Policy:
+        return policy_for(self.parties, self.plan, self.n_min, self.session_spec.corrupt_keyholders)
+
+    @cached_property
+    def session_spec(self) -> SessionSpec:
+        return self.spec or SessionSpec(n_min=self.n_min, n_max=10, bits=16, upload_seconds=DAY, expiry_seconds=2 * DAY)
+
+    @cached_property
+    def committee(self) -> list[KeyHolder]:
+        return [
+            KeyHolder(signer, self.policy, self.parties.authority, MemoryJournal(), MemoryKeys())
+            for signer in self.parties.holders
+        ]
+
+    @cached_property
+    def members(self) -> list[CommitteeMember]:
+        lifetime = self.session_spec.expiry_seconds + DAY
+        return [
+            CommitteeMember(certificate=holder.signer.identity.pem, offer=holder.offer(self.now, lifetime, os.urandom))
+            for holder in self.committee
+        ]
+
+    @cached_property
+    def roster(self) -> list[RosterMember]:
+        return [RosterMember(certificate=signer.identity.pem) for signer in self.parties.clients.values()]
+
+    @cached_property
+    def proposal(self) -> SignedDescriptor:
+        return create_session(
+            self.session_spec, self.plan, self.roster, self.members, self.parties.coordinator, self.now, os.urandom
+        )
+
+    @cached_property
+    def session(self) -> SignedDescriptor:
+        approvals = tuple(holder.approve(self.proposal, self.now) for holder in self.committee)
+        return SignedDescriptor(descriptor=self.proposal.descriptor, approvals=approvals)
+
+    @cached_property
+    def descriptor(self) -> Descriptor:
+        return self.session.check(approved=True)
+
+    @cached_property
+    def statement(self) -> PrivacyStatement:
+        return PrivacyStatement(epsilon=7.9, delta=1e-5, accountant="test", noise="secure")
+
+    @cached_property
+    def uploads(self) -> list[SealedUpload]:
+        """In order of fingerprint, as sets are."""
+        made = [
+            seal_contribution(self.descriptor, signer, self.changes[name], self.statement, os.urandom)
+            for name, signer in self.parties.clients.items()
+        ]
+        return sorted(made, key=lambda upload: upload.signed.statement.client)
+
+    @cached_property
+    def candidate(self) -> SignedCandidate:
+        return fix_candidate(
+            self.parties.coordinator, self.descriptor, [upload.signed for upload in self.uploads], self.now
+        )
+
+    def shown(self, holder: KeyHolder, uploads: list[SealedUpload] | None = None) -> list[MemberEvidence]:
+        return evidence(self.descriptor, holder.signer.identity, self.uploads if uploads is None else uploads)
+
+    def endorse_candidate(self, holder: KeyHolder) -> SignedEndorsement:
+        return holder.endorse_candidate(self.descriptor, self.candidate, self.shown(holder), (), self.now)
+
+    @cached_property
+    def answers(self) -> list[SignedEndorsement]:
+        return [self.endorse_candidate(holder) for holder in self.committee]
+
+    @cached_property
+    def settled(self) -> Settlement:
+        return settle(self.parties.coordinator, self.descriptor, self.candidate, self.answers)
+
+    def endorse_final(self, holder: KeyHolder) -> SignedEndorsement:
+        settled = self.settled
+        return holder.endorse_final(self.descriptor, self.candidate, settled.final, settled.answers, (), self.now)
+
+    @cached_property
+    def endorsed(self) -> list[SignedEndorsement]:
+        return [self.endorse_final(holder) for holder in self.committee]
+
+    @cached_property
+    def chosen(self) -> list[SealedUpload]:
+        members = {member.client for member in self.settled.final.statement.members}
+        return [upload for upload in self.uploads if upload.signed.statement.client in members]
+
+    def share(self, holder: KeyHolder) -> ShareAnswer:
+        return holder.sum_shares(
+            self.descriptor, self.settled.final, self.endorsed, self.shown(holder, self.chosen), self.now
+        )
+
+    @cached_property
+    def shares(self) -> list[ShareAnswer]:
+        return [self.share(holder) for holder in self.committee]
+
+    @cached_property
+    def total(self) -> Accumulator:
+        total = Accumulator(self.descriptor.parameters)
+        for upload in self.chosen:
+            total.add(upload.ciphertext)
+        return total
+
+    @cached_property
+    def opened(self) -> OpenedSum:
+        return open_with_shares(self.descriptor, self.settled.final.statement, self.shares, self.total)
+
+    @cached_property
+    def parts(self) -> ReleaseParts:
+        return ReleaseParts(
+            session=self.session,
+            uploads=tuple(upload.signed for upload in self.uploads),
+            candidate=self.candidate,
+            settlement=self.settled,
+            final_endorsements=tuple(self.endorsed),
+            opened=self.opened,
+            total=self.total,
+            timeline=(TimelineEvent(at=self.now, party="Coordinator/server", event="session created"),),
+            released_at=self.now,
+        )
+
+    @cached_property
+    def release(self) -> dict[str, bytes]:
+        return build_release(self.parts, self.parties.coordinator, {"secagg": "0.1.0"}, lambda _: b"<html></html>")
+
+
+def tampered(answer: ShareAnswer) -> ShareAnswer:
+    """The same share sum with one byte changed."""
+    return replace(answer, share=bytes([answer.share[0] ^ 1]) + answer.share[1:])
