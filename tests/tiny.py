@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = (
+WORDS = (  # noqa: SIM905 - a list of forty strings reads worse
     "the a was is and not very good bad great poor film food service place staff slow quick warm cold happy sad "
     "we they it loved hated liked found would never always come back again today here one two three"
 ).split()

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from pydantic import JsonValue
-from torch import Tensor, nn
-
 from secagg.adapter import start_tensors, unflatten
 from secagg.errors import ModelError
 from secagg.plan import Plan
+from torch import Tensor, nn
+
 from secagg_client.models import LoadedBase, refuse_batch_norm, reset_head
 
 PREFIX = "base_model.model."
@@ -98,9 +98,7 @@ def _adapter_parameters(model: nn.Module, head: str | None) -> dict[str, nn.Para
         if "lora_" not in name and ".modules_to_save.default." not in name:
             continue
         key = state_key(name)
-        if not key.endswith((".lora_A.weight", ".lora_B.weight")) and not (
-            head and key.startswith(f"{PREFIX}{head}.")
-        ):
+        if not key.endswith((".lora_A.weight", ".lora_B.weight")) and not (head and key.startswith(f"{PREFIX}{head}.")):
             raise ModelError(f"{key}: only LoRA on linear layers is supported")
         parameter.data = parameter.data.float()
         found[key] = parameter
@@ -151,7 +149,7 @@ def check_base(plan: Plan, base: LoadedBase) -> None:
         raise ModelError(f"the base was loaded as {base.architecture} for another task than the session's")
 
 
-def _check_tensors(plan: Plan, adapted: Adapted, head: str | None) -> None:
+def _check_tensors(plan: Plan, adapted: Adapted) -> None:
     expected = {spec.name: spec.shape for spec in plan.tensors}
     actual = {name: tuple(parameter.shape) for name, parameter in adapted.parameters.items()}
     for name in sorted(expected.keys() | actual.keys()):
@@ -178,7 +176,7 @@ def attached(plan: Plan, base: LoadedBase, device: torch.device | None = None) -
         base.model.to(device)
     with_lora = any(spec.name.endswith(".lora_A.weight") for spec in plan.tensors)
     with injected(base, plan.adapter_config) if with_lora else head_only(base) as adapted:
-        _check_tensors(plan, adapted, base.head)
+        _check_tensors(plan, adapted)
         adapted.assign(start_tensors(plan))
         for spec in plan.trained:
             adapted.parameters[spec.name].requires_grad_(True)

@@ -9,16 +9,18 @@ first-token pooler that no one trained, as the stock classification models put o
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from secagg.errors import ModelError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-
-from secagg.errors import ModelError
+from transformers.utils import logging
 
 HEAD = "classifier"
 
@@ -41,11 +43,12 @@ class MeanPoolClassifier(nn.Module):
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Pooled float32 features of shape [n, hidden]."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        hidden: Tensor = output.last_hidden_state.float()
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0)
         if self.feature_norm:
-            pooled = self.feature_norm * functional.normalize(pooled, dim=-1)
+            return functional.normalize(pooled, dim=-1) * self.feature_norm
         return pooled
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_ignored: object) -> SequenceClassifierOutput:
@@ -66,6 +69,20 @@ def load_options(model: str) -> tuple[str, dict[str, Any]]:
     return model, options
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars or reports on what a load left out: what matters of it is checked, and raised."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def attention_for(max_length: int) -> str:
     """The attention kernel: on short texts, plain matrix products train twice as fast on a CPU as fused kernels."""
     return "eager" if max_length <= 256 else "sdpa"
@@ -82,7 +99,8 @@ def load_encoder(model: str, max_length: int = 512) -> Any:
         options |= {"dtype": "auto", "use_safetensors": True}
     options["attn_implementation"] = attention_for(max_length)
     try:
-        encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+        with quiet():
+            encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {model}: cannot be loaded as an encoder: {error}") from error
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from secagg.errors import ModelError
+from secagg.plan import TaskSpec
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from secagg.errors import ModelError
-from secagg.plan import TaskSpec
-from secagg_client.classifier import HEAD, MeanPoolClassifier, attention_for, load_encoder, load_options
+from secagg_client.classifier import HEAD, MeanPoolClassifier, attention_for, load_encoder, load_options, quiet
 
 HASH_TAG = b"secagg/v1/base-model\x00"
 HEAD_NAMES = (HEAD, "score")
@@ -95,7 +95,8 @@ def _load_stock(model: str, auto: Any, task: TaskSpec, **more: Any) -> tuple[Any
         options |= {"dtype": "auto", "use_safetensors": True}
     options["attn_implementation"] = attention_for(task.max_length)
     try:
-        loaded, info = auto.from_pretrained(source, output_loading_info=True, **options, **more)
+        with quiet():
+            loaded, info = auto.from_pretrained(source, output_loading_info=True, **options, **more)
     except LOAD_ERRORS as error:
         raise ModelError(f"model {model}: cannot be loaded: {error}") from error
     return loaded, info
@@ -142,9 +143,10 @@ def load_base(model: str, task: TaskSpec, *, precision: Literal["fp32", "bf16"] 
     if task.kind == "lm":
         loaded = _load_causal(model, task)
     elif task.pooling == "mean":
-        loaded, head = MeanPoolClassifier(
-            load_encoder(model, task.max_length), len(task.labels), task.feature_norm
-        ), HEAD
+        loaded, head = (
+            MeanPoolClassifier(load_encoder(model, task.max_length), len(task.labels), task.feature_norm),
+            HEAD,
+        )
     else:
         loaded, head = _load_sequence_classifier(model, task, tokenizer.pad_token_id)
     refuse_batch_norm(loaded)

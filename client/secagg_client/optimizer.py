@@ -2,10 +2,10 @@
 
 import torch
 from opacus.optimizers import DPOptimizer
+from secagg.errors import TrainingError
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secagg.errors import TrainingError
 from secagg_client.noise import GRID, NoiseSource, grid_noise, rounded_to_grid
 
 
@@ -22,7 +22,9 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
         source: where the noise comes from.
     """
 
-    def __init__(self, optimizer: Optimizer, *, sigma: float, clip: float, batch_size: int, source: NoiseSource) -> None:
+    def __init__(
+        self, optimizer: Optimizer, *, sigma: float, clip: float, batch_size: int, source: NoiseSource
+    ) -> None:
         super().__init__(optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=batch_size)
         self._source = source
         self.step_index = 0

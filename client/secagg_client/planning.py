@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from torch.nn import functional
-
 from secagg.errors import ConfigError, ModelError
 from secagg.plan import Hash, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
+from torch.nn import functional
+
 from secagg_client.adapted import PREFIX, attached, injected
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.data import Examples
@@ -119,9 +119,7 @@ def _adapter_config(config: PlanConfig, base: LoadedBase) -> dict[str, JsonValue
     }
 
 
-def _tensor(
-    name: str, shape: tuple[int, ...], head: dict[str, TensorInit], config: PlanConfig
-) -> TensorSpec:
+def _tensor(name: str, shape: tuple[int, ...], head: dict[str, TensorInit], config: PlanConfig) -> TensorSpec:
     if name.endswith(".lora_A.weight"):
         # the bound of PEFT's own start, kaiming_uniform_(a=sqrt(5))
         return TensorSpec(name=name, shape=shape, init=TensorInit(kind="seeded", bound=_bound(shape)), clip=0.0)
@@ -134,9 +132,7 @@ def _bound(shape: tuple[int, ...]) -> float:
     return 1.0 / math.sqrt(shape[-1])
 
 
-def _head_inits(
-    config: PlanConfig, base: LoadedBase, shapes: dict[str, tuple[int, ...]]
-) -> dict[str, TensorInit]:
+def _head_inits(config: PlanConfig, base: LoadedBase, shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInit]:
     names = [name for name in shapes if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
     start = config.head_start
     if start == "descriptions":

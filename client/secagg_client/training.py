@@ -5,6 +5,7 @@ sample is a step like any other. Nothing but the change vector and the privacy s
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
-from torch import nn
-
 from secagg.adapter import flatten, start_tensors
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TrainingSettings
 from secagg.privacy import PrivacyStatement
+from torch import nn
+
 from secagg_client.accounting import ACCOUNTANT, Mechanism, cross_check, epsilon_spent, sampling_rate, solve_sigma
 from secagg_client.adapted import Adapted, attached
 from secagg_client.data import Examples
@@ -66,14 +67,13 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Everything a step needs. `mechanism` None: no differential privacy."""
+class Run:
+    """Everything a step needs but the examples. `mechanism` None: no differential privacy."""
 
     settings: TrainingSettings
     mechanism: Mechanism | None
     rate: float
     task: Task
-    rows: Sequence[Encoded] = field(repr=False)
     source: NoiseSource
     options: TrainOptions
 
@@ -116,21 +116,33 @@ def train(
         AccountingError: accountants that disagree.
     """
     options = options or TrainOptions()
+    run = prepare_run(plan, make_task(plan.task, base.tokenizer), declared_size, source, options)
+    return execute(run, plan, base, data, progress)
+
+
+def prepare_run(plan: Plan, task: Task, declared_size: int, source: NoiseSource, options: TrainOptions) -> Run:
+    """Everything that is decided before any example is read. Raises TrainingError, AccountingError."""
     settings = plan.training
     if settings.epsilon is None and not options.allow_no_dp:
         raise TrainingError("the plan trains without differential privacy: refused")
     if source.kind != settings.noise:
         raise TrainingError(f"the plan asks for {settings.noise} noise, the source is {source.kind}")
-    mechanism = None if settings.epsilon is None else mechanism_of(settings, declared_size)
-    task = make_task(plan.task, base.tokenizer)
     rate = sampling_rate(settings.batch_size, declared_size)
-    run = _Run(settings, mechanism, rate, task, task.encode(data), source, options)
-    with attached(plan, base, options.torch_device()) as adapted:
-        run_steps(run, plan, adapted, progress)
+    mechanism = None if settings.epsilon is None else mechanism_of(settings, declared_size)
+    return Run(settings, mechanism, rate, task, source, options)
+
+
+def execute(
+    run: Run, plan: Plan, base: LoadedBase, data: Examples, progress: Callable[[StepReport], None]
+) -> TrainedUpdate:
+    """Train. Raises as `train` does."""
+    rows = run.task.encode(data)
+    with attached(plan, base, run.options.torch_device()) as adapted:
+        run_steps(run, plan, adapted, rows, progress)
         change = flatten(plan, adapted.values()) - flatten(plan, start_tensors(plan))
     if not np.isfinite(change).all():
         raise TrainingError("training diverged: the change is not finite. Lower the learning rate")
-    return TrainedUpdate(change, statement_of(settings))
+    return TrainedUpdate(change, statement_of(run.settings))
 
 
 def statement_of(settings: TrainingSettings) -> PrivacyStatement:
@@ -143,7 +155,9 @@ def statement_of(settings: TrainingSettings) -> PrivacyStatement:
     )
 
 
-def run_steps(run: _Run, plan: Plan, adapted: Adapted, progress: Callable[[StepReport], None]) -> None:
+def run_steps(
+    run: Run, plan: Plan, adapted: Adapted, rows: Sequence[Encoded], progress: Callable[[StepReport], None]
+) -> None:
     """All steps of a run on an attached adapter."""
     trained = {spec.name: adapted.parameters[spec.name] for spec in plan.trained}
     _hook_trained_layers_only(adapted.model)
@@ -160,8 +174,8 @@ def run_steps(run: _Run, plan: Plan, adapted: Adapted, progress: Callable[[StepR
         for step in range(run.settings.steps):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * learning_rate_factor(run.settings, step)
-            indices = poisson_sample(run.source.stream(step, "sampling"), len(run.rows), run.rate)
-            total = stepper.step([run.rows[index] for index in indices])
+            indices = poisson_sample(run.source.stream(step, "sampling"), len(rows), run.rate)
+            total = stepper.step([rows[index] for index in indices])
             if not checked and (run.mechanism is not None or len(indices)):
                 _check_moved(before, flatten(plan, adapted.values()))
                 checked = True
@@ -213,7 +227,7 @@ def _check_moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> Non
         raise TrainingError("the first step changed no weight: the optimiser does not hold the model's parameters")
 
 
-def _spent(run: _Run, step: int) -> float | None:
+def _spent(run: Run, step: int) -> float | None:
     if run.mechanism is None:
         return None
     stride = max(1, run.mechanism.steps // EPSILON_POINTS)
@@ -221,14 +235,14 @@ def _spent(run: _Run, step: int) -> float | None:
     return epsilon_spent(Mechanism(run.mechanism.rate, run.mechanism.sigma, upto), run.settings.delta)
 
 
-def _micro_batches(run: _Run, rows: Sequence[Encoded]) -> list[list[Encoded]]:
+def _micro_batches(run: Run, rows: Sequence[Encoded]) -> list[list[Encoded]]:
     """At most `micro_batch` examples at a time, of like length: memory and padding stay bounded."""
     ordered = sorted(rows, key=lambda row: len(row.ids))
     size = run.options.micro_batch
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def _summed_loss(run: _Run, model: nn.Module, rows: Sequence[Encoded]) -> torch.Tensor:
+def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Encoded]) -> torch.Tensor:
     device = next(model.parameters()).device
     batch = run.task.collate(rows).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.settings.precision == "bf16"):
@@ -239,7 +253,7 @@ def _summed_loss(run: _Run, model: nn.Module, rows: Sequence[Encoded]) -> torch.
 class _PrivateStepper:
     """Steps with per-example clipping and noise."""
 
-    def __init__(self, run: _Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         if run.mechanism is None:
             raise TrainingError("a private step needs a mechanism")
         self._run = run
@@ -260,7 +274,10 @@ class _PrivateStepper:
         total = 0.0
         for part in _micro_batches(self._run, rows):
             loss = _summed_loss(self._run, self._model, part)
-            loss.backward()
+            with warnings.catch_warnings():
+                # the first trained layer's input needs no gradient, and its per-example gradient needs none of it
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                torch.autograd.backward(loss)
             self._optimizer.clip_and_accumulate()
             total += float(loss.detach())
         self._optimizer.step()
@@ -274,7 +291,7 @@ class _PrivateStepper:
 class _PlainStepper:
     """The same steps without clipping and noise, for comparison."""
 
-    def __init__(self, run: _Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._run, self._model, self._optimizer = run, model, optimizer
 
     def step(self, rows: Sequence[Encoded]) -> float:
@@ -282,7 +299,7 @@ class _PlainStepper:
         total = 0.0
         for part in _micro_batches(self._run, rows):
             loss = _summed_loss(self._run, self._model, part)
-            (loss / self._run.settings.batch_size).backward()
+            torch.autograd.backward(loss / self._run.settings.batch_size)
             total += float(loss.detach())
         if rows:
             self._optimizer.step()
