@@ -205,10 +205,11 @@ def _quantise(
     out: NDArray[np.uint32],
 ) -> np.int64:
     clipped = np.int64(0)
+    limit = max(clip, np.float64(np.float32(clip)))  # a value clipped to float32(clip) beforehand does not count
     for i in range(len(out)):
         value = np.float64(update[i]) * weight
         inside = min(max(value, -clip), clip)
-        clipped += np.int64(inside != value)
+        clipped += np.int64(abs(value) > limit)
         level = (inside + clip) * scale + np.float64(words[i]) * _WORD
         out[i] = np.uint32(np.int32(min(level, levels)))
     return clipped

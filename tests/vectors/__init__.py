@@ -1,0 +1,1 @@
+"""Test vectors and the script that makes them."""
