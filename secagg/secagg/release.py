@@ -57,18 +57,32 @@ class Excluded(Frozen):
 
 
 class Metric(Frozen):
-    """One figure on held-out data."""
+    """One figure on held-out data, with an interval (`low` to `high`) where one was computed.
+
+    `kind` says whose it is: the released adapter's, a baseline's, one client's alone, or that of a run in memory.
+    """
 
     name: Short
     value: float
+    low: float | None = None
+    high: float | None = None
+    kind: Literal["released", "baseline", "local", "simulation"] = "released"
 
 
 class Evaluation(Frozen):
-    """Quality of the released adapter on data whose holder declares it public (protocol.md §10.2)."""
+    """Quality of the released adapter on data whose holder declares it public (protocol.md §10.2).
+
+    `measure` is what every metric is a value of (accuracy, perplexity); `examples` counts the data; `verdict` is the
+    conclusion in words.
+    """
 
     data_sha256: Hash
     data_is_public: Literal[True]
-    description: Short
+    description: Annotated[str, Field(min_length=1, max_length=1000)]
+    measure: Short = "score"
+    higher_is_better: bool = True
+    examples: int | None = Field(default=None, ge=1)
+    verdict: Annotated[str, Field(max_length=1000)] = ""
     metrics: tuple[Metric, ...] = Field(min_length=1, max_length=100)
 
 
