@@ -1,11 +1,12 @@
 """A party's own files, as `secagg ca issue` lays them out (protocol.md §1.4)."""
 
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from secagg.errors import ConfigError, SecaggError
-from secagg.identity import Identity, load_certificate
+from secagg.identity import Identity, check_issued_by
 from secagg.signing import Signer
 
 CERTIFICATE = "certificate.pem"
@@ -33,17 +34,17 @@ class PartyFiles:
         return self.signer.identity
 
 
-def load_identity(folder: Path) -> PartyFiles:
-    """Load and check the four files of an identity folder.
+def load_identity(folder: Path, now: int | None = None) -> PartyFiles:
+    """Load and check the four files of an identity folder; `now` is the time in seconds, the clock's unless given.
 
     Raises ConfigError for a missing file or a private key that others can read, and MalformedError or
-    CertificateInvalid for files that do not belong together.
+    CertificateInvalid for files that do not belong together or a certificate that is not valid now.
     """
     certificate, authority = _read(folder / CERTIFICATE), _read(folder / AUTHORITY)
     tls_key, signing_key = _read_private(folder / TLS_KEY), _read_private(folder / SIGNING_KEY)
     try:
-        load_certificate(authority)
         signer = Signer(certificate, signing_key)
+        check_issued_by(signer.identity, authority, int(time.time()) if now is None else now)
     except SecaggError as error:
         raise type(error)(f"{folder}: {error}") from error
     return PartyFiles(signer, certificate, tls_key, authority.decode("ascii"))

@@ -22,6 +22,7 @@ if os.environ.get(_SUITES) != _RSA_ONLY:
     if "grpc" in sys.modules:
         raise ConfigError("grpc was loaded before secagg_host.tls, which must set its cipher suites first")
     os.environ[_SUITES] = _RSA_ONLY
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc as grpc  # noqa: E402, PLC0414
 

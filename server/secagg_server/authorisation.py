@@ -1,0 +1,97 @@
+"""Who may call what. Deny by default: a method that is not in the table is nobody's (protocol.md §11.1)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from secagg.errors import CertificateInvalid, RoleViolation, SecaggError
+from secagg.identity import Identity, Role, identify
+from secagg_host.rpc import to_status
+from secagg_host.tls import grpc
+
+EVERYONE = frozenset(Role)
+ALLOWED: dict[str, frozenset[Role]] = {
+    **{
+        f"/secagg.v1.ContributionService/{method}": frozenset({Role.CLIENT})
+        for method in ("GetSession", "Enrol", "BeginUpload", "Upload", "GetStatus")
+    },
+    **{
+        f"/secagg.v1.CommitteeService/{method}": frozenset({Role.KEYHOLDER})
+        for method in ("GetProposal", "Approve", "GetWork", "GetEvidence", "Endorse", "SubmitShareSum")
+    },
+    **{
+        f"/secagg.v1.PublicationService/{method}": EVERYONE
+        for method in ("ListReleaseFiles", "GetReleaseFile")
+    },
+}  # fmt: skip
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Interceptor = grpc.ServerInterceptor[Any, Any]
+else:  # generic for type checkers only
+    Handler, Interceptor = grpc.RpcMethodHandler, grpc.ServerInterceptor
+
+
+def peer_identity(context: grpc.ServicerContext) -> Identity:
+    """The party behind the call, from the certificate that TLS verified. Raises CertificateInvalid."""
+    shown: Iterable[object] = context.auth_context().get("x509_pem_cert", ())
+    pems = [pem for pem in shown if isinstance(pem, bytes)]
+    if len(pems) != 1:
+        raise CertificateInvalid("the call came without a client certificate")
+    return identify(pems[0])
+
+
+def check_allowed(method: str, peer: Identity) -> None:
+    """Raise RoleViolation unless the role of `peer` may call the method."""
+    if peer.role not in ALLOWED.get(method, frozenset()):
+        raise RoleViolation(f"{peer.title} is a {peer.role} and may not call {method.rpartition('/')[2]}")
+
+
+@contextmanager
+def errors_to_status(context: grpc.ServicerContext) -> Iterator[None]:
+    """End the call with the status of a SecaggError that the body raises."""
+    try:
+        yield
+    except SecaggError as error:
+        status = to_status(error)
+        context.set_trailing_metadata(status.trailing_metadata)
+        context.abort(status.code, status.details)
+
+
+class RoleInterceptor(Interceptor):
+    """Checks the caller's role before any handler runs, and gives errors their status."""
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap the handler of the method that is called."""
+        handler = continuation(handler_call_details)
+        return None if handler is None else _guarded(handler, handler_call_details.method)
+
+
+def _guarded(handler: Handler, method: str) -> Handler:
+    inner = handler.unary_unary or handler.stream_unary or handler.unary_stream
+    if inner is None:
+        raise TypeError(f"{method}: no service of ours streams both ways")
+
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        with errors_to_status(context):
+            check_allowed(method, peer_identity(context))
+            return inner(request, context)
+
+    def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        with errors_to_status(context):
+            check_allowed(method, peer_identity(context))
+            yield from inner(request, context)
+
+    codecs = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(answer, **codecs)
+    if handler.stream_unary:
+        return grpc.stream_unary_rpc_method_handler(answer, **codecs)
+    return grpc.unary_stream_rpc_method_handler(stream, **codecs)

@@ -1,0 +1,117 @@
+"""Uploads as files: `<client>.part` while it comes in, `<client>.ct` when it is whole and verified, `<client>.boxes`.
+
+Clients are named by the fingerprints of their certificates. A part is always a prefix of what the client sent.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from secagg.errors import StorageError
+from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, write_atomic
+
+PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
+
+
+class PartWriter:
+    """Appends to a partial upload; what was appended is durable when the writer is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        with guard(self._path):
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        return self
+
+    def append(self, chunk: bytes) -> None:
+        """Write a chunk. Raises StorageError; what fitted stays and can be resumed after."""
+        view = memoryview(chunk)
+        with guard(self._path):
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with guard(self._path):
+            try:
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+
+
+class UploadFiles:
+    """The uploads of one session."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_folder(folder)
+
+    def _path(self, client: str, suffix: str) -> Path:
+        return self.folder / f"{client}{suffix}"
+
+    def _stored_path(self, client: str) -> Path:
+        whole = self._path(client, WHOLE)
+        return whole if whole.exists() else self._path(client, PART)
+
+    def stored(self, client: str) -> int:
+        """How many bytes of the client's ciphertext are here."""
+        path = self._stored_path(client)
+        with guard(path):
+            return path.stat().st_size if path.exists() else 0
+
+    def writer(self, client: str) -> PartWriter:
+        """Open the client's partial upload for appending."""
+        return PartWriter(self._path(client, PART))
+
+    def blocks(self, client: str, block_bytes: int) -> Iterator[bytes]:
+        """The client's ciphertext in blocks; the last may be shorter when the file is. Raises StorageError."""
+        path = self._stored_path(client)
+        with guard(path), path.open("rb") as file:
+            while block := file.read(block_bytes):
+                yield block
+
+    def put_boxes(self, client: str, boxes: tuple[bytes, ...]) -> None:
+        """Store the boxes, all of one size, durably."""
+        write_atomic(self._path(client, BOXES), b"".join(boxes))
+
+    def boxes(self, client: str, count: int) -> tuple[bytes, ...]:
+        """The client's boxes in order of index. Raises StorageError."""
+        path = self._path(client, BOXES)
+        raw = read_file(path)
+        size, rest = divmod(len(raw), count)
+        if rest:
+            raise StorageError(f"{path}: is damaged: {len(raw)} bytes are not {count} boxes")
+        return tuple(raw[index * size : (index + 1) * size] for index in range(count))
+
+    def seal(self, client: str) -> None:
+        """The upload is whole and verified: give it its final name, durably. Does nothing when it has it."""
+        part, whole = self._path(client, PART), self._path(client, WHOLE)
+        with guard(whole):
+            if part.exists():
+                part.rename(whole)
+            fsync_folder(self.folder)
+
+    def discard(self, client: str) -> None:
+        """Remove a refused upload."""
+        for suffix in (PART, WHOLE, BOXES):
+            self._remove(self._path(client, suffix))
+
+    def erase(self, suffixes: tuple[str, ...] = (PART, WHOLE, BOXES)) -> int:
+        """Remove all files of these kinds; returns how many there were."""
+        with guard(self.folder):
+            found = [path for path in self.folder.iterdir() if path.suffix in suffixes]
+        for path in found:
+            self._remove(path)
+        if found:
+            with guard(self.folder):
+                fsync_folder(self.folder)
+        return len(found)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        with guard(path):
+            path.unlink(missing_ok=True)

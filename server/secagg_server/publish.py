@@ -1,0 +1,120 @@
+"""From share sums to a release folder (protocol.md §9, §10).
+
+Everything that depends on the moment is in `ReleaseInputs`, recorded first: from the same inputs and uploads come
+the same bytes, however often the server was killed.
+"""
+
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from secagg.accumulate import Accumulator
+from secagg.coordinator import OpenedSum, Settlement, open_with_shares
+from secagg.descriptor import Descriptor, SignedDescriptor
+from secagg.errors import NotReady, StorageError
+from secagg.keyholder import ShareAnswer
+from secagg.messages import FinalSet, SignedCandidate
+from secagg.release import ReleaseParts, build_release
+from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic
+from secagg_server import report
+from secagg_server.blobs import UploadFiles
+from secagg_server.session import ServedSession
+from secagg_server.storage import ReleaseInputs
+
+PUBLIC_FILE, PUBLIC_FOLDER = 0o644, 0o755
+PACKAGES = ("secagg", "numpy", "numba", "cryptography", "safetensors")
+
+
+def accumulate(descriptor: Descriptor, final: FinalSet, files: UploadFiles) -> Accumulator:
+    """Sum the members' ciphertexts block by block from their files: memory O(L), whatever the cohort."""
+    total = Accumulator(descriptor.parameters)
+    for member in final.members:
+        total.add(files.blocks(member.client, descriptor.parameters.block_bytes))
+    return total
+
+
+def software_versions() -> dict[str, str]:
+    """What made the release."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def choose_inputs(session: ServedSession, opened: OpenedSum) -> ReleaseInputs:
+    """Fix which of the answers at hand the release uses, and its time."""
+    store, now = session.store, session.host.clock()
+    note = session.note(session.host.signer.identity.title, "opened the sum and released the adapter")
+    return ReleaseInputs(
+        approvals=tuple(store.approvals()),
+        final_endorsements=tuple(store.endorsements("final")),
+        shares=tuple(answer.signed.signer for answer in opened.used),
+        timeline=(*store.timeline(), note.model_copy(update={"at": now})),
+        software=software_versions(),
+        released_at=now,
+    )
+
+
+def open_shares(session: ServedSession, shares: tuple[ShareAnswer, ...]) -> tuple[OpenedSum, Accumulator]:
+    """Add the members' uploads and open the sum. Raises OpeningError or StorageError."""
+    _, settlement = _sets(session)
+    final = settlement.final.statement
+    total = accumulate(session.descriptor, final, session.files)
+    return open_with_shares(session.descriptor, final, shares, total), total
+
+
+def release_files(session: ServedSession, inputs: ReleaseInputs) -> dict[str, bytes]:
+    """Every file of the release, by name."""
+    candidate, settlement = _sets(session)
+    store = session.store
+    shares, approvals, endorsements = store.shares(), store.approvals(), store.endorsements("final")
+    opened, total = open_shares(session, tuple(shares[holder] for holder in inputs.shares))
+    parts = ReleaseParts(
+        session=SignedDescriptor(
+            descriptor=session.proposal, approvals=tuple(approvals[holder] for holder in inputs.approvals)
+        ),
+        uploads=store.complete_uploads(),
+        candidate=candidate,
+        settlement=settlement,
+        final_endorsements=tuple(endorsements[holder] for holder in inputs.final_endorsements),
+        opened=opened,
+        total=total,
+        timeline=inputs.timeline,
+        released_at=inputs.released_at,
+    )
+    return build_release(parts, session.host.signer, inputs.software, report.render)
+
+
+def _sets(session: ServedSession) -> tuple[SignedCandidate, Settlement]:
+    candidate, settlement = session.store.candidate(), session.store.settlement()
+    if candidate is None or settlement is None:
+        raise NotReady("the sets of the release are not fixed yet")
+    return candidate, settlement
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the release folder all at once: it is there whole, or not at all.
+
+    A folder that already holds exactly these files is left as it is. Raises StorageError when something else is
+    in its place.
+    """
+    with guard(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            _check_same(folder, files)
+            return
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    with guard(temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(folder.parent)
+        temporary.mkdir(mode=PUBLIC_FOLDER)
+    for name, content in files.items():
+        write_atomic(temporary / name, content, PUBLIC_FILE)
+    with guard(folder):
+        fsync_folder(temporary)
+        temporary.rename(folder)
+        fsync_folder(folder.parent)
+
+
+def _check_same(folder: Path, files: Mapping[str, bytes]) -> None:
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    if found != dict(files):
+        raise StorageError(f"{folder}: holds something else than this release; move it away and the server goes on")

@@ -1,0 +1,158 @@
+"""The coordinator's process: loads sessions, listens, drives them until it is told to stop."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from secagg.descriptor import Descriptor, SignedDescriptor
+from secagg.errors import ConfigError, SecaggError, SizeLimitError, TransportError
+from secagg.policy import check_authority
+from secagg.signing import Signed, parse_model
+from secagg_host.durable import FolderLock, make_folder, read_file
+from secagg_host.events import EventLog
+from secagg_host.identity import PartyFiles, load_identity
+from secagg_host.tls import MAX_MESSAGE_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
+from secagg_protos.v1 import secagg_pb2_grpc as services
+from secagg_server.authorisation import RoleInterceptor
+from secagg_server.blobs import UploadFiles
+from secagg_server.config import ServerConfig
+from secagg_server.driver import Driver
+from secagg_server.intake import Intake
+from secagg_server.services import Committee, Contribution, Directory, Publication
+from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
+from secagg_server.storage import Store
+
+TICK_SECONDS = 0.1
+GRACE_SECONDS = 2.0
+MAX_WORKERS = 256
+ROOM_FOR_APPROVALS = 1 << 20
+
+
+def load_session(path: Path, files: PartyFiles) -> Signed[Descriptor]:
+    """Read and check a signed session file. Raises ConfigError or VerificationError."""
+    raw = read_file(path)
+    if len(raw) > MAX_MESSAGE_BYTES - ROOM_FOR_APPROVALS:
+        raise SizeLimitError(f"{path}: {len(raw)} bytes do not fit a message; embed less in the plan")
+    try:
+        signed = parse_model(SignedDescriptor, raw)
+        descriptor = signed.check(approved=False)
+    except SecaggError as error:
+        raise type(error)(f"{path}: {error}") from error
+    if descriptor.coordinator_identity.fingerprint != files.identity.fingerprint:
+        raise ConfigError(f"{path}: the session belongs to another coordinator than {files.identity.title}")
+    return signed.descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinator:
+    """All that a running server holds. Nothing in it can open anything alone."""
+
+    sessions: dict[str, ServedSession]
+    intakes: dict[str, Intake]
+    drivers: tuple[Driver, ...]
+    store: Store
+    host: Host
+
+    @classmethod
+    def load(cls, config: ServerConfig, files: PartyFiles, host: Host) -> "Coordinator":
+        """Open the state and take on the configured sessions. Raises ConfigError, StorageError, VerificationError."""
+        store = Store(config.state / "coordinator.sqlite")
+        sessions = dict[str, ServedSession]()
+        for path in config.sessions:
+            proposal = load_session(path, files)
+            descriptor = proposal.statement
+            if config.close_at_uploads is not None and config.close_at_uploads < descriptor.n_min:
+                raise ConfigError(f"close_at_uploads is below n_min = {descriptor.n_min} of {path}")
+            if not store.has_session(descriptor.ctx):
+                check_authority(descriptor, files.authority, host.clock())
+            folder = config.release if len(config.sessions) == 1 else config.release / descriptor.ctx
+            sessions[descriptor.ctx] = ServedSession(
+                proposal,
+                store.add_session(proposal),
+                UploadFiles(config.state / "uploads" / descriptor.ctx),
+                folder,
+                host,
+                config.close_at_uploads,
+            )
+        intakes = {ctx: Intake(session) for ctx, session in sessions.items()}
+        return cls(sessions, intakes, tuple(Driver(session) for session in sessions.values()), store, host)
+
+    def advance(self) -> None:
+        """Let every session take the steps that it can take now."""
+        now = self.host.clock()
+        for driver in self.drivers:
+            driver.advance(now)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A started gRPC server and where it listens."""
+
+    server: grpc.Server
+    host: str
+    port: int
+
+
+def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listener:
+    """Start the gRPC services. Raises TransportError when the address cannot be used."""
+    parties = sum(len(s.descriptor.roster) + 2 * len(s.descriptor.committee) for s in coordinator.sessions.values())
+    server = grpc.server(
+        ThreadPoolExecutor(min(MAX_WORKERS, 16 + parties), thread_name_prefix="rpc"),
+        interceptors=[RoleInterceptor()],
+        options=SERVER_OPTIONS,
+    )
+    directory = Directory(coordinator.sessions)
+    contribution = Contribution(directory, coordinator.intakes)
+    services.add_ContributionServiceServicer_to_server(contribution, server)  # type: ignore[no-untyped-call]
+    services.add_CommitteeServiceServicer_to_server(Committee(directory), server)  # type: ignore[no-untyped-call]
+    services.add_PublicationServiceServicer_to_server(Publication(directory), server)  # type: ignore[no-untyped-call]
+    try:
+        port = server.add_secure_port(address, server_credentials(files))
+    except RuntimeError as error:
+        raise TransportError(f"{address}: cannot listen there: the port is in use, or not ours; {error}") from error
+    server.start()
+    host = address.rpartition(":")[0].strip("[]")
+    return Listener(server, {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104
+
+
+def serve(
+    config: ServerConfig,
+    events: EventLog,
+    *,
+    stop: threading.Event,
+    clock: Callable[[], float] = time.time,
+    checkpoint: Checkpoint = no_checkpoint,
+) -> None:
+    """Run until `stop` is set. Raises SecaggError when it cannot start."""
+    files = load_identity(config.identity)
+    with ExitStack() as stack:
+        stack.enter_context(FolderLock(make_folder(config.state)))
+        host = Host(files.signer, lambda: int(clock()), events, checkpoint)
+        coordinator = Coordinator.load(config, files, host)
+        stack.callback(coordinator.store.close)
+        listener = listen(coordinator, config.listen, files)
+        stack.callback(lambda: listener.server.stop(GRACE_SECONDS).wait())
+        check_refuses_tls12(listener.host, listener.port, config.identity)
+        events.emit("listening", address=f"{listener.host}:{listener.port}", sessions=list(coordinator.sessions))
+        while not stop.is_set():
+            coordinator.advance()
+            stop.wait(TICK_SECONDS)
+    events.emit("stopped")
+
+
+def run(config: ServerConfig, stream: TextIO | None, *, as_json: bool, checkpoint: Checkpoint = no_checkpoint) -> None:
+    """Serve until SIGTERM or SIGINT; show events on `stream` and keep them in the state folder."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    events = EventLog(make_folder(config.state) / "events.jsonl", stream, as_json=as_json)
+    try:
+        serve(config, events, stop=stop, checkpoint=checkpoint)
+    finally:
+        events.close()

@@ -1,0 +1,237 @@
+"""The gRPC services: bytes from outside become typed values here, and nothing else happens here (protocol.md §11.2)."""
+# ruff: noqa: N802  (gRPC names the methods)
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from secagg.errors import MalformedError, NotReady, UnknownSession
+from secagg.identity import Identity
+from secagg.keyholder import ShareAnswer
+from secagg.messages import SignedApproval, SignedEndorsement, SignedEnrolment, SignedShareSum, SignedUpload
+from secagg.release import CERTIFICATE, FILES
+from secagg_host.durable import guard
+from secagg_host.tls import MAX_CHUNK_BYTES, grpc
+from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_protos.v1 import secagg_pb2_grpc as services
+from secagg_server.authorisation import peer_identity
+from secagg_server.blobs import PartWriter
+from secagg_server.intake import Intake, UploadStream
+from secagg_server.session import CandidateTask, FinalTask, ServedSession, ShareTask, Task
+from secagg_server.storage import SessionState
+
+MAX_WAIT_SECONDS = 20.0
+
+_STATES = {
+    SessionState.PROPOSED: pb.SESSION_STATE_PROPOSED,
+    SessionState.OPEN: pb.SESSION_STATE_OPEN,
+    SessionState.CLOSING: pb.SESSION_STATE_CLOSING,
+    SessionState.RELEASED: pb.SESSION_STATE_RELEASED,
+    SessionState.TOO_FEW: pb.SESSION_STATE_TOO_FEW,
+    SessionState.BURNT: pb.SESSION_STATE_BURNT,
+    SessionState.EXPIRED: pb.SESSION_STATE_EXPIRED,
+}
+_STAGES = {pb.SET_STAGE_CANDIDATE: "candidate", pb.SET_STAGE_FINAL: "final"}
+
+
+class Directory:
+    """The sessions that this coordinator serves, by ctx."""
+
+    def __init__(self, sessions: Mapping[str, ServedSession]) -> None:
+        self._sessions = sessions
+
+    def find(self, ctx: str, peer: Identity) -> ServedSession:
+        """A session that `peer` belongs to; the empty ctx means the only one.
+
+        Raises UnknownSession or RoleViolation.
+        """
+        if not ctx and len(self._sessions) == 1:
+            ctx = next(iter(self._sessions))
+        session = self._sessions.get(ctx)
+        if session is None:
+            raise UnknownSession(f"no session {ctx[:16] or '(unnamed)'} at this coordinator")
+        session.admit(peer)
+        return session
+
+    def of(self, ctx: bytes, context: grpc.ServicerContext) -> tuple[ServedSession, Identity]:
+        """The session of a request, and its caller."""
+        if len(ctx) not in (0, 32):
+            raise MalformedError(f"ctx has {len(ctx)} bytes, not 32")
+        peer = peer_identity(context)
+        return self.find(ctx.hex(), peer), peer
+
+
+class Contribution(services.ContributionServiceServicer):
+    """What clients call."""
+
+    def __init__(self, directory: Directory, intakes: Mapping[str, Intake]) -> None:
+        self._directory, self._intakes = directory, intakes
+
+    def GetSession(self, request: pb.GetSessionRequest, context: grpc.ServicerContext) -> pb.GetSessionResponse:
+        """The approved descriptor."""
+        session, _ = self._directory.of(request.ctx, context)
+        raw = session.signed_descriptor(approved=True).model_dump_json().encode()
+        return pb.GetSessionResponse(signed_descriptor_json=raw)
+
+    def Enrol(self, request: pb.EnrolRequest, context: grpc.ServicerContext) -> pb.EnrolResponse:
+        """A client begins."""
+        signed, peer = SignedEnrolment.parse(request.signed_enrolment_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).enrol(peer, signed)
+        return pb.EnrolResponse()
+
+    def BeginUpload(
+        self, request: pb.BeginUploadRequest, context: grpc.ServicerContext
+    ) -> pb.BeginUploadResponse:
+        """Where to go on, or the receipt."""
+        signed, peer = SignedUpload.parse(request.signed_upload_json), peer_identity(context)
+        found = self._intake(signed, peer).begin(peer, signed)
+        if isinstance(found, int):
+            return pb.BeginUploadResponse(offset=found)
+        return pb.BeginUploadResponse(signed_receipt_json=found.to_bytes())
+
+    def Upload(
+        self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext
+    ) -> pb.UploadResponse:
+        """Header, then chunks."""
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise MalformedError("an upload stream begins with its header")
+        header, peer = first.header, peer_identity(context)
+        signed = SignedUpload.parse(header.signed_upload_json)
+        intake = self._intake(signed, peer)
+        stream = intake.stream(peer, signed, tuple(header.boxes), header.offset, context.cancel)
+        try:
+            if stream.stored.receipt is not None:
+                return pb.UploadResponse(signed_receipt_json=stream.stored.receipt.to_bytes())
+            _receive_all(stream, request_iterator)
+            return pb.UploadResponse(signed_receipt_json=stream.finish().to_bytes())
+        finally:
+            stream.close()
+
+    def GetStatus(self, request: pb.GetStatusRequest, context: grpc.ServicerContext) -> pb.GetStatusResponse:
+        """State, reason, receipt."""
+        session, peer = self._directory.of(request.ctx, context)
+        state, reason = session.status()
+        receipt = session.receipt(peer.fingerprint)
+        raw = b"" if receipt is None else receipt.to_bytes()
+        return pb.GetStatusResponse(state=_STATES[state], reason=reason, signed_receipt_json=raw)
+
+    def _intake(self, signed: SignedUpload, peer: Identity) -> Intake:
+        return self._intakes[self._directory.find(signed.statement.ctx, peer).ctx]
+
+
+def _receive_all(stream: UploadStream, messages: Iterator[pb.UploadRequest]) -> None:
+    writer: PartWriter
+    with stream.writer() as writer:
+        for message in messages:
+            if message.WhichOneof("part") != "chunk":
+                raise MalformedError("after the header an upload stream carries chunks only")
+            stream.receive(message.chunk, writer)
+
+
+class Committee(services.CommitteeServiceServicer):
+    """What key-holders call."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def GetProposal(
+        self, request: pb.GetProposalRequest, context: grpc.ServicerContext
+    ) -> pb.GetProposalResponse:
+        """The descriptor with the approvals so far."""
+        session, _ = self._directory.of(request.ctx, context)
+        raw = session.signed_descriptor(approved=False).model_dump_json().encode()
+        return pb.GetProposalResponse(signed_descriptor_json=raw)
+
+    def Approve(self, request: pb.ApproveRequest, context: grpc.ServicerContext) -> pb.ApproveResponse:
+        """A key-holder accepts the descriptor."""
+        signed, peer = SignedApproval.parse(request.signed_approval_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).approve(peer, signed)
+        return pb.ApproveResponse()
+
+    def GetWork(self, request: pb.GetWorkRequest, context: grpc.ServicerContext) -> pb.GetWorkResponse:
+        """What is asked of the caller; waits for it, but not for ever."""
+        session, peer = self._directory.of(request.ctx, context)
+        seconds = min(request.wait_milliseconds / 1000, MAX_WAIT_SECONDS)
+        task = session.await_task(peer.fingerprint, seconds)
+        state, reason = session.status()
+        response = pb.GetWorkResponse(state=_STATES[state], reason=reason)
+        _put_task(response, task)
+        return response
+
+    def GetEvidence(
+        self, request: pb.GetEvidenceRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GetEvidenceResponse]:
+        """Every member's signed upload with the caller's own box."""
+        session, peer = self._directory.of(request.ctx, context)
+        for item in session.evidence(peer.fingerprint, _STAGES.get(request.stage, "")):
+            yield pb.GetEvidenceResponse(signed_upload_json=item.upload.to_bytes(), box=item.box, path=item.path)
+
+    def Endorse(self, request: pb.EndorseRequest, context: grpc.ServicerContext) -> pb.EndorseResponse:
+        """A key-holder's word for a set."""
+        signed, peer = SignedEndorsement.parse(request.signed_endorsement_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).endorse(peer, signed)
+        return pb.EndorseResponse()
+
+    def SubmitShareSum(
+        self, request: pb.SubmitShareSumRequest, context: grpc.ServicerContext
+    ) -> pb.SubmitShareSumResponse:
+        """A key-holder's share sum."""
+        signed, peer = SignedShareSum.parse(request.signed_share_sum_json), peer_identity(context)
+        session = self._directory.find(signed.statement.ctx, peer)
+        session.submit_share(peer, ShareAnswer(signed, request.share))
+        return pb.SubmitShareSumResponse()
+
+
+def _put_task(response: pb.GetWorkResponse, task: Task | None) -> None:
+    match task:
+        case CandidateTask(candidate, peers):
+            response.candidate.signed_candidate_json = candidate.to_bytes()
+            response.candidate.peer_endorsements_json.extend(peer.to_bytes() for peer in peers)
+        case FinalTask(candidate, settlement, peers):
+            response.final.signed_candidate_json = candidate.to_bytes()
+            response.final.signed_final_json = settlement.final.to_bytes()
+            response.final.answers_json.extend(answer.to_bytes() for answer in settlement.answers)
+            response.final.peer_endorsements_json.extend(peer.to_bytes() for peer in peers)
+        case ShareTask(final, endorsements):
+            response.share.signed_final_json = final.to_bytes()
+            response.share.endorsements_json.extend(endorsement.to_bytes() for endorsement in endorsements)
+        case None:
+            pass
+
+
+class Publication(services.PublicationServiceServicer):
+    """What every party of a session, and auditors, may read."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def ListReleaseFiles(
+        self, request: pb.ListReleaseFilesRequest, context: grpc.ServicerContext
+    ) -> pb.ListReleaseFilesResponse:
+        """Names and sizes."""
+        folder = self._folder(request.ctx, context)
+        with guard(folder):
+            files = [pb.ReleaseFile(name=name, size=(folder / name).stat().st_size) for name in _NAMES]
+        return pb.ListReleaseFilesResponse(files=files)
+
+    def GetReleaseFile(
+        self, request: pb.GetReleaseFileRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GetReleaseFileResponse]:
+        """One file in chunks."""
+        folder = self._folder(request.ctx, context)
+        if request.name not in _NAMES:
+            raise MalformedError(f"a release has no file {request.name[:100]!r}")
+        path = folder / request.name
+        with guard(path), path.open("rb") as file:
+            while chunk := file.read(MAX_CHUNK_BYTES):
+                yield pb.GetReleaseFileResponse(chunk=chunk)
+
+    def _folder(self, ctx: bytes, context: grpc.ServicerContext) -> Path:
+        session, _ = self._directory.of(ctx, context)
+        state, reason = session.status()
+        if state != SessionState.RELEASED:
+            raise NotReady(f"session {session.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")
+        return session.release_folder
+
+
+_NAMES = (*FILES, CERTIFICATE)

@@ -1,0 +1,340 @@
+"""One session as the coordinator keeps it: what parties hand in, and what is asked of them (protocol.md §4, §7, §8).
+
+Every answer is checked, recorded durably, and only then acted on. `driver` moves the session on.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from secagg.coordinator import Settlement, check_share_answer
+from secagg.descriptor import Descriptor, SignedDescriptor
+from secagg.errors import ConflictError, MalformedError, NotReady, ProtocolViolation, RoleViolation, SessionClosed
+from secagg.identity import Identity, Role
+from secagg.keyholder import MemberEvidence, ShareAnswer
+from secagg.merkle import leaf_hash, path
+from secagg.messages import (
+    SetMember,
+    SignedApproval,
+    SignedCandidate,
+    SignedEndorsement,
+    SignedEnrolment,
+    SignedFinalSet,
+    SignedReceipt,
+)
+from secagg.release import TimelineEvent
+from secagg.signing import Signed, Signer
+from secagg_host.events import EventLog
+from secagg_server.blobs import UploadFiles
+from secagg_server.storage import SessionState, SessionStore
+
+Checkpoint = Callable[[str], None]
+"""Called after each durable step with the step's name. Tests stop a process here; in service it does nothing."""
+
+
+def no_checkpoint(_: str) -> None:
+    """Goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a session needs of its surroundings. `clock` gives seconds since 1970, UTC."""
+
+    signer: Signer
+    clock: Callable[[], int]
+    events: EventLog
+    checkpoint: Checkpoint = no_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTask:
+    """Endorse the candidate set."""
+
+    candidate: SignedCandidate
+    peers: tuple[SignedEndorsement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinalTask:
+    """Endorse the final set."""
+
+    candidate: SignedCandidate
+    settlement: Settlement
+    peers: tuple[SignedEndorsement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShareTask:
+    """Sum the shares over the final set."""
+
+    final: SignedFinalSet
+    endorsements: tuple[SignedEndorsement, ...]
+
+
+Task = CandidateTask | FinalTask | ShareTask
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a session waits for: `have` of `needed` answers of a kind, and who has not given one."""
+
+    what: str
+    have: int
+    needed: int
+    missing: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        return f"{self.have} of {self.needed} {self.what}; waiting for {', '.join(self.missing)}"
+
+
+class ServedSession:
+    """A session with its store and files. `lock` guards every decision; `changed` tells those who wait."""
+
+    def __init__(
+        self,
+        proposal: Signed[Descriptor],
+        store: SessionStore,
+        files: UploadFiles,
+        release_folder: Path,
+        host: Host,
+        close_at: int | None,
+    ) -> None:
+        self.proposal, self.descriptor = proposal, proposal.statement
+        self.store, self.files, self.release_folder = store, files, release_folder
+        self.host, self.close_at = host, close_at
+        self.problem = ""
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+
+    @property
+    def ctx(self) -> str:
+        """The session's name."""
+        return self.descriptor.ctx
+
+    def admit(self, peer: Identity) -> None:
+        """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""
+        if peer.role == Role.CLIENT:
+            self.descriptor.client(peer.fingerprint)
+        elif peer.role == Role.KEYHOLDER:
+            self.descriptor.holder(peer.fingerprint)
+        elif peer.role == Role.COORDINATOR and peer.fingerprint != self.host.signer.identity.fingerprint:
+            raise RoleViolation(f"{peer.title} is not the coordinator of session {self.ctx[:16]}")
+
+    def note(self, party: str, what: str) -> TimelineEvent:
+        """A line of the timeline, now."""
+        return TimelineEvent(at=self.host.clock(), party=party, event=what)
+
+    def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
+        """Log an event of this session."""
+        self.host.events.emit(event, ctx=self.ctx, **fields)
+
+    def announce_change(self) -> None:
+        """Wake everyone who waits for this session. The caller holds the lock."""
+        self.changed.notify_all()
+
+    # What every party may ask.
+
+    def status(self) -> tuple[SessionState, str]:
+        """State and reason; while closing, what is waited for."""
+        state, reason = self.store.state()
+        if state in (SessionState.PROPOSED, SessionState.CLOSING):
+            waiting = self.waiting()
+            reason = self.problem or (waiting.reason if waiting else reason)
+        return state, reason
+
+    def signed_descriptor(self, *, approved: bool) -> SignedDescriptor:
+        """The descriptor with its approvals. Raises NotReady when `approved` and fewer than t are there."""
+        approvals = self.store.approvals()
+        if approved and len(approvals) < self.descriptor.threshold:
+            waiting = self.waiting()
+            raise NotReady(f"the session is not approved yet: {waiting.reason if waiting else 'ask again'}")
+        return SignedDescriptor(descriptor=self.proposal, approvals=tuple(approvals.values()))
+
+    def receipt(self, client: str) -> SignedReceipt | None:
+        """The client's receipt, if it has one."""
+        stored = self.store.upload(client)
+        return None if stored is None else stored.receipt
+
+    def check_takes_uploads(self) -> None:
+        """Raise NotReady or SessionClosed unless uploads are taken now."""
+        state, reason = self.store.state()
+        if state == SessionState.PROPOSED:
+            raise NotReady(f"session {self.ctx[:16]} is not approved yet; ask again")
+        late = self.host.clock() > self.descriptor.upload_deadline
+        if state != SessionState.OPEN or late:
+            why = reason or ("the upload deadline has passed" if late else "its set of uploads is fixed")
+            raise SessionClosed(f"session {self.ctx[:16]} takes no more uploads: {why}")
+
+    def enrol(self, peer: Identity, signed: SignedEnrolment) -> None:
+        """A client begins (protocol.md §7.3). Doing it again changes nothing."""
+        enrolment = signed.verify(self.descriptor.client(peer.fingerprint))
+        if (enrolment.ctx, enrolment.client) != (self.ctx, peer.fingerprint):
+            raise ProtocolViolation("the enrolment is for another session or client")
+        with self.lock:
+            if self.store.enrolled(peer.fingerprint):
+                return
+            self.check_takes_uploads()
+            self.store.add_enrolment(signed, self.note(peer.title, "enrolled"))
+            self.emit("enrolled", client=peer.title, institution=peer.institution)
+
+    # What key-holders hand in.
+
+    def approve(self, peer: Identity, signed: SignedApproval) -> None:
+        """A key-holder accepts the descriptor (protocol.md §4.3). Doing it again changes nothing."""
+        _, holder = self.descriptor.holder(peer.fingerprint)
+        approval = signed.verify(holder)
+        if (approval.ctx, approval.holder) != (self.ctx, peer.fingerprint):
+            raise ProtocolViolation("the approval is for another session or key-holder")
+        with self.lock:
+            known = self.store.approvals()
+            if peer.fingerprint in known:
+                return
+            self._check_alive(SessionState.PROPOSED, SessionState.OPEN)
+            self.store.add_approval(signed, self.note(peer.title, "approved the session"))
+            self.host.checkpoint("approval-stored")
+            self.emit("approved", holder=peer.title, count=len(known) + 1, needed=self.descriptor.threshold)
+            self.announce_change()
+
+    def endorse(self, peer: Identity, signed: SignedEndorsement) -> None:
+        """A key-holder endorses a set (protocol.md §8.2, §8.3). The same again changes nothing."""
+        _, holder = self.descriptor.holder(peer.fingerprint)
+        endorsement = signed.verify(holder)
+        stage = endorsement.stage
+        with self.lock:
+            members, digest = self._set(stage)
+            if (endorsement.ctx, endorsement.holder) != (self.ctx, peer.fingerprint):
+                raise ProtocolViolation("the endorsement is for another session or key-holder")
+            if endorsement.set_digest != digest or endorsement.release != 1:
+                raise ConflictError(f"the endorsement is for another {stage} set than the one that is fixed")
+            if not {complaint.client for complaint in endorsement.complaints} <= {m.client for m in members}:
+                raise ProtocolViolation("a complaint names a client that is not in the set")
+            known = self.store.endorsements(stage)
+            if peer.fingerprint in known:
+                self._check_same(known[peer.fingerprint].to_bytes(), signed.to_bytes(), "endorsement")
+                return
+            self._check_alive(SessionState.CLOSING)
+            self.store.add_endorsement(signed, self.note(peer.title, f"endorsed the {stage} set"))
+            self.host.checkpoint(f"{stage}-endorsed")
+            self.emit(
+                "endorsed",
+                holder=peer.title,
+                stage=stage,
+                count=len(known) + 1,
+                needed=self.descriptor.threshold,
+                complaints=[self.descriptor.client(c.client).title for c in endorsement.complaints],
+            )
+            self.announce_change()
+
+    def submit_share(self, peer: Identity, answer: ShareAnswer) -> None:
+        """A key-holder's share sum over U (protocol.md §8.5). The same again changes nothing."""
+        with self.lock:
+            settlement = self.store.settlement()
+            if settlement is None:
+                raise NotReady("the final set is not fixed yet")
+            if answer.signed.signer != peer.fingerprint:
+                raise ProtocolViolation("the share sum is signed by another key-holder")
+            check_share_answer(self.descriptor, settlement.final.statement, answer)
+            known = self.store.shares()
+            if peer.fingerprint in known:
+                self._check_same(known[peer.fingerprint].share, answer.share, "share sum")
+                return
+            self._check_alive(SessionState.CLOSING)
+            if len(self.store.endorsements("final")) < self.descriptor.threshold:
+                raise ProtocolViolation("the final set is not endorsed yet; no share sum should exist")
+            self.store.add_share(answer, self.note(peer.title, "gave its share sum"))
+            self.host.checkpoint("share-stored")
+            self.emit("share", holder=peer.title, count=len(known) + 1, needed=self.descriptor.threshold)
+            self.announce_change()
+
+    @staticmethod
+    def _check_same(known: bytes, given: bytes, what: str) -> None:
+        if known != given:
+            raise ConflictError(f"another {what} of this key-holder is recorded; only one is ever taken")
+
+    def _check_alive(self, *states: SessionState) -> None:
+        state, reason = self.store.state()
+        if state not in states:
+            raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing more is taken'}")
+
+    # What is asked of key-holders.
+
+    def _set(self, stage: str) -> tuple[tuple[SetMember, ...], str]:
+        """Members and digest of the set of a stage. Raises NotReady."""
+        if stage == "candidate":
+            candidate = self.store.candidate()
+            if candidate is not None:
+                return candidate.statement.members, candidate.statement.digest
+        elif stage == "final":
+            settlement = self.store.settlement()
+            if settlement is not None:
+                return settlement.final.statement.members, settlement.final.statement.digest
+        else:
+            raise MalformedError("the stage must be candidate or final")
+        raise NotReady(f"the {stage} set is not fixed yet")
+
+    def task_for(self, holder: str) -> Task | None:
+        """What this key-holder is to do now, or None."""
+        candidate = self.store.candidate()
+        state, _ = self.store.state()
+        if state != SessionState.CLOSING or candidate is None or self.store.release_inputs() is not None:
+            return None
+        settlement = self.store.settlement()
+        if settlement is None:
+            given = self.store.endorsements("candidate")
+            return None if holder in given else CandidateTask(candidate, tuple(given.values()))
+        given = self.store.endorsements("final")
+        if holder not in given:
+            return FinalTask(candidate, settlement, tuple(given.values()))
+        if len(given) < self.descriptor.threshold or holder in self.store.shares():
+            return None
+        return ShareTask(settlement.final, tuple(given.values()))
+
+    def await_task(self, holder: str, seconds: float) -> Task | None:
+        """The key-holder's task, as soon as there is one; None when the session ends or the time is up."""
+        task: Task | None = None
+
+        def ready() -> bool:
+            nonlocal task
+            task = self.task_for(holder)
+            return task is not None or self.store.state()[0] not in _RUNNING
+
+        with self.changed:
+            self.changed.wait_for(ready, seconds)
+        return task
+
+    def evidence(self, holder: str, stage: str) -> Iterator[MemberEvidence]:
+        """For every member of the set, what the key-holder checks itself (protocol.md §8.1)."""
+        index, _ = self.descriptor.holder(holder)
+        members, _ = self._set(stage)
+        self._check_alive(SessionState.CLOSING)
+        for member in members:
+            stored = self.store.upload(member.client)
+            if stored is None:
+                raise NotReady(f"the upload of {member.client[:16]} is not here any more")
+            boxes = self.files.boxes(member.client, len(self.descriptor.committee))
+            leaves = [leaf_hash(box) for box in boxes]
+            yield MemberEvidence(stored.signed, boxes[index - 1], path(leaves, index - 1))
+
+    def waiting(self) -> Waiting | None:
+        """What the session waits for, if it waits for key-holders."""
+        state, _ = self.store.state()
+        if state == SessionState.PROPOSED:
+            return self._missing("approvals of the session", set(self.store.approvals()))
+        if state != SessionState.CLOSING:
+            return None
+        if self.store.settlement() is None:
+            return self._missing("endorsements of the candidate set", set(self.store.endorsements("candidate")))
+        endorsed = set(self.store.endorsements("final"))
+        if len(endorsed) < self.descriptor.threshold:
+            return self._missing("endorsements of the final set", endorsed)
+        return self._missing("share sums", set(self.store.shares()))
+
+    def _missing(self, what: str, given: set[str]) -> Waiting | None:
+        missing = tuple(h.title for h in self.descriptor.holders if h.fingerprint not in given)
+        return Waiting(what, len(given), self.descriptor.threshold, missing) if missing else None
+
+
+_RUNNING = (SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING)

@@ -1,0 +1,409 @@
+"""The coordinator's durable state: SQLite through SQLAlchemy, one row for everything a party ever signed.
+
+A method that writes returns when the write is on the disk (WAL with synchronous=FULL). What a step decided is
+recorded before it is acted on, with its time, so that a restarted server decides the same again.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import create_engine, event, func, select, update
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from secagg.coordinator import Settlement
+from secagg.descriptor import Descriptor
+from secagg.errors import StorageError, UnknownSession
+from secagg.keyholder import ShareAnswer
+from secagg.messages import (
+    SignedApproval,
+    SignedCandidate,
+    SignedEndorsement,
+    SignedEnrolment,
+    SignedFinalSet,
+    SignedReceipt,
+    SignedShareSum,
+    SignedUpload,
+)
+from secagg.plan import Frozen, Hash
+from secagg.release import TimelineEvent
+from secagg.signing import Signed, parse_model
+from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder
+
+RELEASE = 1
+
+
+class SessionState(StrEnum):
+    """Where a session stands. The last four are final, but for expiry."""
+
+    PROPOSED = "proposed"
+    OPEN = "open"
+    CLOSING = "closing"
+    RELEASED = "released"
+    TOO_FEW = "too-few"
+    BURNT = "burnt"
+    EXPIRED = "expired"
+
+
+class Base(DeclarativeBase):
+    """All tables; binary columns hold signed statements in their JSON form."""
+
+
+class SessionRow(Base):
+    """A session this coordinator runs."""
+
+    __tablename__ = "sessions"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    descriptor: Mapped[bytes]
+    state: Mapped[str]
+    reason: Mapped[str]
+
+
+class ApprovalRow(Base):
+    """A key-holder's approval of the descriptor."""
+
+    __tablename__ = "approvals"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+
+
+class EnrolmentRow(Base):
+    """A client that has begun."""
+
+    __tablename__ = "enrolments"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    client: Mapped[str] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+
+
+class UploadRow(Base):
+    """A client's one upload; complete when it has a receipt."""
+
+    __tablename__ = "uploads"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    client: Mapped[str] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+    receipt: Mapped[bytes | None]
+
+
+class CandidateRow(Base):
+    """The candidate set of a release."""
+
+    __tablename__ = "candidates"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+
+
+class EndorsementRow(Base):
+    """A key-holder's endorsement of a set."""
+
+    __tablename__ = "endorsements"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int] = mapped_column(primary_key=True)
+    stage: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+
+
+class FinalRow(Base):
+    """The final set; `answers` lists the key-holders whose candidate endorsements are attached."""
+
+    __tablename__ = "finals"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+    answers: Mapped[str]
+
+
+class ShareRow(Base):
+    """A key-holder's share sum."""
+
+    __tablename__ = "shares"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int] = mapped_column(primary_key=True)
+    holder: Mapped[str] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+    share: Mapped[bytes]
+
+
+class ReleaseRow(Base):
+    """What a release is made from, fixed before its files are."""
+
+    __tablename__ = "releases"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int] = mapped_column(primary_key=True)
+    inputs: Mapped[bytes]
+
+
+class EventRow(Base):
+    """The timeline that the certificate shows."""
+
+    __tablename__ = "events"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    ctx: Mapped[str] = mapped_column(index=True)
+    at: Mapped[int]
+    party: Mapped[str]
+    event: Mapped[str]
+
+
+class ReleaseInputs(Frozen):
+    """Which of the answers at hand a release uses, and everything about it that depends on the moment."""
+
+    approvals: tuple[Hash, ...]
+    final_endorsements: tuple[Hash, ...]
+    shares: tuple[Hash, ...]
+    timeline: tuple[TimelineEvent, ...]
+    software: dict[str, str]
+    released_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUpload:
+    """A client's announced upload, and the receipt when it is complete."""
+
+    signed: SignedUpload
+    receipt: SignedReceipt | None
+
+
+def _set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+class Store:
+    """The database file. Writes are serialised; readers do not wait."""
+
+    def __init__(self, path: Path) -> None:
+        make_folder(path.parent)
+        self._path, self._lock = path, threading.Lock()
+        with guard(path):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
+            fsync_folder(path.parent)
+        self._engine = create_engine(f"sqlite:///{path}")
+        event.listen(self._engine, "connect", _set_pragmas)
+        with self._guard():
+            Base.metadata.create_all(self._engine)
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            raise StorageError(f"{self._path}: {cause}") from error
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction, committed durably at the end. Raises StorageError."""
+        with self._lock, self._guard(), Session(self._engine) as db, db.begin():
+            yield db
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A consistent view. Raises StorageError."""
+        with self._guard(), Session(self._engine) as db:
+            yield db
+
+    def add_session(self, signed: Signed[Descriptor]) -> "SessionStore":
+        """The store of a session, new or known."""
+        ctx = signed.statement.ctx
+        with self.write() as db:
+            if db.get(SessionRow, ctx) is None:
+                row = SessionRow(ctx=ctx, descriptor=signed.to_bytes(), state=SessionState.PROPOSED, reason="")
+                db.add(row)
+        return SessionStore(self, ctx)
+
+    def has_session(self, ctx: str) -> bool:
+        """Whether the session was taken on before."""
+        with self.read() as db:
+            return db.get(SessionRow, ctx) is not None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+class SessionStore:
+    """Everything stored about one session. Writes that matter to people take a line for the timeline."""
+
+    def __init__(self, store: Store, ctx: str) -> None:
+        self._store, self.ctx = store, ctx
+
+    def _add(self, row: Base, note: TimelineEvent | None = None) -> None:
+        with self._store.write() as db:
+            db.add(row)
+            self._note(db, note)
+
+    def _note(self, db: Session, note: TimelineEvent | None) -> None:
+        if note is not None:
+            db.add(EventRow(ctx=self.ctx, at=note.at, party=note.party, event=note.event))
+
+    def _set_state(self, db: Session, state: SessionState, reason: str) -> None:
+        db.execute(update(SessionRow).where(SessionRow.ctx == self.ctx).values(state=state.value, reason=reason))
+
+    def state(self) -> tuple[SessionState, str]:
+        """State and reason."""
+        with self._store.read() as db:
+            row = db.get(SessionRow, self.ctx)
+            if row is None:
+                raise UnknownSession(f"session {self.ctx[:16]} is not stored here")
+            return SessionState(row.state), row.reason
+
+    def move(self, state: SessionState, reason: str, note: TimelineEvent) -> None:
+        """Record a new state."""
+        with self._store.write() as db:
+            self._set_state(db, state, reason)
+            self._note(db, note)
+
+    def timeline(self) -> tuple[TimelineEvent, ...]:
+        """The timeline so far."""
+        with self._store.read() as db:
+            rows = db.scalars(select(EventRow).where(EventRow.ctx == self.ctx).order_by(EventRow.number))
+            return tuple(TimelineEvent(at=row.at, party=row.party, event=row.event) for row in rows)
+
+    def approvals(self) -> dict[str, SignedApproval]:
+        """By key-holder."""
+        with self._store.read() as db:
+            rows = db.scalars(select(ApprovalRow).where(ApprovalRow.ctx == self.ctx).order_by(ApprovalRow.holder))
+            return {row.holder: SignedApproval.parse(row.signed) for row in rows}
+
+    def add_approval(self, signed: SignedApproval, note: TimelineEvent) -> None:
+        """Record an approval."""
+        self._add(ApprovalRow(ctx=self.ctx, holder=signed.signer, signed=signed.to_bytes()), note)
+
+    def enrolled(self, client: str) -> bool:
+        """Whether the client has enrolled."""
+        with self._store.read() as db:
+            return db.get(EnrolmentRow, (self.ctx, client)) is not None
+
+    def add_enrolment(self, signed: SignedEnrolment, note: TimelineEvent) -> None:
+        """Record an enrolment."""
+        self._add(EnrolmentRow(ctx=self.ctx, client=signed.signer, signed=signed.to_bytes()), note)
+
+    def upload(self, client: str) -> StoredUpload | None:
+        """The client's upload, if it announced one."""
+        with self._store.read() as db:
+            row = db.get(UploadRow, (self.ctx, client))
+            if row is None:
+                return None
+            receipt = None if row.receipt is None else SignedReceipt.parse(row.receipt)
+            return StoredUpload(SignedUpload.parse(row.signed), receipt)
+
+    def announce(self, signed: SignedUpload) -> None:
+        """Record what the client is about to send."""
+        self._add(UploadRow(ctx=self.ctx, client=signed.signer, signed=signed.to_bytes(), receipt=None))
+
+    def forget_upload(self, client: str) -> None:
+        """Drop an announced upload that was refused."""
+        with self._store.write() as db:
+            row = db.get(UploadRow, (self.ctx, client))
+            if row is not None and row.receipt is None:
+                db.delete(row)
+
+    def add_receipt(self, signed: SignedReceipt, note: TimelineEvent) -> None:
+        """Mark the client's upload complete."""
+        with self._store.write() as db:
+            match = (UploadRow.ctx == self.ctx) & (UploadRow.client == signed.statement.client)
+            db.execute(update(UploadRow).where(match).values(receipt=signed.to_bytes()))
+            self._note(db, note)
+
+    def complete_uploads(self) -> tuple[SignedUpload, ...]:
+        """Every upload with a receipt, in order of fingerprint."""
+        complete = (UploadRow.ctx == self.ctx) & UploadRow.receipt.is_not(None)
+        with self._store.read() as db:
+            rows = db.scalars(select(UploadRow).where(complete).order_by(UploadRow.client))
+            return tuple(SignedUpload.parse(row.signed) for row in rows)
+
+    def count_complete(self) -> int:
+        """How many uploads have a receipt."""
+        complete = (UploadRow.ctx == self.ctx) & UploadRow.receipt.is_not(None)
+        with self._store.read() as db:
+            return db.scalar(select(func.count()).select_from(UploadRow).where(complete)) or 0
+
+    def candidate(self) -> SignedCandidate | None:
+        """The candidate set, once it is fixed."""
+        with self._store.read() as db:
+            row = db.get(CandidateRow, (self.ctx, RELEASE))
+            return None if row is None else SignedCandidate.parse(row.signed)
+
+    def fix_candidate(self, signed: SignedCandidate, note: TimelineEvent) -> None:
+        """Record the candidate set and close the session for uploads, in one."""
+        with self._store.write() as db:
+            db.add(CandidateRow(ctx=self.ctx, release=RELEASE, signed=signed.to_bytes()))
+            self._set_state(db, SessionState.CLOSING, "")
+            self._note(db, note)
+
+    def endorsements(self, stage: str) -> dict[str, SignedEndorsement]:
+        """By key-holder, in order of fingerprint."""
+        match = (EndorsementRow.ctx == self.ctx) & (EndorsementRow.stage == stage)
+        with self._store.read() as db:
+            rows = db.scalars(select(EndorsementRow).where(match).order_by(EndorsementRow.holder))
+            return {row.holder: SignedEndorsement.parse(row.signed) for row in rows}
+
+    def add_endorsement(self, signed: SignedEndorsement, note: TimelineEvent) -> None:
+        """Record an endorsement."""
+        row = EndorsementRow(
+            ctx=self.ctx,
+            release=signed.statement.release,
+            stage=signed.statement.stage,
+            holder=signed.signer,
+            signed=signed.to_bytes(),
+        )
+        self._add(row, note)
+
+    def settlement(self) -> Settlement | None:
+        """The final set with its attached answers, once it is fixed."""
+        with self._store.read() as db:
+            row = db.get(FinalRow, (self.ctx, RELEASE))
+            if row is None:
+                return None
+            final, holders = SignedFinalSet.parse(row.signed), json.loads(row.answers)
+        given = self.endorsements("candidate")
+        return Settlement(final=final, answers=tuple(given[holder] for holder in holders))
+
+    def fix_final(self, settlement: Settlement, note: TimelineEvent) -> None:
+        """Record the final set."""
+        answers = json.dumps([answer.signer for answer in settlement.answers])
+        row = FinalRow(ctx=self.ctx, release=RELEASE, signed=settlement.final.to_bytes(), answers=answers)
+        self._add(row, note)
+
+    def shares(self) -> dict[str, ShareAnswer]:
+        """By key-holder, in order of fingerprint."""
+        with self._store.read() as db:
+            rows = db.scalars(select(ShareRow).where(ShareRow.ctx == self.ctx).order_by(ShareRow.holder))
+            return {row.holder: ShareAnswer(SignedShareSum.parse(row.signed), row.share) for row in rows}
+
+    def add_share(self, answer: ShareAnswer, note: TimelineEvent) -> None:
+        """Record a share sum."""
+        signed = answer.signed
+        row = ShareRow(
+            ctx=self.ctx,
+            release=signed.statement.release,
+            holder=signed.signer,
+            signed=signed.to_bytes(),
+            share=answer.share,
+        )
+        self._add(row, note)
+
+    def release_inputs(self) -> ReleaseInputs | None:
+        """What the release is made from, once it is fixed."""
+        with self._store.read() as db:
+            row = db.get(ReleaseRow, (self.ctx, RELEASE))
+            return None if row is None else parse_model(ReleaseInputs, row.inputs)
+
+    def fix_release(self, inputs: ReleaseInputs) -> None:
+        """Record what the release is made from."""
+        raw = inputs.model_dump_json().encode()
+        self._add(ReleaseRow(ctx=self.ctx, release=RELEASE, inputs=raw))
