@@ -16,7 +16,7 @@ from secagg_app.lazy import Failure
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
-BLOCKS_FILE = "ciphertext.bin"
+SUFFIX = ".ct"
 
 
 @click.command(epilog="Example: secagg verify runs/demo/release --trust anchors.toml --uploads uploads")
@@ -24,7 +24,7 @@ BLOCKS_FILE = "ciphertext.bin"
 @click.option(
     "--trust", required=True, type=FILE, help="Whom you trust: anchors or a policy, TOML, from elsewhere than RELEASE."
 )
-@click.option("--uploads", type=FOLDER, help="Stored ciphertexts: hash and add them again.")
+@click.option("--uploads", type=FOLDER, help="The stored ciphertexts (FINGERPRINT.ct): hash and add them again.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def verify(release: Path, trust: Path, uploads: Path | None, as_json: bool) -> None:
     """Check every signature, hash and endorsement of RELEASE, and recompute the opening and the adapter.
@@ -69,7 +69,7 @@ def _reader(folder: Path | None) -> ReadUpload | None:
 
 
 def _blocks(folder: Path, client: str, size: int) -> Iterator[bytes]:
-    path = folder / client / BLOCKS_FILE
+    path = folder / f"{client}{SUFFIX}"
     if not path.is_file():
         raise HashMismatch(f"{path} is missing: the upload of {client[:16]} cannot be added again")
     with guard(path), path.open("rb") as file:

@@ -1,0 +1,109 @@
+"""`secagg client`: what an institution runs."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+from secagg.canonical import pretty_bytes
+from secagg.errors import ConfigError, SecaggError
+from secagg.identity import Role, check_issued_by
+from secagg.policy import Policy, adapter_schema_hash
+from secagg_host.config import load_toml
+from secagg_host.durable import FolderLock, write_atomic
+from secagg_host.events import EventLog
+from secagg_host.identity import PartyFiles, load_identity
+
+from secagg_client.client_config import ClientConfig
+
+PUBLIC_FILE = 0o644
+EVENTS = "events.jsonl"
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def client() -> None:
+    """Plan a training, and take part in one: train here, seal once, upload."""
+
+
+@client.command(
+    epilog="Example: secagg client plan --model sentence-transformers/all-MiniLM-L6-v2 --task classify "
+    "--label ham --label spam --out plan.json"
+)
+@click.option("--config", "config_file", type=FILE, help="TOML with all settings; the options below override it.")
+@click.option("--model", help="Base model: a Hugging Face id or a local folder.")
+@click.option("--task", type=click.Choice(["classify", "lm"]), help="What is learnt.")
+@click.option("--label", "labels", multiple=True, help="A class, in order; repeat for each.")
+@click.option("--epsilon", type=click.FloatRange(0, min_open=True), help="Privacy of each client's records.")
+@click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="And its delta.")
+@click.option("--steps", type=click.IntRange(1), help="Steps of DP-SGD.")
+@click.option("--batch-size", type=click.IntRange(1), help="Expected examples in a step.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
+@click.option("--rank", type=click.IntRange(1), help="LoRA rank.")
+@click.option("--out", required=True, type=FILE, help="Where the plan goes; everybody may read it.")
+def plan(config_file: Path | None, out: Path, **options: str | float | tuple[str, ...] | None) -> None:
+    """Derive the plan of a session from a base model: adapter, start values, training settings.
+
+    The coordinator embeds it in the session; each client derives it again from its own copy of the model. The two
+    hashes that are printed are for policies.
+    """
+    from secagg_client.plan_options import plan_config
+    from secagg_client.planning import make_plan
+
+    made = make_plan(plan_config(config_file, options))
+    write_atomic(out, pretty_bytes(made), PUBLIC_FILE)
+    click.echo(
+        f"{out}: {made.length} values from {len(made.trained)} trained tensors of {made.architecture}\n"
+        f"base_model_hash     {made.base_model_hash}\nadapter_schema_hash {adapter_schema_hash(made)}"
+    )
+
+
+@client.command(epilog="Example: secagg client run --config client.toml")
+@click.option("--config", "config_file", required=True, type=FILE, help="client.toml")
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines.")
+def run(config_file: Path, as_json: bool) -> None:
+    """Take part in one session: check it, train, seal, upload, and receive the verified release.
+
+    May be killed and started again at any time: it goes on where it was, and neither trains nor seals twice.
+    """
+    config = load_toml(config_file, ClientConfig)
+    party = load_identity(config.identity)
+    if party.identity.role is not Role.CLIENT:
+        raise ConfigError(f"{config.identity}: holds the identity of a {party.identity.role}, not of a client")
+    with FolderLock(config.state):
+        log = EventLog(config.state / EVENTS, sys.stdout, as_json=as_json)
+        try:
+            take_part(config, party, log)
+        except SecaggError as error:
+            log.emit("failed", code=error.code, reason=str(error))
+            raise
+        finally:
+            log.close()
+
+
+def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
+    """One session with the real training, over the network."""
+    from secagg_host.tls import channel
+
+    from secagg_client.calls import ContributionCalls, PublicationCalls
+    from secagg_client.client_run import ClientRun
+    from secagg_client.client_state import SessionShelf
+    from secagg_client.local_training import LocalTraining
+    from secagg_client.patience import Patience
+
+    patience = Patience(log, config.patience_minutes)
+    check_issued_by(party.identity, party.authority, patience.now)
+    policy = load_toml(config.policy, Policy)
+    with channel(config.coordinator, party) as line:
+        ClientRun(
+            signer=party.signer,
+            authority=party.authority,
+            policy=policy,
+            shelf=SessionShelf(config.state / "sessions", party.signer, os.urandom),
+            contribution=ContributionCalls(line),
+            publication=PublicationCalls(line),
+            training=LocalTraining(config, policy, log),
+            release=config.release,
+            patience=patience,
+            random=os.urandom,
+        ).run(config.session, wait_for_release=config.wait_for_release)

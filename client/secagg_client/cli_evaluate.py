@@ -1,0 +1,100 @@
+"""`secagg evaluate`: how good a released adapter is, for whoever holds torch and data."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import click
+from secagg.canonical import pretty_bytes
+from secagg.errors import ConfigError, HashMismatch
+from secagg.plan import Plan
+from secagg.release import Evaluation, Metric, ReleaseCertificate, SignedRelease
+from secagg_host.durable import read_file, write_atomic
+
+from secagg import release as files
+
+PUBLIC_FILE = 0o644
+
+
+@click.command(epilog="Example: secagg evaluate runs/demo/release --data heldout.jsonl --text-column text")
+@click.argument("release", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--data", required=True, help="JSONL, CSV or Parquet file, or a Hugging Face data set id.")
+@click.option("--split", default="train", show_default=True, help="Of a data set id.")
+@click.option("--text-column", default="text", show_default=True)
+@click.option("--label-column", default="label", show_default=True)
+@click.option("--base", help="The base model, an id or a folder; by default the one that the release names.")
+@click.option("--public", "description", help="Declares DATA public and describes them; goes with --out.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures for `secagg release annotate`. Only for public data: no accountant has seen them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Path | None) -> None:
+    """Score the adapter in RELEASE, and the model it started from, on DATA.
+
+    Run `secagg verify` first: this command measures, and says nothing about who made the release.
+    """
+    import numpy as np
+
+    from secagg_client.data import DataConfig, load_examples
+    from secagg_client.evaluation import evaluate_change, evaluate_release
+    from secagg_client.local_training import figures
+    from secagg_client.models import load_base
+    from secagg_client.planning import verify_plan
+
+    out, description = options["out"], options["description"]
+    if (out is None) != (description is None):
+        raise click.UsageError("--public and --out go together")
+    plan = read_certificate(release).session.descriptor.statement.plan
+    source = str(options["data"])
+    columns = {name: str(options[name]) for name in ("split", "text_column", "label_column")}
+    data = load_examples(DataConfig(source=source, **columns), plan.task)
+    loaded = load_base(base or plan.base_model, plan.task)
+    verify_plan(plan, loaded)
+    start = figures(evaluate_change(plan, loaded, np.zeros(plan.length, np.float32), data))
+    released = figures(evaluate_release(release, loaded, data))
+    data_sha256 = file_sha256(source) or data.fingerprint()
+    if isinstance(out, Path) and description is not None:
+        write_atomic(out, pretty_bytes(evaluation(data_sha256, str(description), start, released)), PUBLIC_FILE)
+    if as_json:
+        found = {"base_model": plan.base_model, "data_sha256": data_sha256, "start": start, "release": released}
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo("\n".join(table(plan, start, released)))
+
+
+def read_certificate(folder: Path) -> ReleaseCertificate:
+    """The certificate of a release whose adapter is the one that it names. Says nothing about who signed it.
+
+    Raises StorageError, MalformedError or HashMismatch.
+    """
+    certificate = SignedRelease.parse(read_file(folder / files.CERTIFICATE)).statement
+    for name in (files.ADAPTER, files.ADAPTER_CONFIG):
+        if hashlib.sha256(read_file(folder / name)).hexdigest() != certificate.files.get(name):
+            raise HashMismatch(f"{folder / name} is not the file that the certificate names: it was altered")
+    return certificate
+
+
+def file_sha256(source: str) -> str | None:
+    """Hash of a local data file; None for a data set id."""
+    path = Path(source)
+    return hashlib.sha256(read_file(path)).hexdigest() if path.is_file() else None
+
+
+def evaluation(
+    data_sha256: str, description: str, start: dict[str, float | int], released: dict[str, float | int]
+) -> Evaluation:
+    """The figures as they go into a certificate."""
+    metrics = [Metric(name=name, value=float(value)) for name, value in released.items()]
+    metrics += [Metric(name=f"start {name}", value=float(value)) for name, value in start.items() if name != "examples"]
+    if not description.strip():
+        raise ConfigError("--public: say what the data are and where they come from")
+    return Evaluation(data_sha256=data_sha256, data_is_public=True, description=description, metrics=tuple(metrics))
+
+
+def table(plan: Plan, start: dict[str, float | int], released: dict[str, float | int]) -> list[str]:
+    """For people."""
+    lines = [f"{plan.base_model}, {released['examples']} held-out examples", f"{'':<12}{'start':>10}{'release':>10}"]
+    names = [name for name in released if name != "examples"]
+    return lines + [f"{name:<12}{start[name]:>10.4f}{released[name]:>10.4f}" for name in names]

@@ -1,0 +1,355 @@
+"""A client's process: accept, train, seal once, upload, receive the release (protocol.md §4.3 to §7, §10.3).
+
+`client_state` says what is on the disk and so what comes next; this module does it. Training is an argument, so
+nothing here needs torch.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from secagg.contributor import SealedUpload, seal_contribution
+from secagg.descriptor import Descriptor, SignedDescriptor
+from secagg.errors import (
+    HashMismatch,
+    MalformedError,
+    ProtocolViolation,
+    SessionClosed,
+    SizeLimitError,
+    TransportError,
+)
+from secagg.keyholder import MAX_CLOCK_SKEW
+from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
+from secagg.policy import Policy, check_authority
+from secagg.randomness import Randomness
+from secagg.signing import Signer
+from secagg.verify import VerificationReport, verify_release
+
+from secagg import release as files
+from secagg_client.calls import SessionState, Status, chunks_of
+from secagg_client.client_state import SessionFolder, SessionShelf, Step, Trained
+from secagg_client.folders import write_folder
+from secagg_client.keyholder_run import ending
+from secagg_client.patience import Patience
+
+POLL = 1.0
+PUBLIC_FILE = 0o644
+MAX_SMALL_FILE = 256 << 20
+PROGRESS_STEPS = 20
+RELEASED = "released"
+
+
+class Contribution(Protocol):
+    """The coordinator as a client sees it: `secagg_client.calls.ContributionCalls`."""
+
+    def session(self, ctx: str | None) -> SignedDescriptor:
+        """The session."""
+
+    def enrol(self, enrolment: SignedEnrolment) -> None:
+        """Say that the client begins."""
+
+    def begin_upload(self, upload: SignedUpload) -> int | SignedReceipt:
+        """Bytes that are stored, or the receipt."""
+
+    def upload(
+        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes]
+    ) -> SignedReceipt:
+        """Send the rest."""
+
+    def status(self, ctx: str) -> Status:
+        """Where the session is."""
+
+
+class Publication(Protocol):
+    """Where releases come from: `secagg_client.calls.PublicationCalls`."""
+
+    def release_files(self, ctx: str) -> dict[str, int]:
+        """Names and sizes."""
+
+    def release_file(self, ctx: str, name: str, size: int) -> bytes:
+        """One file."""
+
+
+class Prepared(Protocol):
+    """A training run whose model and data were loaded and checked against the descriptor."""
+
+    def charge(self) -> None:
+        """Enter the run in the ledger, durably. Raises PolicyViolation when the data were used up."""
+
+    def train(self) -> Trained:
+        """Train. Called once, after `charge`."""
+
+
+class Training(Protocol):
+    """Everything that a client does with model, data and ledger. `LocalTraining` is the real one."""
+
+    def prepare(self, descriptor: Descriptor) -> Prepared:
+        """Load model and data, and check them against the plan. Raises ModelError or DataError."""
+
+    def mark_sealed(self, ctx: str) -> None:
+        """The result is about to leave: never train for this session again. Doing it again changes nothing."""
+
+    def abandon(self, ctx: str) -> None:
+        """The session ended before anything was sealed. Does nothing when no run was begun."""
+
+    def after_release(self, release: Path, descriptor: Descriptor) -> None:
+        """Measure the release on the institution's own data, for itself."""
+
+
+def no_checkpoint(_: str) -> None:
+    """Goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRun:
+    """One client and its coordinator. `checkpoint` is called after each durable step; tests kill the process there."""
+
+    signer: Signer
+    authority: str
+    policy: Policy
+    shelf: SessionShelf
+    contribution: Contribution
+    publication: Publication
+    training: Training
+    release: Path
+    patience: Patience
+    random: Randomness
+    checkpoint: Callable[[str], None] = no_checkpoint
+
+    def run(self, ctx: str | None = None, *, wait_for_release: bool = True) -> None:
+        """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
+
+        Returns when the release is stored (or the receipt, unless `wait_for_release`).
+        Raises the SecaggError that ended it; before training for anything outside the policy.
+        """
+        descriptor, folder = self._resume(ctx) or self._join(ctx)
+        while (step := folder.state.next_step) is not Step.DONE:
+            match step:
+                case Step.JOIN | Step.TRAIN:
+                    self._train(descriptor, folder)
+                case Step.SEAL:
+                    self._seal(descriptor, folder)
+                case Step.SEND:
+                    self._send(descriptor, folder)
+                case Step.AWAIT if wait_for_release:
+                    self._await(descriptor, folder)
+                case Step.AWAIT:
+                    return
+        ended = folder.ended()
+        if ended.outcome != RELEASED:
+            raise SessionClosed(f"session {descriptor.ctx[:16]} is over for this client: {ended.reason}")
+
+    # -- joining -----------------------------------------------------------------------------------------------
+
+    def _resume(self, ctx: str | None) -> tuple[Descriptor, SessionFolder] | None:
+        """The session that was accepted earlier and is not over. Those that ran out of time are closed."""
+        for descriptor, folder in self.shelf.unfinished():
+            if ctx is not None and descriptor.ctx != ctx:
+                continue
+            if not folder.state.receipted and self.patience.now > descriptor.expires_at:
+                self._give_up(descriptor, folder, "the session expired before this client had uploaded")
+                continue
+            self.patience.log.emit("resumed", session=descriptor.ctx, step=folder.state.next_step)
+            return descriptor, folder
+        return None
+
+    def _join(self, ctx: str | None) -> tuple[Descriptor, SessionFolder]:
+        """Fetch a session and accept it if the policy allows (protocol.md §4.3, §4.4)."""
+        signed = self.patience.ask(lambda: self.contribution.session(ctx))
+        descriptor = self.check(signed)
+        if ctx is not None and descriptor.ctx != ctx:
+            raise ProtocolViolation(f"asked for session {ctx[:16]}, the coordinator showed {descriptor.ctx[:16]}")
+        folder = self.shelf.of(descriptor.ctx)
+        if not folder.state.accepted:
+            folder.accept(signed)
+            self.checkpoint("accepted")
+        self.patience.log.emit(
+            "session",
+            session=descriptor.ctx,
+            coordinator=descriptor.coordinator_identity.title,
+            values=descriptor.plan.length,
+            epsilon=descriptor.plan.training.epsilon,
+            roster=len(descriptor.roster),
+        )
+        return descriptor, folder
+
+    def check(self, signed: SignedDescriptor) -> Descriptor:
+        """Everything that must hold of a session before this client trains for it.
+
+        Raises SignatureInvalid, EndorsementInvalid, CertificateInvalid, PolicyViolation, RoleViolation,
+        ProtocolViolation (clocks) or SessionClosed.
+        """
+        descriptor = signed.check(approved=True)
+        now = self.patience.now
+        check_authority(descriptor, self.authority, now)
+        self.policy.check(descriptor)
+        descriptor.client(self.signer.identity.fingerprint)
+        if descriptor.created_at > now + MAX_CLOCK_SKEW:
+            raise ProtocolViolation("the session is dated in the future; check the clocks")
+        if now > descriptor.upload_deadline:
+            raise SessionClosed(f"session {descriptor.ctx[:16]} takes no more uploads: its deadline has passed")
+        return descriptor
+
+    # -- training and sealing ----------------------------------------------------------------------------------
+
+    def _train(self, descriptor: Descriptor, folder: SessionFolder) -> None:
+        try:
+            self.check(folder.session())
+            enrolment = self.signer.sign(Enrolment(ctx=descriptor.ctx, client=self.signer.identity.fingerprint))
+            self.patience.ask(lambda: self.contribution.enrol(enrolment), until=descriptor.upload_deadline)
+        except SessionClosed as error:
+            self._give_up(descriptor, folder, str(error))
+            raise
+        self.patience.log.emit("enrolled", session=descriptor.ctx)
+        self.checkpoint("enrolled")
+        prepared = self.training.prepare(descriptor)
+        prepared.charge()
+        self.checkpoint("charged")
+        settings = descriptor.plan.training
+        self.patience.log.emit("training", steps=settings.steps, epsilon=settings.epsilon, delta=settings.delta)
+        trained = prepared.train()
+        folder.keep_trained(descriptor.ctx, trained)
+        self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)
+        self.checkpoint("trained")
+
+    def _seal(self, descriptor: Descriptor, folder: SessionFolder) -> None:
+        """Seal the trained result and spool it whole. Killed before the spool is there, nothing of it is left."""
+        if self.patience.now > descriptor.upload_deadline:
+            reason = "training was not done before the upload deadline; nothing was sent, and nothing is spent"
+            self._give_up(descriptor, folder, reason)
+            raise SessionClosed(f"session {descriptor.ctx[:16]}: {reason}")
+        trained = folder.trained(descriptor.ctx)
+        sealed = seal_contribution(descriptor, self.signer, trained.change, trained.privacy, self.random)
+        folder.spool(sealed)
+        self.checkpoint("spooled")
+        self.patience.log.emit("sealed", bytes=_size(sealed), upload_root=sealed.signed.statement.upload_root)
+
+    def _give_up(self, descriptor: Descriptor, folder: SessionFolder, reason: str) -> None:
+        """The session is over before the upload was sent whole."""
+        if not folder.state.spooled:
+            self.training.abandon(descriptor.ctx)
+        folder.erase_trained()
+        folder.end("closed", reason)
+        self.patience.log.emit("closed", session=descriptor.ctx, reason=reason)
+
+    # -- uploading ---------------------------------------------------------------------------------------------
+
+    def _send(self, descriptor: Descriptor, folder: SessionFolder) -> None:
+        """Send the spooled upload until there is a receipt for it (protocol.md §7.2)."""
+        self.training.mark_sealed(descriptor.ctx)
+        self.checkpoint("marked")
+        folder.erase_trained()
+        self.checkpoint("cleared")
+        upload = folder.upload(descriptor)
+        try:
+            receipt = self.patience.ask(lambda: self._offer(upload), until=descriptor.expires_at)
+        except SessionClosed as error:
+            self._give_up(descriptor, folder, str(error))
+            raise
+        self._check_receipt(descriptor, upload.signed, receipt)
+        folder.keep_receipt(receipt)
+        self.patience.log.emit("uploaded", bytes=_size(upload), upload_root=receipt.statement.upload_root)
+        self.checkpoint("receipt")
+
+    def _offer(self, upload: SealedUpload) -> SignedReceipt:
+        """One attempt, from where the last one stopped."""
+        answer = self.contribution.begin_upload(upload.signed)
+        if not isinstance(answer, int):
+            return answer
+        content = upload.ciphertext.data.cast("B")
+        if answer > len(content):
+            raise ProtocolViolation(f"the coordinator claims {answer} stored bytes of {len(content)}")
+        try:
+            return self.contribution.upload(upload.signed, upload.boxes, answer, self._counted(content, answer))
+        except (HashMismatch, MalformedError) as error:
+            # What was spooled is what was signed (it was just checked): the copy there is bad, and was discarded.
+            raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
+
+    def _counted(self, content: memoryview, offset: int) -> Iterator[bytes]:
+        """The chunks from `offset`, with progress."""
+        sent, total = offset, len(content)
+        for chunk in chunks_of(content, offset):
+            yield chunk
+            before, sent = sent, sent + len(chunk)
+            if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
+                self.patience.log.emit("uploading", sent=sent, total=total)
+
+    @staticmethod
+    def _check_receipt(descriptor: Descriptor, upload: SignedUpload, signed: SignedReceipt) -> None:
+        receipt, expected = signed.verify(descriptor.coordinator_identity), upload.statement
+        if (receipt.ctx, receipt.client, receipt.upload_root) != (descriptor.ctx, upload.signer, expected.upload_root):
+            raise ProtocolViolation("the coordinator's receipt is for another session, client or upload")
+
+    # -- the release -------------------------------------------------------------------------------------------
+
+    def _await(self, descriptor: Descriptor, folder: SessionFolder) -> None:
+        """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
+        status = self._wait(descriptor)
+        if status.state is not SessionState.RELEASED:
+            error = ending(status.state, status.reason)
+            folder.end(status.state, str(error))
+            raise error
+        content = self.patience.ask(lambda: self._fetch(descriptor))
+        report = verify_release(content, self.policy)
+        if report.certificate.ctx != descriptor.ctx:
+            raise ProtocolViolation("the release is of another session")
+        self._store(content)
+        self.checkpoint("release")
+        self._report(report, folder, descriptor)
+        self.training.after_release(self.release, descriptor)
+        folder.end(RELEASED)
+        self.checkpoint("ended")
+
+    def _wait(self, descriptor: Descriptor) -> Status:
+        said = ""
+        while True:
+            status = self.patience.ask(lambda: self.contribution.status(descriptor.ctx))
+            if status.state.ended:
+                return status
+            if self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW:
+                return Status(SessionState.EXPIRED, "the session has expired without a release", None)
+            if (shown := f"{status.state}: {status.reason}") != said:
+                self.patience.log.emit("status", state=status.state, reason=status.reason)
+                said = shown
+            self.patience.sleep(POLL)
+
+    def _fetch(self, descriptor: Descriptor) -> dict[str, bytes]:
+        """Every file of the release, each of bounded size."""
+        listed = self.publication.release_files(descriptor.ctx)
+        expected = {*files.FILES, files.CERTIFICATE}
+        if set(listed) != expected:
+            raise MalformedError(f"the coordinator lists {sorted(listed)} as the release, not {sorted(expected)}")
+        limit = MAX_SMALL_FILE + 8 * descriptor.parameters.ciphertext_bytes
+        for name, size in listed.items():
+            if size > limit:
+                raise SizeLimitError(f"{name} has {size} bytes, more than a release of this session can have")
+        return {name: self.publication.release_file(descriptor.ctx, name, size) for name, size in listed.items()}
+
+    def _store(self, content: dict[str, bytes]) -> None:
+        """Store the release; the same one may be there from before a crash."""
+        certificate = self.release / files.CERTIFICATE
+        if not (certificate.exists() and certificate.read_bytes() == content[files.CERTIFICATE]):
+            write_folder(self.release, content, PUBLIC_FILE)
+
+    def _report(self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor) -> None:
+        certificate, own = report.certificate, self.signer.identity.fingerprint
+        root = folder.upload(descriptor).signed.statement.upload_root
+        members = {member.client: member.upload_root for member in certificate.final.statement.members}
+        if own in members and members[own] != root:
+            raise ProtocolViolation("the release holds another upload in this client's name")
+        reasons = [item.reason for item in certificate.excluded if item.client == own]
+        self.patience.log.emit(
+            RELEASED,
+            folder=str(self.release),
+            members=len(members),
+            included=own in members,
+            reason=reasons[0] if reasons else None,
+            certificate=hashlib.sha256((self.release / files.CERTIFICATE).read_bytes()).hexdigest(),
+        )
+
+
+def _size(upload: SealedUpload) -> int:
+    """Bytes that leave: ciphertext and boxes."""
+    return upload.ciphertext.nbytes + sum(len(box) for box in upload.boxes)

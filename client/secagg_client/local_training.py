@@ -1,0 +1,152 @@
+"""Training as a client does it: its own copy of the model, its own data, its own ledger (protocol.md §4.5)."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from secagg.descriptor import Descriptor
+from secagg.errors import ConfigError
+from secagg.plan import Plan
+from secagg.policy import Policy
+from secagg_host.events import EventLog
+
+from secagg_client.accounting import Mechanism
+from secagg_client.client_config import ClientConfig
+from secagg_client.client_state import Trained
+from secagg_client.data import Examples, load_examples
+from secagg_client.evaluation import evaluate_change, evaluate_release
+from secagg_client.ledger import Ledger, LedgerLimits, Spend
+from secagg_client.models import LoadedBase, load_base
+from secagg_client.noise import NoiseSource, SecureSource, SeededSource
+from secagg_client.planning import verify_plan
+from secagg_client.tasks import Metrics
+from secagg_client.training import StepReport, TrainOptions, mechanism_of, train
+
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTraining:
+    """`secagg_client.client_run.Training` on this machine."""
+
+    config: ClientConfig
+    policy: Policy
+    log: EventLog
+
+    def prepare(self, descriptor: Descriptor) -> "LocalRun":
+        """Load and check model and data. Raises ModelError, DataError, TrainingError, AccountingError, ConfigError."""
+        plan = descriptor.plan
+        base = self._base(plan)
+        verify_plan(plan, base)
+        data = load_examples(self.config.data.to_config(), plan.task)
+        mechanism = mechanism_of(plan.training, self.config.declared_size)
+        source = noise_source(plan, self.config)
+        self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, records=len(data))
+        return LocalRun(self, descriptor, base, data, mechanism, source)
+
+    def mark_sealed(self, ctx: str) -> None:
+        """Enter that the result is about to leave, unless it is entered."""
+        if self._last(ctx) != "sealed":
+            self.ledger.mark_sealed(ctx)
+
+    def abandon(self, ctx: str) -> None:
+        """Enter that nothing was spent, when a run was begun and did not come to anything."""
+        if self._last(ctx) == "begun":
+            self.ledger.abandon(ctx)
+
+    def after_release(self, release: Path, descriptor: Descriptor) -> None:
+        """Score the starting model and the release on the institution's own held-out data. The figures stay here."""
+        if self.config.evaluation is None:
+            return
+        plan = descriptor.plan
+        base, data = self._base(plan), load_examples(self.config.evaluation.to_config(), plan.task)
+        start = evaluate_change(plan, base, np.zeros(plan.length, np.float32), data)
+        self.log.emit("evaluated", model="start", **figures(start))
+        self.log.emit("evaluated", model="release", **figures(evaluate_release(release, base, data)))
+
+    @property
+    def ledger(self) -> Ledger:
+        """The institution's ledger."""
+        return Ledger(self.config.ledger, lambda: int(time.time()))
+
+    @property
+    def limits(self) -> LedgerLimits:
+        """What the ledger allows on the same data."""
+        own = self.config.limits
+        if own is not None:
+            return LedgerLimits(**own.model_dump())
+        return LedgerLimits(total_epsilon=self.policy.max_epsilon, delta=self.policy.max_delta)
+
+    def _last(self, ctx: str) -> str | None:
+        kinds = [entry.kind for entry in self.ledger.entries() if entry.session == ctx]
+        return kinds[-1] if kinds else None
+
+    def _base(self, plan: Plan) -> LoadedBase:
+        return load_base(self.config.model.source, plan.task, precision=plan.training.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """One run, checked and ready."""
+
+    owner: LocalTraining
+    descriptor: Descriptor
+    base: LoadedBase
+    data: Examples
+    mechanism: Mechanism
+    source: NoiseSource
+
+    def charge(self) -> None:
+        """Enter the run in the ledger. Raises PolicyViolation or LedgerError."""
+        settings = self.descriptor.plan.training
+        spend = Spend.of(self.descriptor.ctx, self.owner.config.data_name, self.data, self.mechanism, settings)
+        entry = self.owner.ledger.begin(spend, self.owner.limits)
+        self.owner.log.emit("charged", attempt=entry.attempt, epsilon=entry.epsilon, delta=entry.delta)
+
+    def train(self) -> Trained:
+        """Train the adapter under differential privacy."""
+        config = self.owner.config
+        options = TrainOptions(micro_batch=config.training.micro_batch, device=config.training.device)
+        update = train(
+            self.descriptor.plan,
+            self.base,
+            self.data,
+            config.declared_size,
+            self.source,
+            progress=_reporter(self.owner.log),
+            options=options,
+        )
+        return Trained(update.change, update.statement)
+
+
+def noise_source(plan: Plan, config: ClientConfig) -> NoiseSource:
+    """Randomness of the kind that the plan asks for. Raises ConfigError when a seed is missing, or given in vain."""
+    seed = config.training.seed
+    if plan.training.noise == "secure":
+        if seed is not None:
+            raise ConfigError("[training] seed is set, but the session asks for secure noise; remove it")
+        return SecureSource()
+    if seed is None:
+        raise ConfigError("the session trains with seeded noise, for experiments only: set [training] seed")
+    return SeededSource(seed)
+
+
+def figures(metrics: Metrics) -> dict[str, float | int]:
+    """The metrics that the task has, by name."""
+    return {name: value for name, value in asdict(metrics).items() if value is not None}
+
+
+def _reporter(log: EventLog) -> Callable[[StepReport], None]:
+    """Log progress now and then, and at the end. Loss is private: the log is this institution's own."""
+    last = 0.0
+
+    def report(step: StepReport) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= REPORT_SECONDS or step.step == step.steps:
+            last = now
+            log.emit("step", step=step.step, steps=step.steps, loss=step.loss, epsilon=step.epsilon)
+
+    return report

@@ -1,0 +1,66 @@
+"""From `plan.toml` and command-line options to the settings of a plan."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from secagg.errors import ConfigError
+
+from secagg_client.planning import PlanConfig
+
+TRAINING = ("epsilon", "delta", "steps", "batch_size", "learning_rate")
+DEFAULT_TRAINING: dict[str, Any] = {
+    "steps": 60,
+    "batch_size": 64,
+    "learning_rate": 5e-3,
+    "optimizer": "adamw",
+    "max_grad_norm": 1.0,
+    "epsilon": 8.0,
+    "delta": 1e-5,
+}
+DEFAULT_CLIP = 0.2
+
+
+def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:
+    """Settings of a file, overridden by the options that are given, over defaults. Raises ConfigError."""
+    plain = _read(path) if path is not None else {}
+    task, training = dict(plain.get("task", {})), dict(plain.get("training", {}))
+    if options.get("model"):
+        plain["base_model"] = options["model"]
+    if options.get("task"):
+        task["kind"] = options["task"]
+    if options.get("labels"):
+        task["labels"] = list(_strings(options["labels"]))
+    if options.get("rank"):
+        plain["rank"] = options["rank"]
+    training |= {name: options[name] for name in TRAINING if options.get(name) is not None}
+    defaults = {"max_length": 128, "pooling": "mean" if task.get("kind") == "classify" else "model"}
+    content = {"lora_clip": DEFAULT_CLIP, **plain, "task": defaults | task, "training": DEFAULT_TRAINING | training}
+    try:
+        return PlanConfig.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise ConfigError(f"{path or 'plan'}: {where}: {first['msg']}") from None
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, tuple) else ()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plain = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    local = path.resolve().parent / str(plain.get("base_model", ""))
+    if plain.get("base_model") and local.exists():
+        # A model folder beside the file; the plan keeps the name that was written.
+        plain.setdefault("base_model_name", plain["base_model"])
+        plain["base_model"] = str(local)
+    return plain
