@@ -1,0 +1,203 @@
+"""A whole session over real gRPC with mutual TLS: uploads, sets, shares, release (protocol.md §7 to §10)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from secagg.accumulate import Accumulator
+from secagg.boxes import open_box
+from secagg.errors import NotReady
+from secagg.policy import Anchors
+from secagg.release import ADAPTER
+from secagg.verify import verify_release
+from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server.blobs import UploadFiles
+
+from tests.deployment import Deployment, Running
+from tests.small import changes
+
+
+def anchors(deployment: Deployment) -> Anchors:
+    names = set(Anchors.model_fields)
+    return Anchors(**{name: value for name, value in deployment.policy if name in names})
+
+
+def run_session(running: Running, *, uploads: int | None = None, holders: list[int] | None = None) -> None:
+    running.approve()
+    running.upload_all(uploads)
+    running.advance()
+    running.work(holders)
+
+
+def test_a_session_ends_in_a_release_that_verifies(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        run_session(running)
+        with running.client(0) as caller:
+            assert caller.status().state == pb.SESSION_STATE_RELEASED
+            release = caller.release()
+        files = running.session.files
+        report = verify_release(release, anchors(deployment), files.blocks)
+    assert report.linked
+    assert release == {path.name: path.read_bytes() for path in (tmp_path / "release").iterdir()}
+
+
+def test_the_adapter_is_the_mean_within_the_quantisation_step(tmp_path: Path) -> None:
+    from safetensors.numpy import load
+
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        run_session(running)
+        with running.client(0) as caller:
+            adapter = load(caller.release()[ADAPTER])
+    mean = np.mean(list(changes(4, deployment.plan.length).values()), axis=0)
+    step = 2 * 0.5 / (2**16 - 1)
+    assert np.abs(adapter["a.lora_B.weight"] - mean).max() <= step
+
+
+def test_t_of_m_key_holders_suffice_and_the_missing_one_is_named(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        running.work([0, 1])
+        with running.client(0) as caller:
+            status = caller.status()
+            assert status.state == pb.SESSION_STATE_CLOSING
+            assert "2 of 3" in status.reason
+            assert "Notary 3/holder-3" in status.reason
+        deployment.clock.now += 1
+        running.advance()
+        deployment.clock.now += 10
+        running.advance()
+        running.work([0, 1, 2])
+        with running.client(0) as caller:
+            assert caller.status().state == pb.SESSION_STATE_RELEASED
+    log = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
+    waiting = [line for line in log if line["event"] == "waiting"]
+    assert waiting
+    assert waiting[0]["missing"] == ["Notary 3/holder-3", "Notary 4/holder-4"]
+
+
+def test_a_vanished_client_changes_nothing(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, close_at=3)
+    with deployment.running() as running:
+        running.approve()
+        with running.client(3) as caller:
+            caller.enrol()
+        running.upload_all(3)
+        running.work()
+        with running.client(3) as caller:
+            report = verify_release(caller.release(), anchors(deployment))
+    assert [one.title for one in report.certificate.excluded] == ["Hospital 4/client-4"]
+
+
+def test_too_few_at_the_deadline_opens_nothing_and_expiry_deletes(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all(2)
+        deployment.clock.now = deployment.descriptor.upload_deadline + 1
+        running.advance()
+        with running.client(0) as caller, running.holder(0) as holder:
+            status = caller.status()
+            assert status.state == pb.SESSION_STATE_TOO_FEW
+            assert "2 uploads" in status.reason
+            assert "n_min = 3" in status.reason
+            assert holder.get_work().WhichOneof("work") is None
+            with pytest.raises(NotReady, match="too-few"):
+                caller.release()
+        assert running.session.store.candidate() is None
+        assert len(list(running.session.files.folder.iterdir())) == 4, "kept until expiry"
+        deployment.clock.now = deployment.descriptor.expires_at + 1
+        running.advance()
+        assert list(running.session.files.folder.iterdir()) == []
+        with running.client(0) as caller:
+            assert caller.status().state == pb.SESSION_STATE_EXPIRED
+
+
+def test_expiry_while_closing_deletes_and_says_so(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, close_at=3)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        running.advance()
+        deployment.clock.now = deployment.descriptor.expires_at + 1
+        running.advance()
+        assert list(running.session.files.folder.iterdir()) == []
+        with running.holder(0) as caller:
+            assert caller.get_work(5).state == pb.SESSION_STATE_EXPIRED
+
+
+def test_a_session_that_is_not_approved_in_time_ends(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    with deployment.running() as running:
+        running.approve(2)
+        with running.client(0) as caller, pytest.raises(NotReady, match="2 of 3"):
+            caller.session()
+        deployment.clock.now = deployment.descriptor.upload_deadline + 1
+        running.advance()
+        with running.client(0) as caller:
+            assert caller.status().state == pb.SESSION_STATE_TOO_FEW
+
+
+def test_boxes_are_deleted_at_release_and_uploads_at_expiry(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        run_session(running)
+        running.advance()
+        assert {path.suffix for path in running.session.files.folder.iterdir()} == {".ct"}
+        deployment.clock.now = deployment.descriptor.expires_at + 1
+        running.advance()
+        assert list(running.session.files.folder.iterdir()) == []
+        with running.client(0) as caller:
+            assert caller.status().state == pb.SESSION_STATE_RELEASED
+
+
+def test_the_streamed_sum_is_the_plain_sum(tmp_path: Path) -> None:
+    """Twin test: block by block from files against the whole in memory."""
+    from secagg_server.publish import accumulate
+
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        run_session(running)
+        settlement = running.session.store.settlement()
+        assert settlement is not None
+        streamed = accumulate(deployment.descriptor, settlement.final.statement, running.session.files)
+    plain = Accumulator(deployment.descriptor.parameters)
+    for upload in deployment.uploads:
+        plain.add(upload.ciphertext)
+    assert list(streamed.blocks()) == list(plain.blocks())
+
+
+def test_accumulation_reads_one_block_at_a_time(tmp_path: Path) -> None:
+    """The memory of a sum is O(L): of each upload no more than a block is held."""
+    files = UploadFiles(tmp_path)
+    with files.writer("aa") as writer:
+        writer.append(bytes(100_000))
+    sizes = [len(block) for block in files.blocks("aa", 4096)]
+    assert max(sizes) == 4096
+    assert sum(sizes) == 100_000
+
+
+def test_evidence_shows_a_key_holder_its_own_boxes_only(tmp_path: Path) -> None:
+    from secagg.boxes import BoxContext
+
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        running.advance()
+        with running.holder(1) as caller:
+            shown = list(caller.evidence(pb.SET_STAGE_CANDIDATE))
+    descriptor, holder = deployment.descriptor, deployment.committee[1]
+    assert len(shown) == 4
+    key = holder.keys.get(descriptor.committee[1].offer.statement.digest)
+    for item in shown:
+        upload = item.upload.statement
+        context = BoxContext(
+            ctx=descriptor.ctx, client=upload.client, holder=holder.signer.identity.fingerprint, index=2,
+            ciphertext_root=upload.ciphertext_root,
+        )  # fmt: skip
+        assert open_box(item.box, key, context, descriptor.parameters.share_bytes)
