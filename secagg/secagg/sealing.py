@@ -4,6 +4,7 @@ Block k of values v: limb l of coefficient j is v[k*limbs*N + l*N + j] and m_k[j
 c_k = A_k*s + T*e_k + m_k in Z_q[x]/(x^N + 1), coefficients mod each prime, packed by `packing`.
 s has sigma 4.5, e_k has sigma 4.5*sqrt(2), both from `gaussian`; e_k takes consecutive pieces of one
 keystream. The key is fresh for every call: two vectors under one key would leak their difference.
+Seeds are drawn in this order: rounding (`seal_update` only), key, error. No secret indexes a table or decides a branch.
 """
 
 from collections.abc import Callable

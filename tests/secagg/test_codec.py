@@ -18,6 +18,7 @@ finite = st.floats(-2, 2, width=32, allow_nan=False)
 
 
 @given(arrays(np.float32, 40, elements=finite), st.integers(1, 24), st.binary(max_size=8))
+@settings(deadline=None)
 def test_one_vector_comes_back_within_a_step(update: np.ndarray, bits: int, seed: bytes) -> None:
     quantiser = Quantiser.from_groups([(10, 0.5), (30, 1.5)], bits)
     encoded = quantiser.encode(update, PredictableRandomness(seed))
@@ -29,7 +30,7 @@ def test_one_vector_comes_back_within_a_step(update: np.ndarray, bits: int, seed
 
 
 @given(arrays(np.float32, 24, elements=finite), st.integers(1, 24), st.sampled_from([1.0, 0.5, 0.123]))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_encoding_agrees_with_the_twin(update: np.ndarray, bits: int, weight: float) -> None:
     encoded = Quantiser.uniform(24, 0.7, bits).encode(update, PredictableRandomness(b"twin"), weight)
     stream = twin.fresh(ROUNDING_PURPOSE, PredictableRandomness(b"twin"))

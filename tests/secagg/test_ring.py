@@ -67,6 +67,7 @@ def test_twin_products_agree_with_the_schoolbook() -> None:
 
 
 @given(st.integers(0, 2**62 - 2**50))
+@settings(deadline=None)
 def test_montgomery_divides_by_a_word(value: int) -> None:
     tables = ring.tables()
     for number in PRIME_NUMBERS:
@@ -79,7 +80,7 @@ def test_montgomery_divides_by_a_word(value: int) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, ring.PRIMES[2] - 1))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_times_multiplies_any_word(value: int, factor: int) -> None:
     for prime in ring.PRIMES:
         quotient = np.uint32((factor << 32) // prime)
