@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from secagg.errors import StorageError
-from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, write_atomic
+from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, storage_error, write_atomic
 
 PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
 
@@ -37,11 +37,13 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with guard(self._path):
-            try:
-                os.fsync(self._descriptor)
-            finally:
-                os.close(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError as failure:
+            if error is None:
+                raise storage_error(self._path, failure) from failure
+        finally:
+            os.close(self._descriptor)
 
 
 class UploadFiles:

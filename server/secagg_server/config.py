@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from pydantic import Field
-
 from secagg.plan import Frozen
 from secagg_host.config import LocalPath
 

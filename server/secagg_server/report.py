@@ -3,25 +3,23 @@
 It shows what the certificate holds, and no figure that no accountant has seen (protocol.md §10).
 """
 
-import io
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-
 from secagg.boxes import box_bytes
 from secagg.descriptor import Descriptor
-from secagg.release import ReleaseCertificate, TimelineEvent
+from secagg.identity import Identity
+from secagg.messages import Upload
+from secagg.privacy import PrivacyStatement
+from secagg.release import ReleaseCertificate
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from secagg_server import plots
 
-CKKS_BYTES_PER_PARAMETER = 57.0
-"""TenSEAL CKKS with N = 8192 and [60, 40, 60], as `secagg bench protocols` measures it."""
-
-_ACCENT, _MUTED = "#1f5f8b", "#b8c4cc"
+CKKS_SLOTS, CKKS_CIPHERTEXT_BYTES = 4096, 235_100
+"""TenSEAL 0.3 CKKS, N = 8192, moduli [60, 40, 60]: one serialised ciphertext, which holds 4096 numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +44,58 @@ class ClientBytes:
             ciphertext=parameters.ciphertext_bytes,
             boxes=len(descriptor.committee) * box_bytes(parameters.share_bytes),
             plain=4 * length,
-            ckks=round(CKKS_BYTES_PER_PARAMETER * length),
+            ckks=math.ceil(length / CKKS_SLOTS) * CKKS_CIPHERTEXT_BYTES,
         )
+
+    @property
+    def rows(self) -> tuple[tuple[str, int, bool], ...]:
+        """For the plot."""
+        return (
+            ("sealed, as sent", self.sent, True),
+            ("plain float32 (no protection)", self.plain, False),
+            ("CKKS (TenSEAL, N=8192)", self.ckks, False),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a guarantee excludes, in words that need no mathematics.
+
+    `best` is the largest chance, in percent, of being right about whether a record was used, for whoever starts
+    from even odds: (1 + (e^eps - 1 + 2 delta) / (e^eps + 1)) / 2 (Kairouz, Oh & Viswanath 2015).
+    """
+
+    epsilon: float
+    delta: float
+
+    @property
+    def best(self) -> str:
+        """`52.5`, and for large epsilon as many digits as tell it from certainty."""
+        ratio = math.exp(min(self.epsilon, 700.0))
+        missing = 50.0 * (2.0 - 2.0 * self.delta) / (ratio + 1.0)
+        digits = max(1, -math.floor(math.log10(missing))) if missing > 0 else 1
+        return f"{100.0 - missing:.{min(digits, 6)}f}"
+
+    @property
+    def strength(self) -> str:
+        """A word for the size of epsilon."""
+        if self.epsilon <= 1:
+            return "strong"
+        return "moderate" if self.epsilon <= 4 else "weak, taken by itself"
+
+    @property
+    def one_in(self) -> str:
+        """1/delta, rounded, with thousands separated."""
+        return f"{round(1 / self.delta):,}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of the final set."""
+
+    identity: Identity
+    privacy: PrivacyStatement
+    weight: float
 
 
 def render(certificate: ReleaseCertificate) -> bytes:
@@ -56,67 +104,48 @@ def render(certificate: ReleaseCertificate) -> bytes:
     chosen = {member.client for member in certificate.final.statement.members}
     uploads = [upload.statement for upload in certificate.uploads if upload.statement.client in chosen]
     environment = Environment(
-        loader=PackageLoader("secagg_server"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("secagg_server"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["moment"] = _moment
     environment.filters["clock"] = _clock
+    environment.filters["figure"] = plots.figure_text
+    environment.filters["count"] = lambda value: f"{value:,}"
     sizes = ClientBytes.of(descriptor)
     page = environment.get_template("report.html.j2").render(
         certificate=certificate,
         descriptor=descriptor,
-        members=[(descriptor.client(upload.client), upload.privacy) for upload in uploads],
+        members=[_member(descriptor, upload) for upload in uploads],
+        guess=_weakest(uploads),
+        seeded=any(upload.privacy.noise == "seeded" for upload in uploads),
         sizes=sizes,
-        bytes_plot=_svg(_bytes_figure(sizes)),
-        timeline_plot=_svg(_timeline_figure(certificate.timeline)),
+        shown_by=len(certificate.share_sums),
+        bytes_plot=plots.bytes_plot(sizes.rows),
+        timeline_plot=plots.timeline_plot(certificate.timeline) if certificate.timeline else Markup(),
+        quality_plot=plots.quality_plot(certificate.evaluation) if certificate.evaluation else Markup(),
     )
     return page.encode()
 
 
-def _clock(seconds: int) -> str:
+def _member(descriptor: Descriptor, upload: Upload) -> Member:
+    return Member(descriptor.client(upload.client), upload.privacy, descriptor.weights[upload.client])
+
+
+def _weakest(uploads: list[Upload]) -> Guess | None:
+    """The members' weakest guarantee; None when one of them has none."""
+    epsilons = [upload.privacy.epsilon for upload in uploads]
+    known = [epsilon for epsilon in epsilons if epsilon is not None]
+    if not known or len(known) < len(epsilons):
+        return None
+    return Guess(max(known), max(upload.privacy.delta for upload in uploads))
+
+
+def _moment(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _figure(height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(7.2, height), layout="constrained")
-
-
-def _svg(figure: "Figure") -> Markup:
-    """The figure as an SVG element, without dates or random names."""
-    import matplotlib as mpl
-
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "secagg", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])  # noqa: S704 (matplotlib escapes its text)
-
-
-def _bytes_figure(sizes: ClientBytes) -> "Figure":
-    figure = _figure(1.9)
-    axes = figure.subplots()
-    rows = (("CKKS (TenSEAL)", sizes.ckks), ("plain float32", sizes.plain), ("sealed, as sent", sizes.sent))
-    values = [value / 1e6 for _, value in rows]
-    bars = axes.barh([name for name, _ in rows], values, color=[_MUTED, _MUTED, _ACCENT], height=0.6)
-    axes.bar_label(bars, fmt="%.3g MB", padding=4)
-    axes.set_xlim(0, max(values) * 1.2)
-    axes.set_xlabel("megabytes that one client sends")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _timeline_figure(timeline: tuple[TimelineEvent, ...]) -> "Figure":
-    parties = list(dict.fromkeys(event.party for event in timeline))
-    figure = _figure(0.8 + 0.28 * len(parties))
-    axes = figure.subplots()
-    start = timeline[0].at
-    rows = {party: len(parties) - index for index, party in enumerate(parties)}
-    seconds = [event.at - start for event in timeline]
-    axes.scatter(seconds, [rows[event.party] for event in timeline], color=_ACCENT, s=22)
-    axes.set_yticks(list(rows.values()), [party.replace("$", r"\$") for party in rows])
-    axes.set_ylim(0.4, len(parties) + 0.6)
-    axes.set_xlabel("seconds after the first event")
-    axes.grid(axis="y", color="#e3e8eb")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    return figure
+def _clock(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
