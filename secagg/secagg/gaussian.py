@@ -75,12 +75,18 @@ def stream_bytes(count: int) -> int:
 @kernel
 def sample_magnitudes(words: NDArray[np.uint64], thresholds: NDArray[np.uint64], out: NDArray[np.uint32]) -> None:
     """|x| for each word of `words`, into `out` of the same length."""
-    for i in range(len(out)):
-        word = words[i]
-        count = np.uint32(0)
-        for k in range(len(thresholds)):
-            count = np.uint32(count + np.uint32(thresholds[k] <= word))
-        out[i] = count
+    out[:] = np.uint32(0)
+    pairs = len(thresholds) // 2
+    for pair in range(pairs):  # two at a time over all words: half the traffic of one at a time
+        first = thresholds[2 * pair]
+        second = thresholds[2 * pair + 1]
+        for i in range(len(out)):
+            word = words[i]
+            out[i] = np.uint32(out[i] + np.uint32(first <= word) + np.uint32(second <= word))
+    for k in range(2 * pairs, len(thresholds)):
+        last = thresholds[k]
+        for i in range(len(out)):
+            out[i] = np.uint32(out[i] + np.uint32(last <= words[i]))
 
 
 @kernel

@@ -23,7 +23,7 @@ from secagg.accumulate import Accumulator
 from secagg.boxes import BoxContext, SessionKey, open_box, seal_box
 from secagg.codec import Quantiser
 from secagg.errors import OpeningError
-from secagg.opening import open_sum
+from secagg.opening import Opening, open_sum
 from secagg.parameters import SealedParameters, choose
 from secagg.sealing import Sealed, seal_update
 
@@ -79,7 +79,7 @@ class BenchResult:
     keyholder: Timing
     keyholder_bytes_per_client: int
     tenseal: SchemeCost | None
-    machine: dict[str, str | int]
+    machine: dict[str, str | int | float]
 
     def to_json(self) -> dict[str, Any]:
         """Headline medians first, then everything measured."""
@@ -126,18 +126,15 @@ def run_bench(
     generator = np.random.default_rng(1)
     updates = [generator.uniform(-CLIP, CLIP, params_count).astype(np.float32) for _ in range(clients)]
     mean = np.stack(updates).astype(np.float64).mean(axis=0)
+    host = machine()
     ctx = os.urandom(32)
     uploads = [seal_update(parameters, quantiser, ctx, update, os.urandom) for update in updates]
     shares = [shamir.share_key(upload.key, THRESHOLD, HOLDERS, os.urandom) for upload in uploads]
     boxes, contexts, key = _boxes([[share.packed for share in held] for held in shares], ctx)
     sealed, total = _measure_sealed(parameters, quantiser, ctx, updates[0], uploads, repeats)
-    sums = {x: shamir.sum_shares([held[x - 1].packed for held in shares]) for x in range(1, THRESHOLD + 1)}
-    key_sum = shamir.reconstruct(THRESHOLD, sums)
+    key_sum = _key_sum(shares)
     opening = measure(lambda: open_sum(parameters, ctx, total, key_sum, clients), repeats)
-    opened = quantiser.decode_mean(open_sum(parameters, ctx, total, key_sum, clients).sums, clients)
-    error = float(np.abs(opened - mean).max())
-    if error > quantiser.step(quantiser.parts[0]):
-        raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
+    error = _opening_error(quantiser, open_sum(parameters, ctx, total, key_sum, clients), clients, mean)
     box_bytes = len(boxes[0])
     return BenchResult(
         params=params_count,
@@ -156,12 +153,24 @@ def run_bench(
         keyholder=measure(lambda: _keyholder(boxes, contexts, key), repeats),
         keyholder_bytes_per_client=box_bytes,
         tenseal=_measure_tenseal(updates, mean, repeats) if with_tenseal else None,
-        machine=machine(),
+        machine=host,
     )
 
 
-def machine() -> dict[str, str | int]:
-    """What the numbers were taken on."""
+def _key_sum(shares: list[tuple[shamir.KeyShare, ...]]) -> NDArray[np.int64]:
+    chosen = range(1, THRESHOLD + 1)
+    return shamir.reconstruct(THRESHOLD, {x: shamir.sum_shares(s[x - 1].packed for s in shares) for x in chosen})
+
+
+def _opening_error(quantiser: Quantiser, opening: Opening, clients: int, mean: NDArray[np.float64]) -> float:
+    error = float(np.abs(quantiser.decode_mean(opening.sums, clients) - mean).max())
+    if error > quantiser.step(quantiser.parts[0]):
+        raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
+    return error
+
+
+def machine() -> dict[str, str | int | float]:
+    """What the numbers were taken on, and how busy it was before."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -174,6 +183,7 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "threads_used": 1,
+        "load_average": round(os.getloadavg()[0], 2),
     }
 
 
@@ -285,7 +295,10 @@ def print_result(result: BenchResult, console: Console) -> None:
     table.add_row("key-holder: ms for all clients", cell(result.keyholder), "none")
     table.add_row("key-holder: bytes from each client", f"{result.keyholder_bytes_per_client:,}", "none")
     console.print(table)
-    console.print(f"[dim]{result.machine['cpu']}, {result.machine['system']}, Python {result.machine['python']}[/dim]")
+    console.print(
+        f"[dim]{result.machine['cpu']}, {result.machine['system']}, Python {result.machine['python']}, "
+        f"load {result.machine['load_average']}[/dim]"
+    )
 
 
 @click.command("protocols", epilog="Example: secagg bench protocols --params 1000000 --json bench.json")
