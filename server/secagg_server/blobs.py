@@ -16,27 +16,32 @@ PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
 
 
 class PartWriter:
-    """Appends to a partial upload; what was appended is durable when the writer is closed."""
+    """Appends to a partial upload; what was appended is durable when the writer is closed.
+
+    The file is opened by the first chunk: a stream that brings none leaves nothing behind.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = -1
+        self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
-        with guard(self._path):
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         return self
 
     def append(self, chunk: bytes) -> None:
         """Write a chunk. Raises StorageError; what fitted stays and can be resumed after."""
         view = memoryview(chunk)
         with guard(self._path):
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
             while view:
                 view = view[os.write(self._descriptor, view) :]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._descriptor is None:
+            return
         try:
             os.fsync(self._descriptor)
         except OSError as failure:
@@ -93,7 +98,7 @@ class UploadFiles:
         """The upload is whole and verified: give it its final name, durably. Does nothing when it has it."""
         part, whole = self._path(client, PART), self._path(client, WHOLE)
         with guard(whole):
-            if part.exists():
+            if not whole.exists():
                 part.rename(whole)
             fsync_folder(self.folder)
 

@@ -38,7 +38,7 @@ def call_empty(caller: Caller, path: str) -> list[Any]:
     """Call a method by its path with an empty request."""
     method = METHODS[path]
     request = getattr(pb, method.input_type.name)
-    factory: Callable[..., Callable[..., Any]] = {
+    factory: Callable[..., Any] = {
         (False, False): caller.channel.unary_unary,
         (True, False): caller.channel.stream_unary,
         (False, True): caller.channel.unary_stream,

@@ -233,3 +233,17 @@ def test_a_full_disk_is_said_and_loses_nothing(running: Running) -> None:
             caller.send(upload, 0)
         part.unlink()
         caller.upload(upload)
+
+
+def test_a_whole_upload_without_a_receipt_is_taken_from_its_end(running: Running) -> None:
+    """The server was killed between the last byte and the receipt; nothing is sent again, nothing is lost."""
+    upload, client = running.deployment.uploads[0], running.deployment.client_files[0].identity.fingerprint
+    with running.client(0) as caller:
+        caller.begin(upload)
+        with running.session.files.writer(client) as writer:
+            writer.append(upload.ciphertext.tobytes())
+        running.session.files.seal(client)
+        assert caller.begin(upload).offset == upload.ciphertext.nbytes
+        caller.send(upload, upload.ciphertext.nbytes)
+    kept = b"".join(running.session.files.blocks(client, 1 << 20))
+    assert kept == upload.ciphertext.tobytes()

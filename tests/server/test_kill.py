@@ -1,0 +1,136 @@
+"""`kill -9` at every durable step, one after the other in one session; a restart goes on every time.
+
+The parties know nothing of it: they try again when the coordinator does not answer.
+"""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from secagg.accumulate import Accumulator
+from secagg.coordinator import mean_change, open_with_shares
+from secagg.errors import SessionError, TransportError
+from secagg.messages import SignedReceipt
+from secagg.release import ADAPTER, CERTIFICATE, save_adapter
+from secagg.verify import verify_release
+from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server.blobs import UploadFiles
+from secagg_server.storage import Store
+
+from tests.deployment import Caller, Deployment
+from tests.server.test_release import anchors
+
+STEPS = (
+    "approval-stored", "state-open", "upload-announced", "chunk-stored", "upload-sealed", "receipt-stored",
+    "candidate-fixed", "candidate-endorsed", "final-fixed", "final-endorsed", "share-stored", "sum-opened",
+    "release-fixed", "release-built", "release-written", "state-released",
+)  # fmt: skip
+RUNNER = Path(__file__).with_name("killed_server.py")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Server:
+    """A server process, perhaps with a step at which it dies."""
+
+    def __init__(self, config: Path, step: str | None) -> None:
+        command = [sys.executable, str(RUNNER), str(config), *([step] if step else [])]
+        self.errors = config.with_name("stderr.log").open("ab")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if json.loads(line)["event"] == "listening":
+                break
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> int:
+        """End it if it runs; its exit code."""
+        self.process.terminate()
+        code = self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.errors.close()
+        return code
+
+
+def play_round(deployment: Deployment, address: str, receipts: dict[str, SignedReceipt]) -> None:
+    """Every party does what it can at this moment. Raises TransportError when the server is gone."""
+    now = int(time.time())
+    for files, holder in zip(deployment.holder_files, deployment.committee, strict=True):
+        with Caller(address, files) as caller:
+            try:
+                caller.approve(holder, now)
+            except SessionError:
+                pass  # the session is further on than approvals
+            caller.work_once(holder, now)
+    for files, sealed in zip(deployment.client_files, deployment.uploads, strict=True):
+        with Caller(address, files) as caller:
+            try:
+                caller.enrol()
+                receipt = caller.upload(sealed)
+            except SessionError:
+                continue  # not approved yet, or closed
+            assert receipts.setdefault(files.identity.fingerprint, receipt) == receipt
+
+
+def play(deployment: Deployment, server: Server, address: str, receipts: dict[str, SignedReceipt]) -> None:
+    """Go on until the server dies or has released."""
+    deadline = time.monotonic() + 30
+    while server.alive and time.monotonic() < deadline:
+        try:
+            play_round(deployment, address, receipts)
+            with Caller(address, deployment.client_files[0]) as caller:
+                if caller.status().state == pb.SESSION_STATE_RELEASED:
+                    return
+        except TransportError:
+            server.process.wait(10)
+
+
+def test_killed_at_every_step_the_release_is_the_same(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, close_at=4)
+    assert deployment.uploads
+    port, receipts = free_port(), dict[str, SignedReceipt]()
+    config, address = deployment.write_config(f"127.0.0.1:{port}"), f"127.0.0.1:{port}"
+    written: dict[str, bytes] = {}
+    for step in STEPS:
+        server = Server(config, step)
+        play(deployment, server, address, receipts)
+        assert server.stop() == -signal.SIGKILL, f"the server did not come to step {step}"
+        if step == "release-written":
+            written = {path.name: path.read_bytes() for path in (tmp_path / "release").iterdir()}
+            assert CERTIFICATE in written
+    server = Server(config, None)
+    play(deployment, server, address, receipts)
+    with Caller(address, deployment.client_files[0]) as caller:
+        release = caller.release()
+    assert server.stop() == 0
+    assert release == written, "the release that was built again is the same, byte for byte"
+    uploads = UploadFiles(tmp_path / "state" / "uploads" / deployment.descriptor.ctx)
+    report = verify_release(release, anchors(deployment), uploads.blocks)
+    assert len(report.certificate.final.statement.members) == 4
+    assert {receipt.statement.client for receipt in receipts.values()} == set(deployment.descriptor.clients)
+    assert release[ADAPTER] == plain_adapter(deployment), "and the adapter is that of a server nobody killed"
+
+
+def plain_adapter(deployment: Deployment) -> bytes:
+    """The adapter computed in one go from the clients' own uploads."""
+    store = Store(deployment.folder / "state" / "coordinator.sqlite").add_session(deployment.proposal.descriptor)
+    settlement = store.settlement()
+    assert settlement is not None
+    final = settlement.final.statement
+    assert {m.client for m in final.members} == {u.signed.statement.client for u in deployment.uploads}
+    total = Accumulator(deployment.descriptor.parameters)
+    for upload in deployment.uploads:
+        total.add(upload.ciphertext)
+    opened = open_with_shares(deployment.descriptor, final, tuple(store.shares().values()), total)
+    return save_adapter(deployment.plan, mean_change(deployment.descriptor, final, opened.opening))
