@@ -7,6 +7,7 @@ PRV: Gopi et al. 2021 (Opacus); RDP: Mironov 2017.
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +22,9 @@ from secagg.errors import AccountingError, TrainingError
 PRV_EPS_ERROR = 0.01
 PRV_TOLERANCE = 0.02
 MIN_SIGMA, MAX_SIGMA = 0.05, 5000.0
-_RDP_ORDERS = [*range(2, 64), 80, 96, 128, 192, 256, 512]
+MAX_STEPS = 100_000
+_COARSE_ORDERS = [2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024, 4096]
+_RDP_ORDERS = [*range(2, 64), 80, 96, 128, 192, 256, 512, 1024]
 
 ACCOUNTANT = f"pld (dp-accounting {version('dp-accounting')})"
 """How the privacy statement names the accountant."""
@@ -43,7 +46,10 @@ class Mechanism:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Epsilon at one delta by each accountant. `prv` is an upper estimate with error PRV_EPS_ERROR."""
+    """Epsilon at one delta by each accountant. `prv` is an upper estimate with error PRV_EPS_ERROR, None where it cannot say.
+
+    That is for full batches, and for epsilons in the hundreds.
+    """
 
     pld: float
     prv: float | None
@@ -78,15 +84,38 @@ def epsilon_of(events: Sequence[DpEvent], delta: float, *, interval: float = 1e-
     return float(accountant.get_epsilon(delta))
 
 
+def loss_interval(epsilon: float, steps: int) -> float:
+    """A grid fine enough that rounding privacy losses up, in every step, costs well below a percent of `epsilon`."""
+    return max(min(1e-3, epsilon / 1000, 1 / steps), 1e-5)
+
+
 @functools.lru_cache(maxsize=256)
-def epsilon_spent(mechanism: Mechanism, delta: float, interval: float = 1e-3) -> float:
+def epsilon_spent(mechanism: Mechanism, delta: float, interval: float = 1e-4) -> float:
     """Epsilon of one run by PLD."""
     return epsilon_of([mechanism.event()], delta, interval=interval)
 
 
-def _interval(epsilon: float) -> float:
-    """A grid fine enough that rounding privacy losses up costs well below one percent of `epsilon`."""
-    return min(1e-3, max(epsilon / 1000, 1e-5))
+def _rdp_epsilon(mechanism: Mechanism, delta: float, orders: Sequence[float]) -> float:
+    accountant = RdpAccountant(orders=list(orders))
+    accountant.compose(mechanism.event())
+    return float(accountant.get_epsilon(delta))
+
+
+def _sigma_by_rdp(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    """A noise multiplier that suffices by RDP, at a cost that does not grow with the number of steps.
+
+    PLD would need memory in proportion to the loss of a run with far too little noise, so it starts from here.
+    """
+    low, high = MIN_SIGMA, MAX_SIGMA
+    if _rdp_epsilon(Mechanism(rate, high, steps), delta, _COARSE_ORDERS) > epsilon:
+        raise AccountingError(f"no noise up to {MAX_SIGMA} times the clip reaches epsilon {epsilon} at delta {delta}")
+    while high / low > 1.1:
+        middle = math.sqrt(low * high)
+        if _rdp_epsilon(Mechanism(rate, middle, steps), delta, _COARSE_ORDERS) <= epsilon:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,21 +123,19 @@ def solve_sigma(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The least noise multiplier, to one part in a thousand, with which a run spends at most `epsilon`.
 
     Raises:
-        AccountingError: no multiplier up to MAX_SIGMA reaches it.
+        AccountingError: no multiplier up to MAX_SIGMA reaches it, or more steps than can be accounted in memory.
     """
-    interval = _interval(epsilon)
+    if steps > MAX_STEPS:
+        raise AccountingError(f"{steps} steps are more than the {MAX_STEPS} that can be accounted")
+    interval = loss_interval(epsilon, steps)
 
     def spent(sigma: float) -> float:
         return epsilon_spent(Mechanism(rate, sigma, steps), delta, interval)
 
-    high = 1.0
-    while spent(high) > epsilon:
-        high *= 2
-        if high > MAX_SIGMA:
-            raise AccountingError(f"no noise up to {MAX_SIGMA} reaches epsilon {epsilon} at delta {delta}")
-    low = high / 2
+    high = _sigma_by_rdp(epsilon, delta, rate, steps)
+    low = high / 1.25
     while low > MIN_SIGMA and spent(low) <= epsilon:
-        low, high = low / 2, low
+        low, high = low / 1.25, low
     while high / low > 1.001:
         middle = math.sqrt(low * high)
         if spent(middle) <= epsilon:
@@ -124,9 +151,12 @@ def _prv(mechanism: Mechanism, delta: float) -> float | None:
     accountant = PRVAccountant()
     accountant.history = [(mechanism.sigma, mechanism.rate, mechanism.steps)]
     try:
-        return float(accountant.get_epsilon(delta, eps_error=PRV_EPS_ERROR, delta_error=delta / 1000))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the rough RDP bound that sizes its grid, and overflows
+            epsilon = float(accountant.get_epsilon(delta, eps_error=PRV_EPS_ERROR, delta_error=delta / 1000))
     except (ValueError, RuntimeError, MemoryError) as error:
         raise AccountingError(f"the PRV accountant cannot check this mechanism: {error}") from error
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def cross_check(mechanism: Mechanism, delta: float) -> Account:
@@ -135,10 +165,8 @@ def cross_check(mechanism: Mechanism, delta: float) -> Account:
     Raises:
         AccountingError: PLD is off PRV by more than two percent and PRV's own error, or above RDP.
     """
-    rdp = RdpAccountant(orders=_RDP_ORDERS)
-    rdp.compose(mechanism.event())
-    rough = float(rdp.get_epsilon(delta))
-    account = Account(epsilon_spent(mechanism, delta, _interval(rough)), _prv(mechanism, delta), rough)
+    rough = _rdp_epsilon(mechanism, delta, _RDP_ORDERS)
+    account = Account(epsilon_spent(mechanism, delta, loss_interval(rough, mechanism.steps)), _prv(mechanism, delta), rough)
     check_agreement(account)
     return account
 

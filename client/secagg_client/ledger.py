@@ -25,7 +25,7 @@ from secagg.plan import Frozen, Hash, TrainingSettings
 from secagg.randomness import Randomness
 from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic
 
-from secagg_client.accounting import Mechanism, epsilon_of
+from secagg_client.accounting import Mechanism, epsilon_of, loss_interval
 from secagg_client.data import Examples
 
 _RECORD_BYTES = 16
@@ -196,7 +196,8 @@ class Ledger:
                 "the policy does not allow a second session on the same data (allow_repeated)"
             )
         events = [entry.mechanism.mechanism().event() for entry in earlier] + [spend.mechanism.event()]
-        total = epsilon_of(events, limits.delta, interval=1e-3)
+        steps = sum(entry.mechanism.steps for entry in earlier) + spend.mechanism.steps
+        total = epsilon_of(events, limits.delta, interval=loss_interval(limits.total_epsilon, steps))
         if not math.isfinite(total) or total > limits.total_epsilon:
             raise PolicyViolation(
                 f"with this session the data {spend.name!r} would have spent epsilon {total:.3f} at delta "

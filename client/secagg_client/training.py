@@ -19,7 +19,7 @@ from secagg.plan import Plan, TrainingSettings
 from secagg.privacy import PrivacyStatement
 from torch import nn
 
-from secagg_client.accounting import ACCOUNTANT, Mechanism, cross_check, epsilon_spent, sampling_rate, solve_sigma
+from secagg_client.accounting import ACCOUNTANT, Mechanism, cross_check, epsilon_spent, loss_interval, sampling_rate, solve_sigma
 from secagg_client.adapted import Adapted, attached
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
@@ -232,7 +232,8 @@ def _spent(run: Run, step: int) -> float | None:
         return None
     stride = max(1, run.mechanism.steps // EPSILON_POINTS)
     upto = min(run.mechanism.steps, -(-step // stride) * stride)
-    return epsilon_spent(Mechanism(run.mechanism.rate, run.mechanism.sigma, upto), run.settings.delta)
+    interval = loss_interval(run.settings.epsilon or 1.0, run.mechanism.steps)
+    return epsilon_spent(Mechanism(run.mechanism.rate, run.mechanism.sigma, upto), run.settings.delta, interval)
 
 
 def _micro_batches(run: Run, rows: Sequence[Encoded]) -> list[list[Encoded]]:
