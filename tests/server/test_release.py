@@ -1,6 +1,7 @@
 """A whole session over real gRPC with mutual TLS: uploads, sets, shares, release (protocol.md §7 to §10)."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,16 @@ import pytest
 from secagg.accumulate import Accumulator
 from secagg.boxes import open_box
 from secagg.errors import NotReady
+from secagg.messages import FinalSet, SetMember
 from secagg.policy import Anchors
 from secagg.release import ADAPTER
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
+from secagg_server.publish import accumulate
 
 from tests.deployment import Deployment, Running
-from tests.small import changes
+from tests.small import changes, small_plan
 
 
 def anchors(deployment: Deployment) -> Anchors:
@@ -157,8 +160,6 @@ def test_boxes_are_deleted_at_release_and_uploads_at_expiry(tmp_path: Path) -> N
 
 def test_the_streamed_sum_is_the_plain_sum(tmp_path: Path) -> None:
     """Twin test: block by block from files against the whole in memory."""
-    from secagg_server.publish import accumulate
-
     deployment = Deployment(tmp_path, close_at=4)
     with deployment.running() as running:
         run_session(running)
@@ -171,14 +172,25 @@ def test_the_streamed_sum_is_the_plain_sum(tmp_path: Path) -> None:
     assert list(streamed.blocks()) == list(plain.blocks())
 
 
-def test_accumulation_reads_one_block_at_a_time(tmp_path: Path) -> None:
-    """The memory of a sum is O(L): of each upload no more than a block is held."""
-    files = UploadFiles(tmp_path)
-    with files.writer("aa") as writer:
-        writer.append(bytes(100_000))
-    sizes = [len(block) for block in files.blocks("aa", 4096)]
-    assert max(sizes) == 4096
-    assert sum(sizes) == 100_000
+def test_the_memory_of_a_sum_does_not_grow_with_the_cohort(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "parties", plan=small_plan(200_000))
+    descriptor, ciphertext = deployment.descriptor, deployment.uploads[0].ciphertext.tobytes()
+    files, names = UploadFiles(tmp_path), [f"{index:064x}" for index in range(8)]
+    for name in names:
+        with files.writer(name) as writer:
+            writer.append(ciphertext)
+
+    def peak(members: list[str]) -> int:
+        chosen = tuple(SetMember(client=name, upload_root=name) for name in members)
+        final = FinalSet(ctx="0" * 64, release=1, candidate_digest="0" * 64, members=chosen, answers=())
+        accumulate(descriptor, final, files)  # compiled and warm
+        tracemalloc.start()
+        accumulate(descriptor, final, files)
+        largest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return largest
+
+    assert peak(names) - peak(names[:2]) < 100_000 < len(ciphertext)
 
 
 def test_evidence_shows_a_key_holder_its_own_boxes_only(tmp_path: Path) -> None:
