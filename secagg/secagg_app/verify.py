@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from secagg.errors import HashMismatch, SecaggError, VerificationError
 from secagg.policy import Anchors, Policy
+from secagg.release import CERTIFICATE, SignedRelease
 from secagg.verify import ReadUpload, VerificationReport, verify_release
 from secagg_host.config import load_toml
 from secagg_host.durable import guard, read_file
@@ -24,7 +25,11 @@ SUFFIX = ".ct"
 @click.option(
     "--trust", required=True, type=FILE, help="Whom you trust: anchors or a policy, TOML, from elsewhere than RELEASE."
 )
-@click.option("--uploads", type=FOLDER, help="The stored ciphertexts (FINGERPRINT.ct): hash and add them again.")
+@click.option(
+    "--uploads",
+    type=FOLDER,
+    help="The stored ciphertexts (FINGERPRINT.ct, or SESSION/FINGERPRINT.ct): hash and add them again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def verify(release: Path, trust: Path, uploads: Path | None, as_json: bool) -> None:
     """Check every signature, hash and endorsement of RELEASE, and recompute the opening and the adapter.
@@ -32,7 +37,8 @@ def verify(release: Path, trust: Path, uploads: Path | None, as_json: bool) -> N
     Needs no network. Exit status 0 when everything holds, 1 with the reason when anything does not.
     """
     try:
-        report = verify_release(read_release(release), load_anchors(trust), _reader(uploads))
+        content = read_release(release)
+        report = verify_release(content, load_anchors(trust), _reader(uploads, content))
     except SecaggError as error:
         if as_json:
             click.echo(json.dumps({"verified": False, "error": error.code, "reason": str(error)}))
@@ -58,12 +64,15 @@ def load_anchors(path: Path) -> Anchors:
     return load_toml(path, Policy if is_policy else Anchors)
 
 
-def _reader(folder: Path | None) -> ReadUpload | None:
+def _reader(folder: Path | None, content: dict[str, bytes]) -> ReadUpload | None:
+    """Reads uploads from `folder`, or from the folder of the release's session in it, as a coordinator keeps them."""
     if folder is None:
         return None
+    session = folder / SignedRelease.parse(content.get(CERTIFICATE, b"")).statement.ctx
+    place = session if session.is_dir() else folder
 
     def blocks(client: str, size: int) -> Iterable[bytes]:
-        return _blocks(folder, client, size)
+        return _blocks(place, client, size)
 
     return blocks
 
