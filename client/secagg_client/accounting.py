@@ -46,9 +46,10 @@ class Mechanism:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Epsilon at one delta by each accountant. `prv` is an upper estimate with error PRV_EPS_ERROR, None where it cannot say.
+    """Epsilon at one delta by each accountant.
 
-    That is for full batches, and for epsilons in the hundreds.
+    `prv` is an upper estimate with error PRV_EPS_ERROR; None for full batches and for epsilons in the hundreds, of
+    which it cannot say anything.
     """
 
     pld: float
@@ -166,7 +167,9 @@ def cross_check(mechanism: Mechanism, delta: float) -> Account:
         AccountingError: PLD is off PRV by more than two percent and PRV's own error, or above RDP.
     """
     rough = _rdp_epsilon(mechanism, delta, _RDP_ORDERS)
-    account = Account(epsilon_spent(mechanism, delta, loss_interval(rough, mechanism.steps)), _prv(mechanism, delta), rough)
+    account = Account(
+        epsilon_spent(mechanism, delta, loss_interval(rough, mechanism.steps)), _prv(mechanism, delta), rough
+    )
     check_agreement(account)
     return account
 

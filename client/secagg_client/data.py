@@ -18,7 +18,7 @@ from secagg.plan import TaskSpec
 
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
-_LOAD_ERRORS = (DatasetGenerationError, DatasetNotFoundError, OSError, ValueError, ImportError)
+_LOAD_ERRORS = (DatasetGenerationError, DatasetNotFoundError, OSError, ValueError, ImportError, StopIteration)
 
 
 class DataConfig(BaseModel):
@@ -70,6 +70,8 @@ def _read(config: DataConfig) -> Dataset:
         return load_dataset(config.source, config.subset, split=config.split, revision=config.revision)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: holds no rows")
     more: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
     with tempfile.TemporaryDirectory(prefix="secagg-data-") as cache:
         return load_dataset(

@@ -19,7 +19,15 @@ from secagg.plan import Plan, TrainingSettings
 from secagg.privacy import PrivacyStatement
 from torch import nn
 
-from secagg_client.accounting import ACCOUNTANT, Mechanism, cross_check, epsilon_spent, loss_interval, sampling_rate, solve_sigma
+from secagg_client.accounting import (
+    ACCOUNTANT,
+    Mechanism,
+    cross_check,
+    epsilon_spent,
+    loss_interval,
+    sampling_rate,
+    solve_sigma,
+)
 from secagg_client.adapted import Adapted, attached
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase

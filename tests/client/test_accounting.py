@@ -2,7 +2,6 @@
 
 import dp_accounting
 import pytest
-
 from secagg.errors import AccountingError, TrainingError
 from secagg_client.accounting import (
     Account,
@@ -15,6 +14,7 @@ from secagg_client.accounting import (
     solve_sigma,
 )
 from secagg_client.training import mechanism_of
+
 from tests.client.support import settings
 
 
@@ -27,7 +27,8 @@ def test_known_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "rate", "steps"), [(8.0, 0.16, 40), (0.35, 0.05, 100), (0.06, 0.05, 20), (3.0, 1.0, 10), (8.0, 0.001, 5)]
+    ("epsilon", "rate", "steps"),
+    [(8.0, 0.16, 40), (0.35, 0.05, 100), (0.06, 0.05, 20), (3.0, 1.0, 10), (8.0, 0.001, 5)],
 )
 def test_solved_noise_spends_what_was_asked_and_hardly_less(epsilon: float, rate: float, steps: int) -> None:
     sigma = solve_sigma(epsilon, 1e-5, rate, steps)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-
 from secagg.errors import TrainingError
 from secagg_client.noise import (
     GRID,
@@ -47,7 +46,10 @@ def test_low_bits_of_the_noise_are_uniform() -> None:
 def test_sum_plus_noise_of_neighbours_have_the_same_outputs() -> None:
     """Outputs are whole numbers whatever the data, so no output can belong to one of two neighbours only."""
     small = SeededSource(2)
-    outputs = [set((shift + grid_noise(small.stream(i, "noise"), 200_000, 2.0**-14)).tolist()) for i, shift in enumerate((0, 3))]
+    outputs = [
+        set((shift + grid_noise(small.stream(i, "noise"), 200_000, 2.0**-14)).tolist())
+        for i, shift in enumerate((0, 3))
+    ]
     assert {value for value in outputs[0] if abs(value) < 8} == {value for value in outputs[1] if abs(value) < 8}
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
-from torch import Tensor, nn
-
 from secagg.adapter import flatten, start_tensors
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TaskSpec, TensorSpec
@@ -19,9 +18,11 @@ from secagg_client import training
 from secagg_client.accounting import Mechanism, epsilon_spent
 from secagg_client.adapted import Adapted, attached
 from secagg_client.models import LoadedBase, load_base
-from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise
+from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise, poisson_sample, rounded_to_grid
 from secagg_client.tasks import Batch, make_task
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
+from torch import Tensor, nn
+
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 
 
@@ -73,7 +74,9 @@ def gradient_errors(base: LoadedBase, *, token_mean_over_batch: bool) -> float:
         batch = task.collate(rows)
         if token_mean_over_batch:
             ids = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
-            losses = wrapped(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=ids).loss * len(rows)
+            losses = wrapped(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=ids).loss * len(
+                rows
+            )
         else:
             losses = task.losses(wrapped, batch)
         together = per_sample(adapted, plan, losses)
@@ -83,7 +86,9 @@ def gradient_errors(base: LoadedBase, *, token_mean_over_batch: bool) -> float:
         for number, row in enumerate(rows):
             alone = torch.autograd.grad(task.losses(adapted.model, task.collate([row])).sum(), parameters)
             scale = max(float(g.abs().max()) for g in alone)
-            worst = max(worst, *(float((t[number] - g).abs().max()) / scale for t, g in zip(together, alone, strict=True)))
+            worst = max(
+                worst, *(float((t[number] - g).abs().max()) / scale for t, g in zip(together, alone, strict=True))
+            )
     return worst
 
 
@@ -108,7 +113,7 @@ def test_one_record_moves_a_step_by_no_more_than_the_clipping_norm(base: LoadedB
     """Trap 1, and dividing by the private count: with equal noise, neighbouring data differ by at most lr C / batch."""
     clip, bound = 0.05, 0.5 * 0.05 / 8
     changes = [one_step(base, count, max_grad_norm=clip).change.astype(np.float64) for count in (7, 8, 9, 10)]
-    for less, more in zip(changes, changes[1:], strict=False):
+    for less, more in pairwise(changes):
         distance = float(np.linalg.norm(more - less))
         assert 0.5 * bound < distance <= bound * (1 + 1e-5), "clipped to C: every example here has a longer gradient"
 
@@ -134,7 +139,7 @@ def test_an_empty_sample_takes_a_noise_only_step_and_is_accounted(mean_base: Loa
         expected -= 0.5 * _vector(plan, noise) * 0.7 / GRID
     assert np.allclose(update.change, expected, rtol=1e-4, atol=1e-6)
     assert reports[-1].epsilon == pytest.approx(epsilon_spent(Mechanism(1e-5, sigma, 4), 1e-5))
-    assert all(earlier.epsilon < later.epsilon for earlier, later in zip(reports, reports[1:], strict=False))  # type: ignore[operator]
+    assert all(earlier.epsilon < later.epsilon for earlier, later in pairwise(reports))  # type: ignore[operator]
 
 
 def _in_optimizer_order(plan: Plan) -> list[TensorSpec]:
@@ -176,7 +181,7 @@ def test_an_optimiser_of_another_copy_is_refused(mean_base: LoadedBase, monkeypa
 
 def test_the_sampler_is_poisson_at_the_accounted_rate(mean_base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 4. The rate comes from the declared size, not from the count, and sizes vary as a binomial does."""
-    rates, real = set[float](), training.poisson_sample
+    rates, real = set[float](), poisson_sample
 
     def recording(stream: object, size: int, rate: float) -> object:
         rates.add(rate)
@@ -192,7 +197,9 @@ def test_the_sampler_is_poisson_at_the_accounted_rate(mean_base: LoadedBase, mon
     assert 4 < sizes.var() < 25
 
 
-def test_noise_and_clipping_are_those_that_are_accounted(mean_base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_and_clipping_are_those_that_are_accounted(
+    mean_base: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = list[tuple[float, float]]()
 
     def clip(rows: list[Tensor], norm: float) -> list[Tensor]:
@@ -205,7 +212,7 @@ def test_noise_and_clipping_are_those_that_are_accounted(mean_base: LoadedBase, 
         sigmas.add(sigma)
         return grid_noise(stream, size, sigma)  # type: ignore[arg-type]
 
-    sigmas, real_clip = set[float](), optimizer_module.rounded_to_grid
+    sigmas, real_clip = set[float](), rounded_to_grid
     monkeypatch.setattr(optimizer_module, "rounded_to_grid", clip)
     monkeypatch.setattr(optimizer_module, "grid_noise", noise)
     plan = plan_for(mean_base, settings(max_grad_norm=0.3))
@@ -280,7 +287,7 @@ def test_learns_under_noise_with_adam_warmup_and_decay_in_bf16(tiny_bert_dir: Pa
     plan = plan_for(
         base,
         settings(
-            steps=40, batch_size=64, optimizer="adamw", learning_rate=0.01, head_learning_rate=0.05, warmup_steps=3,
+            steps=30, batch_size=64, optimizer="adamw", learning_rate=0.01, head_learning_rate=0.05, warmup_steps=3,
             schedule="linear", epsilon=8.0, precision="bf16",
         ),
     )  # fmt: skip
@@ -311,7 +318,7 @@ def test_divergence_is_an_error(mean_base: LoadedBase) -> None:
 def test_an_example_with_a_gradient_that_is_not_finite_counts_as_zero(
     mean_base: LoadedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training.make_task
+    real = make_task
 
     def poisoned(spec: TaskSpec, tokenizer: object) -> object:
         task = real(spec, tokenizer)

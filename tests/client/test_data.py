@@ -1,0 +1,126 @@
+"""Reading an institution's own files, and what is said when they are wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from secagg.errors import DataError
+from secagg_client import data as data_module
+from secagg_client.data import DataConfig, Examples, load_examples
+
+from tests.client.support import LM, MEAN
+
+ROWS = [
+    {"text": "good food", "label": "positive", "id": 1},
+    {"text": "bad food", "label": "negative", "id": 2},
+    {"text": "Zürich, „gut“\nzwei Zeilen", "label": "positive", "id": 3},
+]
+
+
+def jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "data.jsonl": lambda path: jsonl(path, list(ROWS)),
+    "data.csv": lambda path: Dataset.from_list(ROWS).to_csv(path),
+    "data.tsv": lambda path: Dataset.from_list(ROWS).to_csv(path, sep="\t"),
+    "data.parquet": lambda path: Dataset.from_list(ROWS).to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_local_files(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    data = load_examples(DataConfig(source=str(tmp_path / name)), MEAN)
+    assert data.texts == tuple(str(row["text"]) for row in ROWS)
+    assert data.labels == (1, 0, 1)
+
+
+def test_other_columns_integer_labels_limit_and_lm(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"body": "one", "stars": 1},
+        {"body": "two", "stars": 0},
+        {"body": "three", "stars": 1},
+    ]
+    path = jsonl(tmp_path / "x.jsonl", rows)
+    config = DataConfig(source=str(path), text_column="body", label_column="stars", limit=2)
+    assert load_examples(config, MEAN) == Examples(str(path), ("one", "two"), (1, 0))
+    assert load_examples(config, LM).labels == ()
+
+
+def test_class_label_features_map_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub data set may number its classes in another order than the session."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["positive", "negative"])})
+    table = Dataset.from_dict({"text": ["good", "bad"], "label": [0, 1]}, features=features)
+    monkeypatch.setattr(data_module, "load_dataset", lambda *_args, **_kwargs: table)
+    assert load_examples(DataConfig(source="someone/reviews"), MEAN).labels == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "  ", "label": "positive"}, "row 2: the text is empty"),
+        ({"text": None, "label": "positive"}, "row 2: the text is missing"),
+        ({"text": "secret words", "label": "neutral"}, "row 2: the label is not one of the session's labels"),
+        ({"text": "secret words", "label": None}, "row 2: the label is empty"),
+    ],
+)
+def test_bad_rows_are_named_without_their_text(tmp_path: Path, row: dict[str, object], message: str) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [ROWS[0], row])
+    with pytest.raises(DataError, match=message) as caught:
+        load_examples(DataConfig(source=str(path)), MEAN)
+    assert str(path) in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_index_out_of_range(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [{"text": "a", "label": 2}])
+    with pytest.raises(DataError, match="row 1: the label is not one"):
+        load_examples(DataConfig(source=str(path)), MEAN)
+
+
+def test_missing_column_names_those_that_exist(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [{"body": "a", "label": "positive"}])
+    with pytest.raises(DataError, match=r"no column 'text'; it has 'body', 'label'"):
+        load_examples(DataConfig(source=str(path)), MEAN)
+    path = jsonl(tmp_path / "y.jsonl", [{"text": "a"}])
+    with pytest.raises(DataError, match="no column 'label'"):
+        load_examples(DataConfig(source=str(path)), MEAN)
+
+
+def test_files_that_are_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        load_examples(DataConfig(source=str(tmp_path / "absent.jsonl")), MEAN)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a", \n"oops')
+    with pytest.raises(DataError, match="cannot be read as a data set"):
+        load_examples(DataConfig(source=str(broken)), MEAN)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(DataError, match=r"holds no rows|cannot be read"):
+        load_examples(DataConfig(source=str(empty)), MEAN)
+    with pytest.raises(DataError, match="cannot be read as a data set"):
+        load_examples(DataConfig(source="nobody/such-data-set"), MEAN)
+
+
+def test_no_copy_of_the_data_stays_in_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets.config as datasets_config
+
+    cache, scratch = tmp_path / "cache", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    load_examples(DataConfig(source=str(jsonl(tmp_path / "x.jsonl", list(ROWS)))), MEAN)
+    left = [path for folder in (cache, scratch) for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in left if b"food" in path.read_bytes()]
+
+
+def test_fingerprint_knows_records_not_their_order() -> None:
+    one = Examples("a", ("x", "y "), (0, 1))
+    assert one.fingerprint() == Examples("b", ("y", "x"), (0, 0)).fingerprint()
+    assert one.fingerprint() != Examples("a", ("x", "z"), (0, 1)).fingerprint()
+    assert "x" not in repr(one).replace("Examples", "")
