@@ -1,0 +1,167 @@
+"""Uploading with a bad connection: the same bytes, resumed, until there is a receipt (protocol.md §7.2)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import secagg_client.calls as calls
+from secagg.errors import ProtocolViolation, SessionClosed, StorageError, TransportError
+from secagg.messages import SignedReceipt, SignedUpload
+from secagg_client.calls import ContributionCalls, PublicationCalls
+from secagg_client.client_run import ClientRun
+from secagg_client.patience import Patience
+from secagg_host.events import EventLog
+from secagg_host.tls import channel
+
+from tests.client.runner import SMALL_CHUNK, CountedTraining, make_run
+from tests.deployment import HOUR, Deployment, Running
+
+
+class Flaky:
+    """The real calls, on a line that breaks after `good` chunks in each of the first `breaks` attempts."""
+
+    def __init__(self, inner: ContributionCalls, breaks: int, good: int) -> None:
+        self.inner, self.breaks, self.good = inner, breaks, good
+        self.sent = list[tuple[int, bytes]]()
+        self.announced = list[bytes]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def begin_upload(self, upload: SignedUpload) -> int | SignedReceipt:
+        self.announced.append(upload.to_bytes())
+        return self.inner.begin_upload(upload)
+
+    def upload(
+        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes]
+    ) -> SignedReceipt:
+        self.breaks -= 1
+        sent = bytearray()
+
+        def counted() -> Iterator[bytes]:
+            for number, chunk in enumerate(chunks):
+                if self.breaks >= 0 and number == self.good:
+                    return
+                sent.extend(chunk)
+                yield chunk
+
+        try:
+            return self.inner.upload(upload, boxes, offset, counted())
+        except Exception as error:
+            raise TransportError("the line broke") from error
+        finally:
+            self.sent.append((offset, bytes(sent)))
+
+
+class Repeating(Flaky):
+    """Loses the answer of the first whole upload: the receipt never arrives."""
+
+    def upload(self, *args: Any) -> SignedReceipt:
+        receipt = self.inner.upload(*args)
+        self.sent.append((args[2], b""))
+        if len(self.sent) == 1:
+            raise TransportError(f"lost the receipt {receipt.signature[:8]}")
+        return receipt
+
+
+class WrongReceipt(Flaky):
+    """Answers with another client's receipt."""
+
+    def __init__(self, inner: ContributionCalls, receipt: SignedReceipt) -> None:
+        super().__init__(inner, 0, 0)
+        self.receipt = receipt
+
+    def begin_upload(self, upload: SignedUpload) -> int | SignedReceipt:
+        return self.receipt
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setattr(calls, "MAX_CHUNK_BYTES", SMALL_CHUNK)
+    with Deployment(tmp_path / "hub").running() as running:
+        running.approve()
+        yield running
+
+
+@pytest.fixture
+def line(running: Running) -> Iterator[Any]:
+    with channel(running.address, running.deployment.client_files[0]) as line:
+        yield line
+
+
+def client(running: Running, line: Any, folder: Path, contribution: Any) -> ClientRun:
+    deployment = running.deployment
+    return make_run(folder, deployment.client_files[0], deployment.policy, contribution, PublicationCalls(line))
+
+
+def spooled(folder: Path) -> bytes:
+    (path,) = folder.glob("state/sessions/*/upload/ciphertext.bin")
+    return path.read_bytes()
+
+
+def test_a_broken_upload_resumes_and_every_attempt_sends_the_same_bytes(
+    running: Running, line: Any, tmp_path: Path
+) -> None:
+    flaky = Flaky(ContributionCalls(line), breaks=2, good=2)
+    client(running, line, tmp_path, flaky).run(wait_for_release=False)
+    content = spooled(tmp_path)
+    assert [offset for offset, _ in flaky.sent] == [0, 2 * SMALL_CHUNK, 4 * SMALL_CHUNK]
+    assert b"".join(data for _, data in flaky.sent) == content
+    assert all(content[offset : offset + len(data)] == data for offset, data in flaky.sent)
+    assert len(set(flaky.announced)) == 1
+
+
+def test_a_lost_receipt_is_asked_for_again_without_sending_twice(running: Running, line: Any, tmp_path: Path) -> None:
+    repeating = Repeating(ContributionCalls(line), 0, 0)
+    client(running, line, tmp_path, repeating).run(wait_for_release=False)
+    assert len(repeating.sent) == 1
+    (receipt,) = tmp_path.glob("state/sessions/*/receipt.json")
+    stored = running.session.receipt(running.deployment.client_files[0].identity.fingerprint)
+    assert stored is not None
+    assert receipt.read_bytes() == stored.to_bytes()
+
+
+def test_a_receipt_for_another_upload_is_not_taken(running: Running, line: Any, tmp_path: Path) -> None:
+    with running.client(1) as caller:
+        foreign = caller.upload(running.deployment.uploads[1])
+    with pytest.raises(ProtocolViolation, match="another session, client or upload"):
+        client(running, line, tmp_path, WrongReceipt(ContributionCalls(line), foreign)).run(wait_for_release=False)
+    assert not list(tmp_path.glob("state/sessions/*/receipt.json"))
+
+
+def test_a_damaged_spool_is_never_sent(running: Running, line: Any, tmp_path: Path) -> None:
+    def spoil(step: str) -> None:
+        if step == "cleared":
+            (path,) = tmp_path.glob("state/sessions/*/upload/ciphertext.bin")
+            path.write_bytes(b"\x00" * path.stat().st_size)
+
+    flaky = Flaky(ContributionCalls(line), 0, 0)
+    deployment = running.deployment
+    run = make_run(
+        tmp_path, deployment.client_files[0], deployment.policy, flaky, PublicationCalls(line), checkpoint=spoil
+    )
+    with pytest.raises(StorageError, match="not what was signed"):
+        run.run(wait_for_release=False)
+    assert not flaky.sent
+
+
+def test_a_closed_session_ends_the_run_and_leaves_nothing_trained(running: Running, line: Any, tmp_path: Path) -> None:
+    """The deadline passes while the client trains: nothing was sent, and the ledger is told."""
+    clock = running.deployment.clock
+
+    def wait(step: str) -> None:
+        if step == "trained":
+            clock.now += 2 * HOUR
+
+    deployment = running.deployment
+    patience = Patience(EventLog(), clock=lambda: float(clock()))
+    run = make_run(
+        tmp_path, deployment.client_files[0], deployment.policy, ContributionCalls(line), PublicationCalls(line),
+        checkpoint=wait, patience=patience,
+    )  # fmt: skip
+    with pytest.raises(SessionClosed, match="nothing is spent"):
+        run.run()
+    assert CountedTraining(tmp_path / "book.txt").notes == ["prepared", "charged", "trained", "abandoned"]
+    assert not list(tmp_path.glob("state/sessions/*/trained.enc"))
+    assert not list(tmp_path.glob("state/sessions/*/upload"))
