@@ -83,6 +83,7 @@ def run(config_file: Path, as_json: bool) -> None:
 
 def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     """One session with the real training, over the network."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from secagg_host.tls import channel
 
     from secagg_client.calls import ContributionCalls, PublicationCalls

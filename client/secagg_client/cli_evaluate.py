@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import click
@@ -35,6 +36,7 @@ def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Pa
 
     Run `secagg verify` first: this command measures, and says nothing about who made the release.
     """
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     import numpy as np
 
     from secagg_client.data import DataConfig, load_examples

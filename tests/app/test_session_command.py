@@ -1,0 +1,94 @@
+"""`secagg session`: from TOML to the signed descriptor (protocol.md §4.2)."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from secagg.descriptor import SignedDescriptor
+from secagg.signing import parse_model
+from secagg_app.main import cli
+
+from tests.study import Study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return Study(tmp_path_factory.mktemp("study")).make()
+
+
+def create(study: Study, text: str, out: Path, identity: str = "server") -> Result:
+    config = study.folder / "changed.toml"
+    config.write_text(text)
+    return CliRunner().invoke(
+        cli, ["session", "create", str(config), "--identity", str(study.identity(identity)), "--out", str(out)]
+    )
+
+
+def test_the_descriptor_holds_what_the_operator_decided(study: Study) -> None:
+    signed = parse_model(SignedDescriptor, (study.folder / "session.json").read_bytes())
+    descriptor = signed.check(approved=False)
+    assert descriptor.plan == study.plan
+    assert set(descriptor.clients) == {study.fingerprint(name) for name in study.client_names}
+    assert [holder.fingerprint for holder in descriptor.holders] == [study.fingerprint(n) for n in study.holder_names]
+    assert (descriptor.threshold, descriptor.n_min) == (3, 3)
+    assert descriptor.upload_deadline - descriptor.created_at == 3600
+
+
+def test_show(study: Study) -> None:
+    path = str(study.folder / "session.json")
+    shown = json.loads(CliRunner().invoke(cli, ["session", "show", path, "--json"]).output)
+    assert shown["base model hash"] == study.plan.base_model_hash
+    assert shown["approvals"] == 0
+    plain = CliRunner().invoke(cli, ["session", "show", path]).output
+    assert shown["adapter schema hash"] in plain
+
+
+def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
+    content = json.loads((study.folder / "session.json").read_text())
+    content["descriptor"]["statement"]["nonce"] = "00" * 32
+    path = tmp_path / "session.json"
+    path.write_text(json.dumps(content))
+    result = CliRunner().invoke(cli, ["session", "show", str(path)])
+    assert result.exit_code == 1
+    assert "error[signature]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("n_min = 3", "n_min = 9", "outside n_min..n_max"),
+        ("n_min = 3", "", "n_min: Field required"),
+        ("n_min = 3", 'n_min = "3"', "n_min: Input should be a valid integer"),
+        ("corrupt_keyholders = 1", "corrupt_keyholders = 2", "leave no quorum"),
+        ("corrupt_keyholders = 1", "surprise = 1", "surprise: Extra inputs are not permitted"),
+        ("expiry_minutes = 120", "expiry_minutes = 1", "times must be in the order"),
+        ("client-1/identity/certificate.pem", "client-2/identity/certificate.pem", "distinct parties"),
+        ("client-1/identity/certificate.pem", "nowhere.pem", "nowhere.pem: it does not exist"),
+        ("client-1/identity/certificate.pem", "plan.json", "plan.json: not a PEM certificate"),
+        ("holder-1/identity/certificate.pem", "client-1/identity/certificate.pem", "not for keyholder"),
+        ("holder-1/offer.json", "holder-2/offer.json", "signed by"),
+        ("plan.json", "policy.toml", "policy.toml: Plan"),
+    ],
+)
+def test_what_does_not_hold_together_is_refused(study: Study, tmp_path: Path, old: str, new: str, reason: str) -> None:
+    text = (study.folder / "session.toml").read_text()
+    assert old in text
+    result = create(study, text.replace(old, new, 1), tmp_path / "session.json")
+    assert result.exit_code == 1, result.output
+    assert reason in result.stderr
+    assert not (tmp_path / "session.json").exists()
+
+
+def test_only_a_coordinator_signs_sessions(study: Study, tmp_path: Path) -> None:
+    result = create(study, (study.folder / "session.toml").read_text(), tmp_path / "session.json", "client-1")
+    assert result.exit_code == 1
+    assert "a coordinator signs sessions" in result.stderr
+
+
+def test_a_session_is_made_once(study: Study) -> None:
+    before = (study.folder / "session.json").read_bytes()
+    result = create(study, (study.folder / "session.toml").read_text(), study.folder / "session.json")
+    assert result.exit_code == 1
+    assert "a session is made once" in result.stderr
+    assert (study.folder / "session.json").read_bytes() == before

@@ -1,0 +1,178 @@
+"""`secagg verify` and `secagg release annotate` on a release folder (protocol.md §10)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from secagg.canonical import pretty_bytes
+from secagg.release import CERTIFICATE, FILES, Evaluation, Metric
+from secagg_app.annotate import exchange_folder, finish_exchange
+from secagg_app.main import cli
+from secagg_app.verify import read_release
+
+from tests.deployment import Deployment
+from tests.study import toml
+
+HASH = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """A release by the real server, with its uploads."""
+    deployment = Deployment(tmp_path_factory.mktemp("hub"), close_at=4)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        running.work()
+    (deployment.folder / "policy.toml").write_text(toml(deployment.policy.model_dump(mode="json")))
+    anchors = deployment.policy.model_dump(
+        mode="json", exclude={"max_releases", "protocols", "max_epsilon", "max_delta", "noise"}
+    )
+    (deployment.folder / "anchors.toml").write_text(toml(anchors))
+    return deployment
+
+
+@pytest.fixture
+def release(made: Deployment, tmp_path: Path) -> Path:
+    shutil.copytree(made.folder / "release", tmp_path / "release")
+    return tmp_path / "release"
+
+
+def verify(made: Deployment, release: Path, *args: str | Path, trust: str = "anchors.toml") -> Result:
+    words = ["verify", str(release), "--trust", str(made.folder / trust), *map(str, args)]
+    return CliRunner().invoke(cli, words)
+
+
+@pytest.mark.parametrize("trust", ["anchors.toml", "policy.toml"])
+def test_a_good_release(made: Deployment, release: Path, trust: str) -> None:
+    result = verify(made, release, trust=trust)
+    assert result.exit_code == 0, result.output
+    assert "the sum is NOT linked to the uploads" in result.output
+
+
+def test_with_the_uploads_the_sum_is_linked(made: Deployment, release: Path) -> None:
+    uploads = made.folder / "state" / "uploads" / made.descriptor.ctx
+    result = verify(made, release, "--uploads", uploads, "--json")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.output)
+    assert shown["verified"] is True
+    assert shown["linked"] is True
+    assert len(shown["members"]) == 4
+
+
+@pytest.mark.parametrize("change", ["alter", "shorten", "remove"])
+def test_an_upload_that_is_not_the_one(made: Deployment, release: Path, tmp_path: Path, change: str) -> None:
+    uploads = tmp_path / "uploads"
+    shutil.copytree(made.folder / "state" / "uploads" / made.descriptor.ctx, uploads)
+    path = sorted(uploads.glob("*.ct"))[0]
+    raw = path.read_bytes()
+    match change:
+        case "alter":
+            path.write_bytes(raw[:100] + bytes([raw[100] ^ 1]) + raw[101:])
+        case "shorten":
+            path.write_bytes(raw[:-1])
+        case _:
+            path.unlink()
+    result = verify(made, release, "--uploads", uploads)
+    assert result.exit_code == 1
+    assert path.stem[:16] in result.stderr
+
+
+@pytest.mark.parametrize("name", [*FILES, CERTIFICATE])
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 1.0])
+def test_a_flipped_byte_in_any_file(made: Deployment, release: Path, name: str, place: float) -> None:
+    raw = bytearray((release / name).read_bytes())
+    raw[round(place * (len(raw) - 1))] ^= 1
+    (release / name).write_bytes(bytes(raw))
+    result = verify(made, release, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["verified"] is False
+    assert result.stderr.startswith("error[")
+
+
+@pytest.mark.parametrize("name", [*FILES, CERTIFICATE])
+def test_a_missing_file(made: Deployment, release: Path, name: str) -> None:
+    (release / name).unlink()
+    result = verify(made, release)
+    assert result.exit_code == 1
+    assert "is missing" in result.stderr
+
+
+def test_a_stranger_in_the_folder(made: Deployment, release: Path) -> None:
+    (release / "model.bin").write_bytes(b"x")
+    assert "does not belong to the release" in verify(made, release).stderr
+    (release / "model.bin").unlink()
+    (release / "more").mkdir()
+    assert "not a plain file" in verify(made, release).stderr
+
+
+def test_anchors_that_pin_somebody_else(made: Deployment, release: Path) -> None:
+    text = (made.folder / "anchors.toml").read_text()
+    fingerprint = made.coordinator_files.identity.fingerprint
+    (made.folder / "other.toml").write_text(text.replace(fingerprint, HASH))
+    result = verify(made, release, trust="other.toml")
+    assert result.exit_code == 1
+    assert "error[policy]: the coordinator is not the one that is pinned" in result.stderr
+
+
+def test_a_folder_that_is_not_there(made: Deployment, tmp_path: Path) -> None:
+    assert verify(made, tmp_path / "nowhere").exit_code == 1
+
+
+# -- annotate --------------------------------------------------------------------------------------------------
+
+
+def annotate(made: Deployment, release: Path, tmp_path: Path, identity: str = "server") -> Result:
+    found = Evaluation(
+        data_sha256=HASH,
+        data_is_public=True,
+        description="Made-up sentences",
+        metrics=(Metric(name="accuracy", value=0.75),),
+    )
+    (tmp_path / "evaluation.json").write_bytes(pretty_bytes(found))
+    words = ["release", "annotate", str(release), "--evaluation", str(tmp_path / "evaluation.json"), "--identity"]
+    return CliRunner().invoke(cli, [*words, str(made.folder / "parties" / identity)])
+
+
+def test_an_evaluation_is_attached_and_the_release_still_verifies(
+    made: Deployment, release: Path, tmp_path: Path
+) -> None:
+    adapter = (release / "adapter_model.safetensors").read_bytes()
+    result = annotate(made, release, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert verify(made, release).exit_code == 0
+    assert "Made-up sentences" in (release / "README.md").read_text()
+    assert (release / "adapter_model.safetensors").read_bytes() == adapter
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_altered_release_is_not_signed_again(made: Deployment, release: Path, tmp_path: Path) -> None:
+    raw = bytearray((release / "adapter_model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (release / "adapter_model.safetensors").write_bytes(bytes(raw))
+    before = read_release(release)
+    result = annotate(made, release, tmp_path)
+    assert result.exit_code == 1
+    assert "error[hash]" in result.stderr
+    assert read_release(release) == before
+
+
+def test_only_the_release_s_own_coordinator_annotates(made: Deployment, release: Path, tmp_path: Path) -> None:
+    assert made.outsiders
+    result = annotate(made, release, tmp_path, "strange-server")
+    assert result.exit_code == 1
+    assert "error[signature]" in result.stderr
+
+
+def test_an_interrupted_exchange_leaves_the_old_or_the_new(release: Path) -> None:
+    old = read_release(release)
+    release.rename(release.with_name(".release.old"))
+    release.with_name(".release.draft").mkdir()
+    finish_exchange(release)
+    assert read_release(release) == old
+    new = {**old, "README.md": b"new"}
+    exchange_folder(release, new)
+    assert read_release(release) == new
+    assert sorted(path.name for path in release.parent.iterdir()) == ["release"]
