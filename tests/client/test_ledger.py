@@ -18,7 +18,7 @@ from tests.client.support import LM, examples, settings
 
 ONCE = LedgerLimits(total_epsilon=8.0, delta=1e-5)
 AGAIN = LedgerLimits(total_epsilon=8.0, delta=1e-5, allow_repeated=True)
-MECHANISM = Mechanism(0.2, 1.2, 20)
+MECHANISM = Mechanism(0.2, 1.6, 20)
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
