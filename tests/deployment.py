@@ -16,8 +16,9 @@ from typing import Any
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
+from secagg.evidence import MemberEvidence
 from secagg.identity import Role, issue, new_authority, new_request
-from secagg.keyholder import KeyHolder, MemberEvidence
+from secagg.keyholder import KeyHolder
 from secagg.messages import (
     Enrolment,
     SignedCandidate,

@@ -19,7 +19,8 @@ from secagg.coordinator import (
     settle,
 )
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
-from secagg.keyholder import KeyHolder, MemberEvidence, ShareAnswer
+from secagg.evidence import MemberEvidence, ShareAnswer
+from secagg.keyholder import KeyHolder
 from secagg.messages import SignedCandidate, SignedEndorsement
 from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
 from secagg.policy import Policy

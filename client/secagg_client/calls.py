@@ -11,8 +11,17 @@ from enum import StrEnum
 from typing import TypeVar
 
 from secagg.descriptor import SignedDescriptor
-from secagg.errors import MalformedError, SizeLimitError, StorageError, TransportError
-from secagg.keyholder import MemberEvidence, ShareAnswer
+from secagg.errors import (
+    MalformedError,
+    OpeningError,
+    SecaggError,
+    SessionClosed,
+    SizeLimitError,
+    StorageError,
+    TooFewContributions,
+    TransportError,
+)
+from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.merkle import MAX_DEPTH
 from secagg.messages import (
     SignedApproval,
@@ -62,6 +71,17 @@ _STATES: dict[int, SessionState] = {
     pb.SESSION_STATE_BURNT: SessionState.BURNT,
     pb.SESSION_STATE_EXPIRED: SessionState.EXPIRED,
 }
+
+
+def ending(state: SessionState, reason: str) -> SecaggError:
+    """Why a session ended without a release, as an error."""
+    match state:
+        case SessionState.TOO_FEW:
+            return TooFewContributions(reason or "too few uploads at the deadline; nothing was opened")
+        case SessionState.BURNT:
+            return OpeningError(reason or "the opening was refused; the session is burnt")
+        case _:
+            return SessionClosed(reason or "the session has expired")
 
 
 @contextmanager

@@ -14,14 +14,12 @@ from typing import Protocol
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import (
     ConfigError,
-    OpeningError,
     ProtocolViolation,
-    SecaggError,
     SessionClosed,
-    TooFewContributions,
 )
+from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.identity import Role, check_issued_by
-from secagg.keyholder import KeyHolder, MemberEvidence, ShareAnswer
+from secagg.keyholder import KeyHolder
 from secagg.messages import SignedApproval, SignedEndorsement, SignedOffer
 from secagg.policy import Policy
 from secagg.randomness import Randomness
@@ -29,7 +27,7 @@ from secagg_host.config import load_toml
 from secagg_host.durable import DurableJournal, FileKeyStore, guard, make_folder, write_atomic
 from secagg_host.identity import load_identity
 
-from secagg_client.calls import CandidateTask, FinalTask, SessionState, ShareTask, Work
+from secagg_client.calls import CandidateTask, FinalTask, SessionState, ShareTask, Work, ending
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.patience import Patience
 
@@ -208,17 +206,6 @@ class KeyHolderRun:
         if state != SessionState.RELEASED:
             raise ending(SessionState(state), reason)
         self.patience.log.emit("released", session=descriptor.ctx)
-
-
-def ending(state: SessionState, reason: str) -> SecaggError:
-    """Why a session ended without a release, as an error."""
-    match state:
-        case SessionState.TOO_FEW:
-            return TooFewContributions(reason or "too few uploads at the deadline; nothing was opened")
-        case SessionState.BURNT:
-            return OpeningError(reason or "the opening was refused; the session is burnt")
-        case _:
-            return SessionClosed(reason or "the session has expired")
 
 
 def _ended(descriptor: Descriptor) -> str:

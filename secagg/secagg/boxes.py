@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.hpke import (
 
 from secagg.canonical import canonical_bytes
 from secagg.errors import MalformedError, ShareError
+from secagg.evidence import BOX_HEADER_BYTES
 from secagg.plan import Frozen, Hash
 
 BOX_VERSION = 1
-HEADER_BYTES = 3
 MLKEM_SEED_BYTES = 64
 MLKEM_PUBLIC_BYTES = 1184
 
@@ -119,11 +119,6 @@ def open_box(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int)
         plaintext = _suite().decrypt(box, key.hpke, info=context.info)
     except (InvalidTag, ValueError) as error:
         raise ShareError(f"the box of client {context.client[:16]} does not open under its upload root") from error
-    if len(plaintext) != HEADER_BYTES + share_bytes or plaintext[:HEADER_BYTES] != bytes([BOX_VERSION, 0, 0]):
+    if len(plaintext) != BOX_HEADER_BYTES + share_bytes or plaintext[:BOX_HEADER_BYTES] != bytes([BOX_VERSION, 0, 0]):
         raise MalformedError(f"the box of client {context.client[:16]} is not of version {BOX_VERSION}")
-    return plaintext[HEADER_BYTES:]
-
-
-def box_bytes(share_bytes: int) -> int:
-    """Size of a box around a share of that size: encapsulated key, ciphertext and tag."""
-    return 1120 + HEADER_BYTES + share_bytes + 16
+    return plaintext[BOX_HEADER_BYTES:]

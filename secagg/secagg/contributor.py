@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from secagg import shamir
 from secagg.boxes import BoxContext, seal_box
-from secagg.codec import Quantiser
 from secagg.descriptor import Descriptor
 from secagg.merkle import root
 from secagg.messages import SignedUpload, Upload
@@ -29,12 +28,6 @@ class SealedUpload:
     boxes: tuple[bytes, ...]
 
 
-def quantiser_of(descriptor: Descriptor) -> Quantiser:
-    """The session's quantiser: one clip per trained tensor (protocol.md §2.3)."""
-    sizes = [(spec.size, spec.clip) for spec in descriptor.plan.trained]
-    return Quantiser.from_groups(sizes, descriptor.ring.bits)
-
-
 def seal_contribution(
     descriptor: Descriptor, signer: Signer, change: NDArray[np.float32], privacy: PrivacyStatement, random: Randomness
 ) -> SealedUpload:
@@ -48,7 +41,7 @@ def seal_contribution(
     descriptor.client(fingerprint)
     sealed = seal_update(
         descriptor.parameters,
-        quantiser_of(descriptor),
+        descriptor.quantiser,
         bytes.fromhex(descriptor.ctx),
         change,
         random,

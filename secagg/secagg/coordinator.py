@@ -15,10 +15,9 @@ from pydantic import Field
 
 from secagg import shamir
 from secagg.accumulate import Accumulator
-from secagg.contributor import quantiser_of
 from secagg.descriptor import CommitteeMember, Descriptor, RingChoice, RosterMember, SignedDescriptor, quorum
 from secagg.errors import HashMismatch, MalformedError, OpeningError, ProtocolViolation, ShareError, TooFewContributions
-from secagg.keyholder import ShareAnswer
+from secagg.evidence import ShareAnswer
 from secagg.messages import (
     Candidate,
     FinalSet,
@@ -194,4 +193,4 @@ def mean_change(descriptor: Descriptor, final: FinalSet, opening: Opening) -> ND
     """The decoded weighted mean of the members' changes, shape [L] (protocol.md §2.4, §9.3)."""
     weights = [descriptor.weights[member.client] for member in final.members]
     weight_sum = None if all(weight == 1.0 for weight in weights) else math.fsum(weights)
-    return quantiser_of(descriptor).decode_mean(opening.sums, len(weights), weight_sum)
+    return descriptor.quantiser.decode_mean(opening.sums, len(weights), weight_sum)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from secagg.canonical import canonical_bytes, tagged_hash
+from secagg.codec import Quantiser
 from secagg.errors import EndorsementInvalid, MalformedError, RoleViolation, SecaggError, VerificationError
 from secagg.identity import Identity, Role, identify
 from secagg.messages import Seconds, SignedApproval, SignedOffer
@@ -35,7 +36,7 @@ class RingChoice(Frozen):
 
     name: str = Field(min_length=1, max_length=60)
     limbs: int = Field(ge=1, le=8)
-    bits: int = Field(ge=2, le=32)
+    bits: int = Field(ge=2, le=24)
     security_bits: int = Field(ge=128)
 
 
@@ -75,6 +76,11 @@ class Descriptor(Statement):
         return SealedParameters.from_name(
             self.ring.name, self.ring.limbs, bits=self.ring.bits, n_max=self.n_max, length=self.plan.length
         )
+
+    @cached_property
+    def quantiser(self) -> Quantiser:
+        """One clip per trained tensor (protocol.md §2.3)."""
+        return Quantiser.from_groups([(spec.size, spec.clip) for spec in self.plan.trained], self.ring.bits)
 
     @cached_property
     def clients(self) -> dict[str, Identity]:

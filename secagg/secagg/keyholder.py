@@ -9,6 +9,7 @@ from secagg import shamir
 from secagg.boxes import BoxContext, SessionKey, open_box
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, PolicyViolation, ProtocolViolation, SessionClosed, ShareError
+from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.merkle import verify_path
 from secagg.messages import (
     Approval,
@@ -24,7 +25,6 @@ from secagg.messages import (
     SignedFinalSet,
     SignedOffer,
     SignedShareSum,
-    SignedUpload,
 )
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
@@ -55,23 +55,6 @@ class KeyStore(Protocol):
 
     def erase(self, offer_digest: str) -> None:
         """Destroy. Does nothing when it is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemberEvidence:
-    """What the coordinator shows a key-holder for one member: the signed upload, its own box and the box's path."""
-
-    upload: SignedUpload
-    box: bytes
-    path: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShareAnswer:
-    """A signed share sum with its bytes (packed, protocol.md §6.1)."""
-
-    signed: SignedShareSum
-    share: bytes
 
 
 @dataclass(frozen=True, slots=True)

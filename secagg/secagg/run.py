@@ -26,8 +26,9 @@ from secagg.coordinator import (
 )
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.errors import SessionClosed
+from secagg.evidence import MemberEvidence
 from secagg.identity import Identity, Role, issue, new_authority, new_request
-from secagg.keyholder import KeyHolder, MemberEvidence
+from secagg.keyholder import KeyHolder
 from secagg.merkle import leaf_hash, path
 from secagg.messages import SetMember
 from secagg.plan import Plan

@@ -18,7 +18,7 @@ from secagg.canonical import pretty_bytes
 from secagg.coordinator import Settlement, open_with_shares
 from secagg.descriptor import Descriptor
 from secagg.errors import HashMismatch, MalformedError, PolicyViolation, ProtocolViolation, VerificationError
-from secagg.keyholder import ShareAnswer
+from secagg.evidence import ShareAnswer
 from secagg.merkle import leaf_hash, root_of
 from secagg.messages import Upload
 from secagg.policy import Anchors

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from secagg.boxes import box_bytes
 from secagg.errors import (
     ConflictError,
     HashMismatch,
@@ -14,6 +13,7 @@ from secagg.errors import (
     SecaggError,
     SizeLimitError,
 )
+from secagg.evidence import box_bytes
 from secagg.identity import Identity
 from secagg.merkle import leaf_hash, root, root_of
 from secagg.messages import Receipt, SignedReceipt, SignedUpload, Upload

@@ -14,7 +14,7 @@ from secagg.accumulate import Accumulator
 from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import NotReady, StorageError
-from secagg.keyholder import ShareAnswer
+from secagg.evidence import ShareAnswer
 from secagg.messages import FinalSet, SignedCandidate
 from secagg.release import ReleaseParts, build_release
 from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic

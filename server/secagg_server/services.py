@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from secagg.errors import MalformedError, NotReady, UnknownSession
+from secagg.evidence import ShareAnswer
 from secagg.identity import Identity
-from secagg.keyholder import ShareAnswer
 from secagg.messages import SignedApproval, SignedEndorsement, SignedEnrolment, SignedShareSum, SignedUpload
 from secagg.release import CERTIFICATE, FILES
 from secagg_host.durable import guard

@@ -11,8 +11,8 @@ from pathlib import Path
 from secagg.coordinator import Settlement, check_share_answer
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, NotReady, ProtocolViolation, RoleViolation, SessionClosed
+from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.identity import Identity, Role
-from secagg.keyholder import MemberEvidence, ShareAnswer
 from secagg.merkle import leaf_hash, path
 from secagg.messages import (
     SetMember,

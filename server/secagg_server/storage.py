@@ -16,7 +16,7 @@ from pathlib import Path
 from secagg.coordinator import Settlement
 from secagg.descriptor import Descriptor
 from secagg.errors import StorageError, UnknownSession
-from secagg.keyholder import ShareAnswer
+from secagg.evidence import ShareAnswer
 from secagg.messages import (
     SignedApproval,
     SignedCandidate,

@@ -14,7 +14,7 @@ from secagg.canonical import pretty_bytes
 from secagg.coordinator import create_session
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import ConflictError, PolicyViolation, SessionClosed, TooFewContributions, TransportError
-from secagg.keyholder import MemberEvidence, ShareAnswer
+from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.messages import SignedApproval, SignedEndorsement
 from secagg.run import evidence
 from secagg_client.calls import CandidateTask, FinalTask, SessionState, ShareTask, Work

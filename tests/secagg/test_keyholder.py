@@ -19,7 +19,8 @@ from secagg.errors import (
     SignatureInvalid,
     TooFewContributions,
 )
-from secagg.keyholder import KeyHolder, MemberEvidence
+from secagg.evidence import MemberEvidence
+from secagg.keyholder import KeyHolder
 from secagg.merkle import leaf_hash, path, root
 from secagg.messages import Candidate, Complaint, SignedCandidate
 from secagg.release import committee_note

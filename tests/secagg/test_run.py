@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from secagg.accumulate import Accumulator
-from secagg.contributor import quantiser_of, seal_contribution
+from secagg.contributor import seal_contribution
 from secagg.coordinator import SessionSpec, create_session, mean_change, open_with_shares
 from secagg.descriptor import RosterMember
 from secagg.errors import EncodingError, MalformedError, OpeningError, RoleViolation, ShareError
@@ -29,7 +29,7 @@ def test_mean_is_the_plain_mean_within_the_quantisation_step() -> None:
 def test_opened_sum_equals_the_plain_sum_of_the_encoded_vectors_exactly() -> None:
     """Record what each client encoded, then compare integers with integers."""
     small = Small()
-    encoded = [quantiser_of(small.descriptor).encode(change, os.urandom).values for change in small.changes.values()]
+    encoded = [small.descriptor.quantiser.encode(change, os.urandom).values for change in small.changes.values()]
     sealed = [seal(small.descriptor.parameters, bytes.fromhex(small.descriptor.ctx), v, os.urandom) for v in encoded]
     total = Accumulator(small.descriptor.parameters)
     sums = dict[int, list[bytes]]()

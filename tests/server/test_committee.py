@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from secagg.errors import ConflictError, NotReady, ProtocolViolation, SessionClosed, SignatureInvalid
-from secagg.keyholder import ShareAnswer
+from secagg.evidence import ShareAnswer
 from secagg.messages import Complaint, Endorsement, ShareSum
 from secagg_protos.v1 import secagg_pb2 as pb
 
