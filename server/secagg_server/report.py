@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from secagg.boxes import box_bytes
 from secagg.descriptor import Descriptor
+from secagg.evidence import box_bytes
 from secagg.identity import Identity
 from secagg.messages import Upload
 from secagg.privacy import PrivacyStatement
