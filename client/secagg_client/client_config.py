@@ -1,7 +1,7 @@
 """`client.toml`: what an institution decides about its own run. Imports nothing heavy."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 from secagg.plan import Frozen, Hash
@@ -49,12 +49,21 @@ class DataSection(Frozen):
         """For the loader."""
         from secagg_client.data import DataConfig
 
-        return DataConfig(source=self.source, **self.model_dump(exclude={"id", "path"}))
+        return DataConfig(source=self.source, **self.model_dump(exclude={"id", "path", "models"}))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _exactly_one(self.id, self.path)
         return self
+
+
+class EvaluationSection(DataSection):
+    """Held-out examples of the institution's own. `models` are scored: before, its own update alone, the release.
+
+    The figures stay in its own event log.
+    """
+
+    models: tuple[Literal["start", "own", "release"], ...] = ("start", "own", "release")
 
 
 class LimitsSection(Frozen):
@@ -94,7 +103,7 @@ class ClientConfig(Frozen):
     data: DataSection
     declared_size: int = Field(ge=1)
     data_name: str = Field(min_length=1, max_length=200, default="default")
-    evaluation: DataSection | None = None
+    evaluation: EvaluationSection | None = None
     limits: LimitsSection | None = None
     training: TrainingSection = TrainingSection()
     session: Hash | None = None

@@ -28,10 +28,9 @@ from secagg.signing import Signer
 from secagg.verify import VerificationReport, verify_release
 
 from secagg import release as files
-from secagg_client.calls import SessionState, Status, chunks_of
+from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_state import SessionFolder, SessionShelf, Step, Trained
 from secagg_client.folders import write_folder
-from secagg_client.keyholder_run import ending
 from secagg_client.patience import Patience
 
 POLL = 1.0
@@ -124,7 +123,7 @@ class ClientRun:
         Returns when the release is stored (or the receipt, unless `wait_for_release`).
         Raises the SecaggError that ended it; before training for anything outside the policy.
         """
-        descriptor, folder = self._resume(ctx) or self._join(ctx)
+        descriptor, folder = self._resume(ctx, wait_for_release=wait_for_release) or self._join(ctx)
         while (step := folder.state.next_step) is not Step.DONE:
             match step:
                 case Step.JOIN | Step.TRAIN:
@@ -143,10 +142,10 @@ class ClientRun:
 
     # -- joining -----------------------------------------------------------------------------------------------
 
-    def _resume(self, ctx: str | None) -> tuple[Descriptor, SessionFolder] | None:
+    def _resume(self, ctx: str | None, *, wait_for_release: bool) -> tuple[Descriptor, SessionFolder] | None:
         """The session that was accepted earlier and is not over. Those that ran out of time are closed."""
         for descriptor, folder in self.shelf.unfinished():
-            if ctx is not None and descriptor.ctx != ctx:
+            if ctx not in {None, descriptor.ctx} or (folder.state.receipted and not wait_for_release):
                 continue
             if not folder.state.receipted and self.patience.now > descriptor.expires_at:
                 self._give_up(descriptor, folder, "the session expired before this client had uploaded")
@@ -158,11 +157,12 @@ class ClientRun:
     def _join(self, ctx: str | None) -> tuple[Descriptor, SessionFolder]:
         """Fetch a session and accept it if the policy allows (protocol.md §4.3, §4.4)."""
         signed = self.patience.ask(lambda: self.contribution.session(ctx))
-        descriptor = self.check(signed)
+        descriptor = signed.check(approved=True)
         if ctx is not None and descriptor.ctx != ctx:
             raise ProtocolViolation(f"asked for session {ctx[:16]}, the coordinator showed {descriptor.ctx[:16]}")
         folder = self.shelf.of(descriptor.ctx)
         if not folder.state.accepted:
+            self.check(signed)
             folder.accept(signed)
             self.checkpoint("accepted")
         self.patience.log.emit(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -64,15 +64,15 @@ def load_anchors(path: Path) -> Anchors:
     return load_toml(path, Policy if is_policy else Anchors)
 
 
-def _reader(folder: Path | None, content: dict[str, bytes]) -> ReadUpload | None:
-    """Reads uploads from `folder`, or from the folder of the release's session in it, as a coordinator keeps them."""
-    if folder is None:
+def _reader(folder: Path | None, content: Mapping[str, bytes]) -> ReadUpload | None:
+    """Reads stored ciphertexts from `folder`, or from the session's folder in it, as the coordinator keeps them."""
+    if folder is None or CERTIFICATE not in content:
         return None
-    session = folder / SignedRelease.parse(content.get(CERTIFICATE, b"")).statement.ctx
-    place = session if session.is_dir() else folder
+    inner = folder / SignedRelease.parse(content[CERTIFICATE]).statement.ctx
+    chosen = inner if inner.is_dir() else folder
 
     def blocks(client: str, size: int) -> Iterable[bytes]:
-        return _blocks(place, client, size)
+        return _blocks(chosen, client, size)
 
     return blocks
 

@@ -52,9 +52,10 @@ def test_a_good_release(made: Deployment, release: Path, trust: str) -> None:
     assert "the sum is NOT linked to the uploads" in result.output
 
 
-def test_with_the_uploads_the_sum_is_linked(made: Deployment, release: Path) -> None:
-    uploads = made.folder / "state" / "uploads" / made.descriptor.ctx
-    result = verify(made, release, "--uploads", uploads, "--json")
+@pytest.mark.parametrize("inner", [True, False])
+def test_with_the_uploads_the_sum_is_linked(made: Deployment, release: Path, inner: bool) -> None:
+    uploads = made.folder / "state" / "uploads"
+    result = verify(made, release, "--uploads", uploads / made.descriptor.ctx if inner else uploads, "--json")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.output)
     assert shown["verified"] is True

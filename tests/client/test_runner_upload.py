@@ -165,3 +165,25 @@ def test_a_closed_session_ends_the_run_and_leaves_nothing_trained(running: Runni
     assert CountedTraining(tmp_path / "book.txt").notes == ["prepared", "charged", "trained", "abandoned"]
     assert not list(tmp_path.glob("state/sessions/*/trained.enc"))
     assert not list(tmp_path.glob("state/sessions/*/upload"))
+
+
+def test_without_waiting_the_run_ends_with_the_receipt_and_later_fetches_the_release(
+    running: Running, line: Any, tmp_path: Path
+) -> None:
+    deployment = running.deployment
+    run = client(running, line, tmp_path, ContributionCalls(line))
+    run.run(wait_for_release=False)
+    run.run(wait_for_release=False)
+    assert CountedTraining(tmp_path / "book.txt").notes.count("trained") == 1
+    for files, sealed in list(zip(deployment.client_files, deployment.uploads, strict=True))[1:]:
+        with running.call(files) as caller:
+            caller.upload(sealed)
+    deployment.clock.now += HOUR + 1
+    running.work()
+    run.run()
+    assert (tmp_path / "release" / "release.json").read_bytes() == (
+        deployment.folder / "release" / "release.json"
+    ).read_bytes()
+    with channel(running.address, deployment.client_files[0]) as again:
+        client(running, again, tmp_path, ContributionCalls(again)).run()
+    assert CountedTraining(tmp_path / "book.txt").notes.count("measured") == 1

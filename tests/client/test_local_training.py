@@ -1,0 +1,251 @@
+"""Training as the client's process does it, on a tiny model: checks, ledger, progress, evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from secagg.errors import ConfigError, DataError, LedgerError, ModelError, PolicyViolation
+from secagg.plan import Plan
+from secagg.release import Evaluation
+from secagg.signing import parse_model
+from secagg_app.main import cli
+from secagg_client.client_config import ClientConfig
+from secagg_client.local_training import LocalTraining, figures, noise_source
+from secagg_client.plan_options import plan_config
+from secagg_client.tasks import Metrics
+from secagg_host.config import load_toml
+from secagg_host.events import EventLog
+
+from tests.client.support import MEAN, loaded, plan_for, settings
+from tests.small import Small
+from tests.study import toml
+from tests.tiny import LABELS, sentences
+
+
+def write_data(path: Path, count: int, seed: int = 0) -> Path:
+    rows = zip(*sentences(count, seed=seed), strict=True)
+    path.write_text("".join(json.dumps({"text": text, "label": LABELS[label]}) + "\n" for text, label in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_bert_dir: Path) -> Plan:
+    return plan_for(loaded(tiny_bert_dir, MEAN), settings(noise="secure"))
+
+
+@pytest.fixture(scope="module")
+def small(plan: Plan) -> Small:
+    return Small(plan=plan)
+
+
+def config(folder: Path, model: Path, **changes: Any) -> ClientConfig:
+    write_data(folder / "data.jsonl", 60)
+    content: dict[str, Any] = {
+        "coordinator": "localhost:1", "identity": "identity", "state": "state", "policy": "policy.toml",
+        "ledger": "ledger", "release": "release", "declared_size": 64, "model": {"path": str(model)},
+        "data": {"path": "data.jsonl"}, **changes,
+    }  # fmt: skip
+    (folder / "client.toml").write_text(toml(content))
+    return load_toml(folder / "client.toml", ClientConfig)
+
+
+def training(small: Small, folder: Path, model: Path, **changes: Any) -> LocalTraining:
+    log = EventLog(folder / "state" / "events.jsonl")
+    return LocalTraining(config(folder, model, **changes), small.policy, log)
+
+
+def events(folder: Path, name: str) -> list[dict[str, Any]]:
+    lines = (folder / "state" / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def test_a_run_is_charged_and_trained(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    local = training(small, tmp_path, tiny_bert_dir)
+    run = local.prepare(small.descriptor)
+    run.charge()
+    assert [entry.kind for entry in local.ledger.entries()] == ["begun"]
+    trained = run.train()
+    assert trained.change.shape == (small.plan.length,)
+    assert np.abs(trained.change).max() > 0
+    assert trained.privacy.epsilon == small.plan.training.epsilon
+    last = events(tmp_path, "step")[-1]
+    assert last["step"] == last["steps"] == small.plan.training.steps
+
+
+def test_a_second_attempt_is_entered_and_marks_are_made_once(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    local = training(small, tmp_path, tiny_bert_dir)
+    run = local.prepare(small.descriptor)
+    run.charge()
+    run.charge()
+    local.mark_sealed(small.descriptor.ctx)
+    local.mark_sealed(small.descriptor.ctx)
+    local.abandon(small.descriptor.ctx)
+    assert [(entry.kind, entry.attempt) for entry in local.ledger.entries()] == [
+        ("begun", 1), ("begun", 2), ("sealed", 2),
+    ]  # fmt: skip
+    with pytest.raises(LedgerError, match="already sealed"):
+        run.charge()
+
+
+def test_the_same_data_are_not_used_for_a_second_session(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    local = training(small, tmp_path, tiny_bert_dir)
+    local.prepare(small.descriptor).charge()
+    local.mark_sealed(small.descriptor.ctx)
+    second = Small(plan=small.plan)
+    with pytest.raises(PolicyViolation, match="already used in session"):
+        local.prepare(second.descriptor).charge()
+
+
+def test_an_abandoned_session_has_spent_nothing(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    local = training(small, tmp_path, tiny_bert_dir)
+    local.prepare(small.descriptor).charge()
+    local.abandon(small.descriptor.ctx)
+    local.abandon(small.descriptor.ctx)
+    local.prepare(Small(plan=small.plan).descriptor).charge()
+    assert [entry.kind for entry in local.ledger.entries()] == ["begun", "abandoned", "begun"]
+
+
+def test_limits_are_the_policy_s_unless_the_institution_sets_its_own(
+    small: Small, tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    assert training(small, tmp_path, tiny_bert_dir).limits.total_epsilon == small.policy.max_epsilon
+    own = {"total_epsilon": 20.0, "delta": 1e-6, "allow_repeated": True}
+    limits = training(small, tmp_path, tiny_bert_dir, limits=own).limits
+    assert (limits.total_epsilon, limits.delta, limits.allow_repeated) == (20.0, 1e-6, True)
+
+
+def test_another_model_than_the_plan_s_is_refused_before_the_ledger(
+    small: Small, tmp_path: Path, tiny_bert_dir: Path
+) -> None:
+    import torch
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(tiny_bert_dir)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[0, 0] += 1e-3
+    other = tmp_path / "other"
+    model.save_pretrained(other)
+    for path in tiny_bert_dir.iterdir():
+        if not (other / path.name).exists():
+            (other / path.name).write_bytes(path.read_bytes())
+    local = training(small, tmp_path, other)
+    with pytest.raises(ModelError):
+        local.prepare(small.descriptor)
+    assert local.ledger.entries() == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"words": "good film", "label": "positive"}\n', "text_column"),
+        ('{"text": " ", "label": "positive"}\n', "row 1: the text is empty"),
+        ('{"text": "good film", "label": "odd"}\n', "row 1: the label"),
+    ],
+)
+def test_bad_data_are_refused_before_the_ledger(
+    small: Small, tiny_bert_dir: Path, tmp_path: Path, content: str, reason: str
+) -> None:
+    local = training(small, tmp_path, tiny_bert_dir)
+    (tmp_path / "data.jsonl").write_text(content)
+    with pytest.raises(DataError, match=reason):
+        local.prepare(small.descriptor)
+    assert local.ledger.entries() == ()
+
+
+def test_seeds_belong_to_seeded_sessions_only(plan: Plan, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    seeded = plan.model_copy(update={"training": settings(noise="seeded")})
+    without = config(tmp_path, tiny_bert_dir)
+    with_seed = config(tmp_path, tiny_bert_dir, training={"seed": 7})
+    assert noise_source(plan, without).kind == "secure"
+    assert noise_source(seeded, with_seed).kind == "seeded"
+    with pytest.raises(ConfigError, match="experiments only"):
+        noise_source(seeded, without)
+    with pytest.raises(ConfigError, match="remove it"):
+        noise_source(plan, with_seed)
+
+
+def test_figures_leave_out_what_the_task_does_not_have() -> None:
+    assert figures(Metrics(examples=3, loss=0.5, perplexity=1.6)) == {"examples": 3, "loss": 0.5, "perplexity": 1.6}
+
+
+@pytest.fixture(scope="module")
+def release(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release")
+    for name, content in small.release.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_after_the_release_the_institution_measures_for_itself(
+    small: Small, release: Path, tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    write_data(tmp_path / "heldout.jsonl", 30, seed=9)
+    local = training(small, tmp_path, tiny_bert_dir, evaluation={"path": "heldout.jsonl"})
+    local.after_release(release, small.descriptor)
+    start, released = events(tmp_path, "evaluated")
+    assert (start["model"], released["model"]) == ("start", "release")
+    assert start["examples"] == released["examples"] == 30
+    assert start["loss"] != released["loss"]
+
+
+def evaluate(release: Path, data: Path, base: Path, *args: str) -> Any:
+    words = ["evaluate", str(release), "--data", str(data), "--base", str(base), *args]
+    return CliRunner().invoke(cli, words)
+
+
+def test_evaluate_writes_what_annotate_takes(release: Path, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    data, out = write_data(tmp_path / "heldout.jsonl", 30, seed=9), tmp_path / "evaluation.json"
+    result = evaluate(release, data, tiny_bert_dir, "--json", "--public", "Made-up sentences", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    shown, found = json.loads(result.stdout), parse_model(Evaluation, out.read_bytes())
+    assert shown["data_sha256"] == found.data_sha256
+    metrics = {metric.name: metric.value for metric in found.metrics}
+    assert metrics["accuracy"] == shown["release"]["accuracy"]
+    assert metrics["start accuracy"] == shown["start"]["accuracy"]
+
+
+def test_figures_of_private_data_are_not_written(release: Path, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "heldout.jsonl", 30, seed=9)
+    result = evaluate(release, data, tiny_bert_dir, "--out", str(tmp_path / "evaluation.json"))
+    assert result.exit_code == 2
+    assert "--public and --out go together" in result.stderr
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_evaluate_refuses_an_altered_adapter(release: Path, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "release"
+    copy.mkdir()
+    for path in release.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    raw = bytearray((copy / "adapter_model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (copy / "adapter_model.safetensors").write_bytes(bytes(raw))
+    result = evaluate(copy, write_data(tmp_path / "heldout.jsonl", 10), tiny_bert_dir)
+    assert result.exit_code == 1
+    assert "error[hash]" in result.stderr
+
+
+def test_plan_from_options_and_from_a_file_agree(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    options = ["--task", "classify", "--label", "negative", "--label", "positive", "--epsilon", "3", "--rank", "2"]
+    result = CliRunner().invoke(cli, ["client", "plan", "--model", str(tiny_bert_dir), *options, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    made = parse_model(Plan, out.read_bytes())
+    assert made.base_model_hash in result.output
+    (tmp_path / "plan.toml").write_text(
+        f'base_model = "{tiny_bert_dir}"\nrank = 2\n[task]\nkind = "classify"\nlabels = ["negative", "positive"]\n'
+        "[training]\nepsilon = 3.0\n"
+    )
+    assert plan_config(tmp_path / "plan.toml", {}).training == made.training
+    again = CliRunner().invoke(cli, ["client", "plan", "--config", str(tmp_path / "plan.toml"), "--out", str(out)])
+    assert again.exit_code == 0, again.output
+    assert parse_model(Plan, out.read_bytes()) == made
+
+
+def test_a_plan_file_with_an_unknown_setting(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text('base_model = "m"\nrnak = 2\n[task]\nkind = "lm"\n')
+    with pytest.raises(ConfigError, match="rnak"):
+        plan_config(tmp_path / "plan.toml", {})
