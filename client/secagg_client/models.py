@@ -99,6 +99,9 @@ def _load_stock(model: str, auto: Any, task: TaskSpec, **more: Any) -> tuple[Any
             loaded, info = auto.from_pretrained(source, output_loading_info=True, **options, **more)
     except LOAD_ERRORS as error:
         raise ModelError(f"model {model}: cannot be loaded: {error}") from error
+    if getattr(loaded, "hf_quantizer", None) is not None:  # a GGUF file: the weights were dequantised on loading
+        loaded.hf_quantizer, loaded.is_quantized = None, False
+        del loaded.config.quantization_config
     return loaded, info
 
 
@@ -125,9 +128,6 @@ def _load_causal(model: str, task: TaskSpec) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"model {model}: the file lacks {missing[0]} and {len(missing) - 1} more tensors")
-    if getattr(loaded, "hf_quantizer", None) is not None:  # a GGUF file, dequantised on loading
-        loaded.hf_quantizer = None
-        del loaded.config.quantization_config
     return loaded
 
 
