@@ -107,8 +107,9 @@ def timeline_plot(timeline: Sequence[TimelineEvent]) -> Markup:
             axes.plot(span, [rows[party]] * 2, color=PALE, linewidth=7, solid_capstyle="butt", zorder=1)
     used = [mark for mark in MARKS if any(mark_of(event.event) is mark for event in timeline)]
     for mark in used:
-        points = [(event.at - start, rows[event.party]) for event in timeline if mark_of(event.event) is mark]
-        axes.scatter(*zip(*points, strict=True), marker=mark.shape, color=mark.colour, s=34, zorder=3)
+        drawn = [event for event in timeline if mark_of(event.event) is mark]
+        seconds = [event.at - start for event in drawn]
+        axes.scatter(seconds, [rows[event.party] for event in drawn], marker=mark.shape, color=mark.colour, s=34, zorder=3)
     axes.set_yticks(list(rows.values()), [_plain(party) for party in rows])
     axes.set_ylim(-0.6, len(parties) - 0.4)
     axes.set_xlabel("seconds after the first event; the bars are from enrolment to upload")
@@ -156,7 +157,7 @@ def _axes(height: float) -> tuple["Figure", "Axes"]:
     axes.spines["bottom"].set_color(MUTED)
     axes.tick_params(colors=INK, length=0, labelsize=9.5)
     axes.xaxis.label.set_color("#5b6975")
-    axes.xaxis.label.set_size(9)
+    axes.xaxis.label.set_fontsize(9)
     axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     return figure, axes
@@ -167,8 +168,7 @@ def _svg(figure: "Figure") -> Markup:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    settings = {"svg.hashsalt": "secagg", "svg.fonttype": "none", "font.family": "sans-serif"}
-    with mpl.rc_context(settings):
+    with mpl.rc_context({"svg.hashsalt": "secagg", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])  # noqa: S704 (matplotlib escapes its text)

@@ -1,0 +1,149 @@
+"""What the released adapter is compared with, computed in memory: a simulation for public demo data.
+
+A deployment has nothing like it. Nothing here is sealed or released; the updates of one process reach the other
+through a pipe, never a disk or a network.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from secagg.plan import Plan
+
+from secagg_app.demo.figures import HEAD, MAJORITY, PLAIN
+from secagg_app.demo.processes import environment
+
+if TYPE_CHECKING:
+    from secagg_client.data import Examples
+    from secagg_client.models import LoadedBase
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Federated:
+    """A run over the clients of the demo: plan, base model, the clients' files and what they declare."""
+
+    plan: Plan = field(repr=False)
+    base: str
+    train: tuple[Path, ...]
+    held_out: Path
+    declared_size: int
+
+
+def compute(run: Federated, head_training: dict[str, Any], say: Say, *, plain: bool) -> dict[str, dict[str, float]]:
+    """Metrics by name: majority class and DP head for `classify`; the run without privacy unless not `plain`.
+
+    Raises the SecaggError of a worker that fails.
+    """
+    from secagg_client.baselines import head_plan, without_privacy
+
+    found = dict[str, dict[str, float]]()
+    workers = min(os.cpu_count() or 1, len(run.train))
+    with _pool(workers) as pool:
+        if run.plan.task.kind == "classify":
+            say("baselines: majority class, and a linear head with the same privacy")
+            found[MAJORITY] = pool.submit(_majority, run).result()
+            head = head_plan(run.plan, **head_training)
+            found[HEAD] = _federate(pool, run, head, say)
+        if plain:
+            say("baseline: the same run without privacy, simulated in memory")
+            found[PLAIN] = _federate(pool, run, without_privacy(run.plan), say)
+    return found
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes of one thread each: two small models side by side are faster than one on two cores."""
+    before = dict(os.environ)
+    os.environ.update(environment(max(1, (os.cpu_count() or 1) // workers), offline="HF_HUB_OFFLINE" in os.environ))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    except BaseException:
+        for worker in multiprocessing.active_children():  # a job takes a minute: nobody waits for it now
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _federate(pool: ProcessPoolExecutor, run: Federated, plan: Plan, say: Say) -> dict[str, float]:
+    jobs = [pool.submit(_change, run, plan, path) for path in run.train]
+    changes = list[NDArray[np.float32]]()
+    for job in jobs:
+        changes.append(job.result())
+        say(f"  client {len(changes)} of {len(jobs)}")
+    return pool.submit(_score, run, plan, mean_change(changes)).result()
+
+
+def mean_change(changes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The plain mean of updates [L], in float64, as float32."""
+    mean: NDArray[np.float32] = np.stack(changes).astype(np.float64).mean(axis=0).astype(np.float32)
+    return mean
+
+
+# What follows runs in the workers, which keep model and data.
+
+
+@lru_cache(maxsize=1)
+def _base(source: str, plan_json: str) -> "LoadedBase":
+    from secagg_client.models import load_base
+
+    plan = Plan.model_validate_json(plan_json)
+    return load_base(source, plan.task, precision=plan.training.precision)
+
+
+def _load(run: Federated) -> "LoadedBase":
+    return _base(run.base, run.plan.model_dump_json())
+
+
+@lru_cache(maxsize=8)
+def _examples(path: Path, plan_json: str) -> "Examples":
+    from secagg_client.data import DataConfig, load_examples
+
+    return load_examples(DataConfig(source=str(path)), Plan.model_validate_json(plan_json).task)
+
+
+def _read(run: Federated, path: Path) -> "Examples":
+    return _examples(path, run.plan.model_dump_json())
+
+
+def _change(run: Federated, plan: Plan, path: Path) -> NDArray[np.float32]:
+    """One client's update under `plan`."""
+    from secagg_client.baselines import train_head
+    from secagg_client.noise import SecureSource
+    from secagg_client.training import TrainOptions, train
+
+    has_lora = any(".lora_" in spec.name for spec in plan.tensors)
+    learn = train if has_lora else train_head
+    options = TrainOptions(allow_no_dp=True)
+    update = learn(plan, _load(run), _read(run, path), run.declared_size, SecureSource(), options=options)
+    return update.change
+
+
+def _score(run: Federated, plan: Plan, change: NDArray[np.float32]) -> dict[str, float]:
+    from secagg_client.evaluation import evaluate_change
+
+    return _plain(evaluate_change(plan, _load(run), change, _read(run, run.held_out)))
+
+
+def _majority(run: Federated) -> dict[str, float]:
+    from secagg_client.baselines import majority
+
+    labels = tuple(label for path in run.train for label in _read(run, path).labels)
+    return _plain(majority(labels, _read(run, run.held_out), len(run.plan.task.labels)))
+
+
+def _plain(metrics: Any) -> dict[str, float]:
+    return {name: value for name, value in asdict(metrics).items() if value is not None}

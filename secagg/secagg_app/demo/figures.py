@@ -1,0 +1,165 @@
+"""Figures on held-out data: intervals, what is compared with what, and the conclusion in words."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from secagg.release import Evaluation, Metric
+
+Z95 = 1.959963984540054
+Kind = Literal["released", "baseline", "local", "simulation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is measured. `scale` turns a difference into the words of `unit`."""
+
+    name: str
+    higher_is_better: bool
+    unit: str
+    scale: float
+
+
+ACCURACY = Measure("accuracy", True, "points", 100.0)
+PERPLEXITY = Measure("perplexity", False, "of perplexity", 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One value on `examples` held-out examples, which for accuracy has a 95% Wilson interval."""
+
+    title: str
+    value: float
+    kind: Kind
+    examples: int
+    is_share: bool
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of 95%; None where the value is not a share of examples."""
+        return wilson(self.value, self.examples) if self.is_share else None
+
+    def metric(self) -> Metric:
+        """For the certificate."""
+        low, high = self.interval or (None, None)
+        return Metric(name=self.title, value=self.value, low=low, high=high, kind=self.kind)
+
+
+def wilson(share: float, examples: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927)."""
+    squared = Z95 * Z95
+    centre = (share + squared / (2 * examples)) / (1 + squared / examples)
+    spread = Z95 / (1 + squared / examples)
+    half = spread * math.sqrt(share * (1 - share) / examples + squared / (4 * examples * examples))
+    return centre - half, centre + half
+
+
+def beyond_noise(a: Figure, b: Figure) -> bool:
+    """Whether two shares differ by more than chance would make two samples of that size differ (95%).
+
+    Both were measured on the same examples, which makes chance smaller than that: the test is cautious.
+    """
+    variance = sum(f.value * (1 - f.value) / f.examples for f in (a, b))
+    return abs(a.value - b.value) > Z95 * math.sqrt(variance)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All figures of a run, the released adapter's first."""
+
+    measure: Measure
+    figures: tuple[Figure, ...]
+
+    @property
+    def released(self) -> Figure:
+        """The released adapter's."""
+        return self.figures[0]
+
+    def best(self, kind: Kind, title: str = "") -> Figure | None:
+        """The best figure of a kind, whose title begins so."""
+        found = [figure for figure in self.figures[1:] if figure.kind == kind and figure.title.startswith(title)]
+        key = {figure.title: figure.value if self.measure.higher_is_better else -figure.value for figure in found}
+        return max(found, key=lambda figure: key[figure.title], default=None)
+
+    @property
+    def verdict(self) -> str:
+        """Whether federating helped, whether the adapter beat the head, and what privacy cost, in words."""
+        sentences = [
+            self._compare("the starting model", self.best("baseline", START)),
+            self._compare("the best client alone", self.best("local"), "Federating helped", "Federating did not help"),
+            self._compare(
+                "the linear head", self.best("baseline", HEAD), "The adapter was worth it", "A head would do"
+            ),
+            self._cost(self.best("simulation")),
+        ]
+        return " ".join(sentence for sentence in sentences if sentence)
+
+    def _gain(self, other: Figure) -> float:
+        difference = self.released.value - other.value
+        return self.measure.scale * (difference if self.measure.higher_is_better else -difference)
+
+    def _compare(self, whom: str, other: Figure | None, good: str = "", bad: str = "") -> str:
+        if other is None:
+            return ""
+        gain = self._gain(other)
+        words = f"{abs(gain):.1f} {self.measure.unit}"
+        unsure = self.released.is_share and not beyond_noise(self.released, other)
+        if gain > 0:
+            lead = f"{good}: the" if good and not unsure else "The"
+            text = f"{lead} released adapter beats {whom} by {words}"
+        else:
+            text = f"{f'{bad}: the' if bad else 'The'} released adapter is {words} behind {whom}"
+        if unsure:
+            return f"{text}, which {other.examples:,} examples cannot tell from chance."
+        return f"{text}."
+
+    def _cost(self, other: Figure | None) -> str:
+        if other is None:
+            return ""
+        cost = -self._gain(other)
+        if cost <= 0:
+            return "Privacy cost nothing that can be seen here."
+        return f"Privacy cost {cost:.1f} {self.measure.unit} against the same run without it."
+
+    def evaluation(self, data_sha256: str, description: str) -> Evaluation:
+        """For the certificate."""
+        return Evaluation(
+            data_sha256=data_sha256,
+            data_is_public=True,
+            description=description,
+            measure=self.measure.name,
+            higher_is_better=self.measure.higher_is_better,
+            examples=self.released.examples,
+            verdict=self.verdict,
+            metrics=tuple(figure.metric() for figure in self.figures),
+        )
+
+
+RELEASED = "released adapter"
+START = "starting model"
+MAJORITY = "majority class"
+HEAD = "linear head alone"
+PLAIN = "same run without privacy"
+
+
+def gather(
+    measure: Measure, found: Mapping[str, Mapping[str, float]], local: Mapping[str, Mapping[str, float]], epsilon: float
+) -> Results:
+    """Figures in the order of the table. `found` maps RELEASED, START and others to metrics; `local` clients."""
+    names = {
+        RELEASED: (f"{RELEASED} (epsilon {epsilon:g})", "released"),
+        START: (f"{START} (zero-shot)", "baseline"),
+        MAJORITY: (MAJORITY, "baseline"),
+        HEAD: (f"{HEAD}, federated (epsilon {epsilon:g})", "baseline"),
+        PLAIN: (f"{PLAIN} (simulation)", "simulation"),
+    }
+    figures = [_figure(measure, *names[key], found[key]) for key in names if key in found]
+    own = [_figure(measure, f"{title} alone (epsilon {epsilon:g})", "local", local[title]) for title in local]
+    position = next((i for i, figure in enumerate(figures) if figure.kind == "simulation"), len(figures))
+    return Results(measure, (*figures[:position], *own, *figures[position:]))
+
+
+def _figure(measure: Measure, title: str, kind: str, metrics: Mapping[str, float]) -> Figure:
+    chosen: Kind = next(k for k in ("released", "baseline", "local", "simulation") if k == kind)
+    return Figure(title, float(metrics[measure.name]), chosen, int(metrics["examples"]), measure is ACCURACY)

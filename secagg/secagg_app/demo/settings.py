@@ -1,0 +1,141 @@
+"""What a demo run is: the user's choices, and the recipe of each task.
+
+The recipes were tuned on data that no run sees (docs/demo.md): the tuning part of the tweets, and by hand for text.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from secagg.errors import ConfigError
+
+from secagg_app.demo.split import Recipe
+
+TaskKind = Literal["classify", "lm"]
+
+HOLDERS, CORRUPT_HOLDERS = 4, 1
+DELTA = 1e-5
+MIN_CLIENTS = 3
+DESKS = ("North desk", "South desk", "East desk", "West desk", "Harbour desk", "Hill desk", "River desk", "Lake desk")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """The command line, checked. `model` and `data` None: the demo's own, from Python packages."""
+
+    out: Path
+    task: TaskKind
+    clients: int
+    drop: int
+    epsilon: float
+    model: str | None
+    data: str | None
+    text_column: str
+    label_column: str
+    seed: int
+    steps: int | None = None
+    baselines: bool = True
+
+    def __post_init__(self) -> None:
+        if self.clients < MIN_CLIENTS:
+            raise ConfigError(f"--clients {self.clients}: at least {MIN_CLIENTS} must stay for the sum to be opened")
+
+    @property
+    def parties(self) -> int:
+        """Clients on the roster, those that will vanish included."""
+        return self.clients + self.drop
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecipe:
+    """How a task is trained: `plan` is the content of plan.toml, `head` overrides its training for the DP head."""
+
+    plan: dict[str, Any]
+    split: Recipe
+    head: dict[str, Any]
+
+
+def institution(index: int) -> str:
+    """Name of client number `index`, from 1."""
+    return DESKS[index - 1] if index <= len(DESKS) else f"Desk {index}"
+
+
+def holder_name(index: int) -> str:
+    """Name of key-holder number `index`, from 1."""
+    return f"Trustee {chr(ord('A') + index - 1)}"
+
+
+SENTIMENT_DESCRIPTIONS = {
+    "negative": ["This is a complaint from an angry customer."],
+    "neutral": ["This is a neutral question or statement."],
+    "positive": ["This is praise from a happy customer."],
+}
+
+
+def tweets_recipe() -> TaskRecipe:
+    """Sentiment of tweets to airlines with MiniLM."""
+    return TaskRecipe(
+        plan={
+            "rank": 8,
+            "alpha": 16,
+            "target_modules": [
+                "query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense",
+            ],
+            "layers": [4, 5],
+            "lora_clip": 0.1,
+            "head_clip": 1.0,
+            "head_start": "descriptions",
+            "label_descriptions": SENTIMENT_DESCRIPTIONS,
+            "task": {
+                "kind": "classify", "labels": ["negative", "neutral", "positive"], "max_length": 48,
+                "pooling": "mean", "feature_norm": 10.0,
+            },
+            "training": {
+                "steps": 30, "batch_size": 192, "learning_rate": 3e-3, "head_learning_rate": 3e-2,
+                "optimizer": "adamw", "schedule": "linear", "max_grad_norm": 3.0, "precision": "bf16",
+            },
+        },
+        split=Recipe(tuning=4800, size=1200, held_out=2400, alpha=1.0),
+        head={"steps": 40, "batch_size": 256, "learning_rate": 3e-2, "head_learning_rate": 3e-2},
+    )  # fmt: skip
+
+
+def own_classify_recipe(labels: tuple[str, ...], size: int) -> TaskRecipe:
+    """Any labelled texts, any encoder. `size` is the number of records at hand, which is public here."""
+    per_client = max(20, size // 8)
+    return TaskRecipe(
+        plan={
+            "rank": 8,
+            "alpha": 16,
+            "lora_clip": 0.1,
+            "head_clip": 1.0,
+            "head_start": "zeros",
+            "task": {
+                "kind": "classify", "labels": list(labels), "max_length": 128, "pooling": "mean", "feature_norm": 10.0,
+            },
+            "training": {
+                "steps": 30, "batch_size": max(8, min(192, per_client // 4)), "learning_rate": 3e-3,
+                "head_learning_rate": 3e-2, "optimizer": "adamw", "schedule": "linear", "max_grad_norm": 3.0,
+            },
+        },
+        split=Recipe(tuning=0, size=2400, held_out=2400, alpha=1.0),
+        head={},
+    )  # fmt: skip
+
+
+def text_recipe() -> TaskRecipe:
+    """Next words of plays, or of the user's own texts, with SmolLM2 or another causal model."""
+    return TaskRecipe(
+        plan={
+            "rank": 8,
+            "alpha": 16,
+            "lora_clip": 0.1,
+            "task": {"kind": "lm", "max_length": 48},
+            "training": {
+                "steps": 12, "batch_size": 48, "learning_rate": 3e-3, "optimizer": "adamw", "schedule": "linear",
+                "max_grad_norm": 1.0,
+            },
+        },
+        split=Recipe(tuning=0, size=4000, held_out=200, alpha=None),
+        head={},
+    )  # fmt: skip
