@@ -109,7 +109,8 @@ def timeline_plot(timeline: Sequence[TimelineEvent]) -> Markup:
     for mark in used:
         drawn = [event for event in timeline if mark_of(event.event) is mark]
         seconds = [event.at - start for event in drawn]
-        axes.scatter(seconds, [rows[event.party] for event in drawn], marker=mark.shape, color=mark.colour, s=34, zorder=3)
+        lanes = [rows[event.party] for event in drawn]
+        axes.scatter(seconds, lanes, marker=mark.shape, color=mark.colour, s=34, zorder=3)
     axes.set_yticks(list(rows.values()), [_plain(party) for party in rows])
     axes.set_ylim(-0.6, len(parties) - 0.4)
     axes.set_xlabel("seconds after the first event; the bars are from enrolment to upload")
