@@ -28,7 +28,7 @@ from secagg.messages import (
 )
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
-from secagg.sets import check_candidate, check_final, check_members, check_peers, verify_endorsements
+from secagg.sets import check_candidate, check_final, check_members, check_peers, check_upload, verify_endorsements
 from secagg.signing import Signer
 
 MAX_CLOCK_SKEW = 300
@@ -235,8 +235,8 @@ class KeyHolder:
             item = next(shown, None)
             if item is None:
                 raise ProtocolViolation(f"the coordinator showed no upload for member {member.client[:16]}")
-            upload = item.upload.verify(descriptor.client(member.client))
-            if (upload.ctx, upload.client, upload.upload_root) != (descriptor.ctx, member.client, member.upload_root):
+            upload = check_upload(descriptor, item.upload, member.client)
+            if upload.upload_root != member.upload_root:
                 raise ProtocolViolation(f"the upload shown for {member.client[:16]} is not the one in the set")
             verify_path(item.box, index - 1, len(descriptor.committee), item.path, bytes.fromhex(upload.boxes_root))
             context = BoxContext(

@@ -3,8 +3,35 @@
 from collections.abc import Iterable, Sequence
 
 from secagg.descriptor import Descriptor
-from secagg.errors import ConflictError, EndorsementInvalid, ProtocolViolation, TooFewContributions
-from secagg.messages import Candidate, Endorsement, FinalSet, SetMember, SignedEndorsement
+from secagg.errors import (
+    ConflictError,
+    EndorsementInvalid,
+    PolicyViolation,
+    ProtocolViolation,
+    SizeLimitError,
+    TooFewContributions,
+)
+from secagg.messages import Candidate, Endorsement, FinalSet, SetMember, SignedEndorsement, SignedUpload, Upload
+
+
+def check_upload(descriptor: Descriptor, signed: SignedUpload, client: str) -> Upload:
+    """The client's own signature, for this session and length, with the privacy that the session agreed on (§7.1).
+
+    Raises RoleViolation, SignatureInvalid, ProtocolViolation, SizeLimitError or PolicyViolation.
+    """
+    identity = descriptor.client(client)
+    upload = signed.verify(identity)
+    if (upload.ctx, upload.client) != (descriptor.ctx, client):
+        raise ProtocolViolation(f"the upload of {identity.title} is for another session or client")
+    expected = descriptor.parameters.ciphertext_bytes
+    if upload.ciphertext_bytes != expected:
+        raise SizeLimitError(f"{identity.title} announces {upload.ciphertext_bytes} bytes; they must be {expected}")
+    agreed, stated = descriptor.plan.training, upload.privacy
+    if agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon):
+        raise PolicyViolation(f"{identity.title} states epsilon {stated.epsilon}; the session allows {agreed.epsilon}")
+    if stated.delta > agreed.delta or stated.noise != agreed.noise:
+        raise PolicyViolation(f"{identity.title} states another delta or kind of noise than the session agreed on")
+    return upload
 
 
 def check_members(descriptor: Descriptor, members: Sequence[SetMember]) -> None:

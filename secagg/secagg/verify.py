@@ -23,7 +23,7 @@ from secagg.merkle import leaf_hash, root_of
 from secagg.messages import Upload
 from secagg.policy import Anchors
 from secagg.release import ReleaseCertificate, SignedRelease
-from secagg.sets import check_candidate, check_final, verify_endorsements
+from secagg.sets import check_candidate, check_final, check_upload, verify_endorsements
 
 ReadUpload = Callable[[str, int], Iterable[bytes]]
 
@@ -101,23 +101,7 @@ def _check_files(content: Mapping[str, bytes], certificate: ReleaseCertificate) 
 
 
 def _check_uploads(certificate: ReleaseCertificate, descriptor: Descriptor) -> dict[str, Upload]:
-    uploads = dict[str, Upload]()
-    training = descriptor.plan.training
-    for signed in certificate.uploads:
-        upload = signed.verify(descriptor.client(signed.signer))
-        if (upload.ctx, upload.client) != (descriptor.ctx, signed.signer):
-            raise ProtocolViolation(f"the upload of {signed.signer[:16]} is for another session or client")
-        if upload.ciphertext_bytes != descriptor.parameters.ciphertext_bytes:
-            raise ProtocolViolation(f"the upload of {signed.signer[:16]} has another length than the session's")
-        limit = training.epsilon
-        stated = upload.privacy.epsilon
-        if (limit is not None and (stated is None or stated > limit)) or upload.privacy.delta > training.delta:
-            raise PolicyViolation(f"client {signed.signer[:16]} states a weaker privacy than the session agreed")
-        if upload.privacy.noise != training.noise:
-            raise PolicyViolation(
-                f"client {signed.signer[:16]} used {upload.privacy.noise} noise, not {training.noise}"
-            )
-        uploads[upload.client] = upload
+    uploads = {signed.signer: check_upload(descriptor, signed, signed.signer) for signed in certificate.uploads}
     listed = {member.client: member.upload_root for member in certificate.candidate.statement.members}
     if {client: upload.upload_root for client, upload in uploads.items()} != listed:
         raise ProtocolViolation("the signed uploads are not those of the candidate set")

@@ -8,7 +8,6 @@ from secagg.errors import (
     ConflictError,
     HashMismatch,
     MalformedError,
-    PolicyViolation,
     ProtocolViolation,
     SecaggError,
     SizeLimitError,
@@ -18,6 +17,7 @@ from secagg.identity import Identity
 from secagg.merkle import leaf_hash, root, root_of
 from secagg.messages import Receipt, SignedReceipt, SignedUpload, Upload
 from secagg.packing import unpack_block
+from secagg.sets import check_upload
 from secagg_host.tls import MAX_CHUNK_BYTES
 
 from secagg_server.blobs import PartWriter
@@ -63,7 +63,7 @@ class Intake:
         Raises ConflictError for another upload than the one announced before.
         """
         session, slot = self._session, self._slots[peer.fingerprint]
-        self._check_statement(peer, signed)
+        check_upload(self._session.descriptor, signed, peer.fingerprint)
         with slot.lock:
             slot.take()
             stored = self._announce(signed)
@@ -85,7 +85,7 @@ class Intake:
         ProtocolViolation for an offset that is not where the stored part ends.
         """
         session, slot, client = self._session, self._slots[peer.fingerprint], peer.fingerprint
-        upload = self._check_statement(peer, signed)
+        upload = check_upload(self._session.descriptor, signed, peer.fingerprint)
         self._check_boxes(upload, boxes)
         with slot.lock:
             turn = slot.take(cut)
@@ -115,22 +115,6 @@ class Intake:
                 session.store.announce(signed)
                 session.host.checkpoint("upload-announced")
             return StoredUpload(signed, None)
-
-    def _check_statement(self, peer: Identity, signed: SignedUpload) -> Upload:
-        """The client's own signature, for this session and length, with the privacy that the session agreed on."""
-        descriptor = self._session.descriptor
-        upload = signed.verify(descriptor.client(peer.fingerprint))
-        if (upload.ctx, upload.client) != (descriptor.ctx, peer.fingerprint):
-            raise ProtocolViolation("the upload is for another session or client")
-        expected = descriptor.parameters.ciphertext_bytes
-        if upload.ciphertext_bytes != expected:
-            raise SizeLimitError(f"the upload announces {upload.ciphertext_bytes} bytes; they must be {expected}")
-        training, privacy = descriptor.plan.training, upload.privacy
-        if training.epsilon is not None and (privacy.epsilon is None or privacy.epsilon > training.epsilon):
-            raise PolicyViolation(f"the upload states epsilon {privacy.epsilon}; the session allows {training.epsilon}")
-        if privacy.delta > training.delta or privacy.noise != training.noise:
-            raise PolicyViolation("the upload states another delta or kind of noise than the session agreed on")
-        return upload
 
     def _check_boxes(self, upload: Upload, boxes: tuple[bytes, ...]) -> None:
         descriptor = self._session.descriptor
