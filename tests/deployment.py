@@ -42,7 +42,6 @@ from secagg_protos.v1 import secagg_pb2_grpc as stubs
 from secagg_server.config import ServerConfig
 from secagg_server.server import Coordinator, Listener, listen
 from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
-
 from tests.small import changes, small_plan
 
 CHUNK = 16_384

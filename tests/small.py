@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
 from secagg.accumulate import Accumulator
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.coordinator import (

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
+
 from secagg.canonical import pretty_bytes
 from secagg.plan import Plan
 from secagg.policy import adapter_schema_hash
 from secagg_app.main import cli
-
 from tests.small import small_plan
 
 SECAGG = "from secagg_app.main import main; main()"

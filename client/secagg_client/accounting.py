@@ -17,6 +17,7 @@ from dp_accounting import DpEvent
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant
+
 from secagg.errors import AccountingError, TrainingError
 
 PRV_EPS_ERROR = 0.01

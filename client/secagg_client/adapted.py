@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from pydantic import JsonValue
+from torch import Tensor, nn
+
 from secagg.adapter import start_tensors, unflatten
 from secagg.errors import ModelError
 from secagg.plan import Plan
-from torch import Tensor, nn
-
 from secagg_client.models import LoadedBase, refuse_batch_norm, reset_head
 
 PREFIX = "base_model.model."

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from secagg.errors import ConfigError
-from secagg.plan import Plan
 from torch import Tensor, nn
 
+from secagg.errors import ConfigError
+from secagg.plan import Plan
 from secagg_client.adapted import attached
 from secagg_client.classifier import HEAD, MeanPoolClassifier
 from secagg_client.data import Examples

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from secagg.errors import ModelError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
+
+from secagg.errors import ModelError
 
 HEAD = "classifier"
 

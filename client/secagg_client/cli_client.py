@@ -5,16 +5,16 @@ import sys
 from pathlib import Path
 
 import click
+
 from secagg.canonical import pretty_bytes
 from secagg.errors import ConfigError, SecaggError
 from secagg.identity import Role, check_issued_by
 from secagg.policy import Policy, adapter_schema_hash
+from secagg_client.client_config import ClientConfig
 from secagg_host.config import load_toml
 from secagg_host.durable import FolderLock, write_atomic
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
-
-from secagg_client.client_config import ClientConfig
 
 PUBLIC_FILE = 0o644
 EVENTS = "events.jsonl"
@@ -84,13 +84,12 @@ def run(config_file: Path, as_json: bool) -> None:
 def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     """One session with the real training, over the network."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from secagg_host.tls import channel
-
     from secagg_client.calls import ContributionCalls, PublicationCalls
     from secagg_client.client_run import ClientRun
     from secagg_client.client_state import SessionShelf
     from secagg_client.local_training import LocalTraining
     from secagg_client.patience import Patience
+    from secagg_host.tls import channel
 
     patience = Patience(log, config.patience_minutes)
     check_issued_by(party.identity, party.authority, patience.now)

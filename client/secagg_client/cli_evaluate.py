@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import click
+
+from secagg import release as files
 from secagg.canonical import pretty_bytes
 from secagg.errors import ConfigError, HashMismatch
 from secagg.plan import Plan
 from secagg.release import Evaluation, Metric, ReleaseCertificate, SignedRelease
 from secagg_host.durable import read_file, write_atomic
-
-from secagg import release as files
 
 PUBLIC_FILE = 0o644
 

@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 
 import click
+
 from secagg.errors import ConfigError, SecaggError
+from secagg_client.calls import CommitteeCalls
+from secagg_client.keyholder_run import KeyHolderRun, Shelf, load_config, load_holder, make_offer
+from secagg_client.patience import Patience
 from secagg_host.durable import FolderLock, write_atomic
 from secagg_host.events import EventLog
 from secagg_host.identity import load_identity
 from secagg_host.tls import channel
-
-from secagg_client.calls import CommitteeCalls
-from secagg_client.keyholder_run import KeyHolderRun, Shelf, load_config, load_holder, make_offer
-from secagg_client.patience import Patience
 
 DAY = 86_400
 PUBLIC_FILE = 0o644

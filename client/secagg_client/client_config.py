@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
+
 from secagg.plan import Frozen, Hash
 from secagg_host.config import LocalPath
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from secagg import release as files
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import (
@@ -26,8 +27,6 @@ from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
 from secagg.signing import Signer
 from secagg.verify import VerificationReport, verify_release
-
-from secagg import release as files
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_state import SessionFolder, SessionShelf, Step, Trained
 from secagg_client.folders import write_folder

@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 from pydantic import Field
+
 from secagg.canonical import canonical_bytes, pretty_bytes
 from secagg.contributor import SealedUpload
 from secagg.descriptor import Descriptor, SignedDescriptor
@@ -25,9 +26,8 @@ from secagg.plan import Frozen
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
 from secagg.signing import Signer, parse_model
-from secagg_host.durable import make_folder, read_file, write_atomic
-
 from secagg_client.folders import erase_file, write_folder
+from secagg_host.durable import make_folder, read_file, write_atomic
 
 NONCE_BYTES = 12
 LENGTH = struct.Struct("<I")

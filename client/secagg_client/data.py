@@ -13,6 +13,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from pydantic import BaseModel, ConfigDict, Field
+
 from secagg.errors import DataError
 from secagg.plan import TaskSpec
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
 from secagg.errors import ModelError
 from secagg.plan import Plan
-
 from secagg_client.adapted import Adapted, attached, injected, load_vector
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase

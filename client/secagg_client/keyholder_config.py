@@ -1,6 +1,7 @@
 """`keyholder.toml`."""
 
 from pydantic import Field
+
 from secagg.plan import Frozen, Hash
 from secagg_host.config import LocalPath
 

@@ -23,13 +23,12 @@ from secagg.keyholder import KeyHolder
 from secagg.messages import SignedApproval, SignedEndorsement, SignedOffer
 from secagg.policy import Policy
 from secagg.randomness import Randomness
-from secagg_host.config import load_toml
-from secagg_host.durable import DurableJournal, FileKeyStore, guard, make_folder, write_atomic
-from secagg_host.identity import load_identity
-
 from secagg_client.calls import CandidateTask, FinalTask, SessionState, ShareTask, Work, ending
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.patience import Patience
+from secagg_host.config import load_toml
+from secagg_host.durable import DurableJournal, FileKeyStore, guard, make_folder, write_atomic
+from secagg_host.identity import load_identity
 
 WAIT_MILLISECONDS = 10_000
 PAUSE = 0.5

@@ -20,13 +20,13 @@ from typing import Literal, Self
 
 from cryptography.hazmat.primitives import hashes, hmac
 from pydantic import Field, ValidationError
+
 from secagg.errors import LedgerError, PolicyViolation
 from secagg.plan import Frozen, Hash, TrainingSettings
 from secagg.randomness import Randomness
-from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic
-
 from secagg_client.accounting import Mechanism, epsilon_of, loss_interval
 from secagg_client.data import Examples
+from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic
 
 _RECORD_BYTES = 16
 _START = "0" * 64

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError
 from secagg.plan import Plan
 from secagg.policy import Policy
-from secagg_host.events import EventLog
-
 from secagg_client.accounting import Mechanism
 from secagg_client.client_config import ClientConfig
 from secagg_client.client_state import Trained
@@ -25,6 +24,7 @@ from secagg_client.noise import NoiseSource, SecureSource, SeededSource
 from secagg_client.planning import verify_plan
 from secagg_client.tasks import Metrics
 from secagg_client.training import StepReport, TrainOptions, mechanism_of, train
+from secagg_host.events import EventLog
 
 REPORT_SECONDS = 0.5
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from secagg.errors import ModelError
-from secagg.plan import TaskSpec
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from secagg.errors import ModelError
+from secagg.plan import TaskSpec
 from secagg_client.classifier import HEAD, MeanPoolClassifier, attention_for, load_encoder, load_options, quiet
 
 HASH_TAG = b"secagg/v1/base-model\x00"

@@ -31,9 +31,10 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
 from secagg.errors import TrainingError
 from secagg.randomness import Keystream, Randomness, fresh_keystream
-from torch import Tensor
 
 GRID_BITS = 16
 GRID = 1 << GRID_BITS

@@ -2,10 +2,10 @@
 
 import torch
 from opacus.optimizers import DPOptimizer
-from secagg.errors import TrainingError
 from torch import Tensor
 from torch.optim import Optimizer
 
+from secagg.errors import TrainingError
 from secagg_client.noise import GRID, NoiseSource, grid_noise, rounded_to_grid
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from secagg.errors import ConfigError
 
+from secagg.errors import ConfigError
 from secagg_client.planning import PlanConfig
 
 TRAINING = ("epsilon", "delta", "steps", "batch_size", "learning_rate")

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from secagg.errors import ConfigError, ModelError
-from secagg.plan import Hash, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
 from torch.nn import functional
 
+from secagg.errors import ConfigError, ModelError
+from secagg.plan import Hash, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
 from secagg_client.adapted import PREFIX, attached, injected
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.data import Examples

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from secagg.errors import DataError
-from secagg.plan import TaskSpec
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secagg.errors import DataError
+from secagg.plan import TaskSpec
 from secagg_client.data import Examples
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
+from torch import nn
+
 from secagg.adapter import flatten, start_tensors
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TrainingSettings
 from secagg.privacy import PrivacyStatement
-from torch import nn
-
 from secagg_client.accounting import (
     ACCOUNTANT,
     Mechanism,

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
+
 from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError
 from secagg.policy import Anchors
 from secagg.release import CERTIFICATE, Evaluation, SignedRelease, annotate_release
 from secagg.signing import Signer, parse_model
 from secagg.verify import verify_release
+from secagg_app.verify import read_release
 from secagg_host.durable import fsync_folder, guard, read_file, write_atomic
 from secagg_host.identity import load_identity
-
-from secagg_app.verify import read_release
 
 PUBLIC_FILE, PUBLIC_FOLDER = 0o644, 0o755
 FOLDER = click.Path(file_okay=False, path_type=Path)

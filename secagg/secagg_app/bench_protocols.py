@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+
+from secagg import shamir
 from secagg.accumulate import Accumulator
 from secagg.boxes import BoxContext, SessionKey, open_box, seal_box
 from secagg.codec import Quantiser
@@ -26,8 +28,6 @@ from secagg.errors import OpeningError
 from secagg.opening import Opening, open_sum
 from secagg.parameters import SealedParameters, choose
 from secagg.sealing import Sealed, seal_update
-
-from secagg import shamir
 
 CLIP = 0.01
 BITS = 16

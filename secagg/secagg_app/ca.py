@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from secagg.errors import ConfigError
 from secagg.identity import Identity, Role, check_issued_by, identify, issue, new_authority, new_request
 from secagg_host.durable import make_folder, read_file, write_atomic

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+
 from secagg.errors import SecaggError
 
 OWN_PREFIX = "secagg"

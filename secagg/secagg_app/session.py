@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import click
 from pydantic import Field
+
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor

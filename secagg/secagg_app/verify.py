@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
+
 from secagg.errors import HashMismatch, SecaggError, VerificationError
 from secagg.policy import Anchors, Policy
 from secagg.release import CERTIFICATE, SignedRelease
 from secagg.verify import ReadUpload, VerificationReport, verify_release
+from secagg_app.lazy import Failure
 from secagg_host.config import load_toml
 from secagg_host.durable import guard, read_file
-
-from secagg_app.lazy import Failure
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, ValidationError, ValidationInfo
+
 from secagg.errors import ConfigError
 from secagg.plan import Frozen
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from secagg.errors import SecaggError
-
 from secagg import errors
+from secagg.errors import SecaggError
 from secagg_host.tls import grpc
 
 ERROR_KEY = "secagg-error"

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from secagg.errors import ConfigError, TransportError
-
 from secagg_host.identity import CERTIFICATE, TLS_KEY, PartyFiles
 
 _SUITES = "GRPC_SSL_CIPHER_SUITES"

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import click
-from secagg_host.config import load_toml
 
+from secagg_host.config import load_toml
 from secagg_server.config import ServerConfig
 
 

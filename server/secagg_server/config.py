@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field
+
 from secagg.plan import Frozen
 from secagg_host.config import LocalPath
 

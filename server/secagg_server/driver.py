@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg.release import FILES
-
 from secagg_server.blobs import BOXES
 from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession, Waiting

@@ -19,7 +19,6 @@ from secagg.messages import Receipt, SignedReceipt, SignedUpload, Upload
 from secagg.packing import unpack_block
 from secagg.sets import check_upload
 from secagg_host.tls import MAX_CHUNK_BYTES
-
 from secagg_server.blobs import PartWriter
 from secagg_server.session import ServedSession
 from secagg_server.storage import StoredUpload

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
+
 from secagg.release import Evaluation, Metric, TimelineEvent
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from secagg.evidence import ShareAnswer
 from secagg.messages import FinalSet, SignedCandidate
 from secagg.release import ReleaseParts, build_release
 from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic
-
 from secagg_server import report
 from secagg_server.blobs import UploadFiles
 from secagg_server.session import ServedSession

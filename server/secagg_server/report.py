@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
 from secagg.descriptor import Descriptor
 from secagg.evidence import box_bytes
 from secagg.identity import Identity
 from secagg.messages import Upload
 from secagg.privacy import PrivacyStatement
 from secagg.release import ReleaseCertificate
-
 from secagg_server import plots
 
 CKKS_SLOTS, CKKS_CIPHERTEXT_BYTES = 4096, 235_100

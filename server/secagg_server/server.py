@@ -19,7 +19,6 @@ from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import MAX_MESSAGE_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
 from secagg_protos.v1 import secagg_pb2_grpc as services
-
 from secagg_server.authorisation import RoleInterceptor
 from secagg_server.blobs import UploadFiles
 from secagg_server.config import ServerConfig

@@ -13,7 +13,6 @@ from secagg_host.durable import guard
 from secagg_host.tls import MAX_CHUNK_BYTES, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
-
 from secagg_server.authorisation import peer_identity
 from secagg_server.blobs import PartWriter
 from secagg_server.intake import Intake, UploadStream

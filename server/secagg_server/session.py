@@ -26,7 +26,6 @@ from secagg.messages import (
 from secagg.release import TimelineEvent
 from secagg.signing import Signed, Signer
 from secagg_host.events import EventLog
-
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import SessionState, SessionStore
 

@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from sqlalchemy import create_engine, event, func, select, update
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
+
 from secagg.coordinator import Settlement
 from secagg.descriptor import Descriptor
 from secagg.errors import StorageError, UnknownSession
@@ -31,11 +37,6 @@ from secagg.plan import Frozen, Hash
 from secagg.release import TimelineEvent
 from secagg.signing import Signed, parse_model
 from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder
-from sqlalchemy import create_engine, event, func, select, update
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import ConnectionPoolEntry
 
 RELEASE = 1
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner
+
 from secagg_app.bench_protocols import protocols, run_bench
 
 KEYS = {

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from secagg.identity import POSSESSION_TAG, SIGNING_KEY_OID, Role, issue, new_authority, new_request
 from secagg_app.main import cli
 from secagg_host.identity import load_identity

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+
 from secagg_app.lazy import LazyCommand, LazyGroup
 from secagg_app.main import COMMANDS, cli
 from secagg_host.durable import FolderLock
-
 from tests.study import Study
 
 LEAVES = (

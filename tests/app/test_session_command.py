@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from secagg.descriptor import SignedDescriptor
 from secagg.signing import parse_model
 from secagg_app.main import cli
-
 from tests.study import Study
 
 

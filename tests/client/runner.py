@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 import secagg_client.calls as calls
 from secagg.descriptor import Descriptor
 from secagg.policy import Policy

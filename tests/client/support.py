@@ -6,7 +6,6 @@ from secagg.plan import Plan, TaskSpec, TrainingSettings
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.planning import PlanConfig, make_plan
-
 from tests.tiny import LABELS, sentences
 
 MEAN = TaskSpec(kind="classify", labels=LABELS, max_length=32, pooling="mean", feature_norm=10.0)

@@ -2,6 +2,7 @@
 
 import dp_accounting
 import pytest
+
 from secagg.errors import AccountingError, TrainingError
 from secagg_client.accounting import (
     Account,
@@ -14,7 +15,6 @@ from secagg_client.accounting import (
     solve_sigma,
 )
 from secagg_client.training import mechanism_of
-
 from tests.client.support import settings
 
 

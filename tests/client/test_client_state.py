@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from secagg.errors import StorageError
 from secagg_client.client_state import ClientState, SessionFolder, SessionShelf, Trained
 from secagg_client.folders import write_folder
-
 from tests.small import Small
 
 CTX, OTHER = "ab" * 32, "cd" * 32

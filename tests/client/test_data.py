@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+
 from secagg.errors import DataError
 from secagg_client import data as data_module
 from secagg_client.data import DataConfig, Examples, load_examples
-
 from tests.client.support import LM, MEAN
 
 ROWS = [

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
 from secagg.adapter import release_tensors
 from secagg.errors import ConfigError, DataError, ModelError
 from secagg.plan import Plan
@@ -17,7 +18,6 @@ from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
 from secagg_client.tasks import make_task
 from secagg_client.training import TrainOptions, train
-
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 
 STRONG = settings(

@@ -9,11 +9,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from secagg.errors import LedgerError, PolicyViolation, StorageError
 from secagg_client.accounting import Mechanism, epsilon_of
 from secagg_client.data import Examples
 from secagg_client.ledger import Ledger, LedgerLimits, Spend
-
 from tests.client.support import LM, examples, settings
 
 ONCE = LedgerLimits(total_epsilon=8.0, delta=1e-5)

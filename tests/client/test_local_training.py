@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from secagg.errors import ConfigError, DataError, LedgerError, ModelError, PolicyViolation
 from secagg.plan import Plan
 from secagg.release import Evaluation
@@ -18,7 +19,6 @@ from secagg_client.plan_options import plan_config
 from secagg_client.tasks import Metrics
 from secagg_host.config import load_toml
 from secagg_host.events import EventLog
-
 from tests.client.support import MEAN, loaded, plan_for, settings
 from tests.small import Small
 from tests.study import toml

@@ -7,15 +7,15 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+
 from secagg.adapter import start_tensors
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
 from secagg_client.adapted import attached
 from secagg_client.classifier import MeanPoolClassifier, load_classifier
 from secagg_client.models import load_base, refuse_batch_norm
-from torch import nn
-from transformers import AutoModel, AutoTokenizer
-
 from tests.client.support import LM, MEAN, STOCK, loaded, plan_for
 from tests.tiny import LABELS, make_bert, make_bert_classifier
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+
 from secagg.errors import TrainingError
 from secagg_client.noise import (
     GRID,

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from secagg.adapter import start_tensors
 from secagg.errors import ConfigError, ModelError
 from secagg.plan import Plan
 from secagg_client.adapted import attached
 from secagg_client.models import LoadedBase
 from secagg_client.planning import description_embeddings, verify_plan
-
 from tests.client.support import LM, MEAN, STOCK, loaded, plan_for
 
 ALL_LINEAR = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")

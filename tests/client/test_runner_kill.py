@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from secagg.canonical import pretty_bytes
 from secagg.messages import SignedUpload
-
 from tests.client.runner import CountedTraining
 from tests.deployment import Deployment, Running
 from tests.driving import advancing, serving

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from secagg.plan import Plan
 from secagg.signing import parse_model
 from secagg_client.ledger import Ledger
-
 from tests.client.test_local_training import write_data
 from tests.study import Process, Study, secagg
 from tests.tiny import LABELS, make_bert

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import (
     CertificateInvalid,
@@ -24,7 +25,6 @@ from secagg_client.client_state import ClientState, Step
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles
-
 from tests.client.runner import CountedTraining, make_run
 from tests.small import DAY, NOW, Small, small_plan
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import secagg_client.calls as calls
 from secagg.errors import ProtocolViolation, SessionClosed, StorageError, TransportError
 from secagg.messages import SignedReceipt, SignedUpload
@@ -13,7 +14,6 @@ from secagg_client.client_run import ClientRun
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
 from secagg_host.tls import channel
-
 from tests.client.runner import SMALL_CHUNK, CountedTraining, make_run
 from tests.deployment import HOUR, Deployment, Running
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
+from torch import Tensor, nn
+
 from secagg.adapter import flatten, start_tensors
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TaskSpec, TensorSpec
@@ -21,8 +23,6 @@ from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise, poisson_sample, rounded_to_grid
 from secagg_client.tasks import Batch, make_task
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
-from torch import Tensor, nn
-
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 
 

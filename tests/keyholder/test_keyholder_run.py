@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import create_session
 from secagg.descriptor import SignedDescriptor
@@ -21,7 +22,6 @@ from secagg_client.calls import CandidateTask, FinalTask, SessionState, ShareTas
 from secagg_client.keyholder_run import KeyHolderRun, Shelf, make_offer
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
-
 from tests.deployment import HOUR, Deployment, Running
 from tests.driving import advancing, serving
 from tests.keyholder.holder import load

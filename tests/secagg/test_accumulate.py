@@ -4,13 +4,13 @@ import os
 
 import numpy as np
 import pytest
+
+from secagg import ring
 from secagg.accumulate import Accumulator
 from secagg.errors import EncodingError, MalformedError
 from secagg.packing import pack_block, unpack_block
 from secagg.parameters import choose
 from secagg.sealing import seal
-
-from secagg import ring
 
 PARAMETERS = choose(16, 20, 40_000)
 CTX = bytes(range(32))

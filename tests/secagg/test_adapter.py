@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from secagg.adapter import expand_uniform, flatten, release_tensors, start_tensors, unflatten
 from secagg.errors import EncodingError
 from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings

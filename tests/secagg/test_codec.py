@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from secagg.codec import ROUNDING_PURPOSE, Group, Quantiser
 from secagg.errors import EncodingError
 from secagg.parameters import choose
-
 from tests.twin import sealed as twin
 from tests.twin.predictable import PredictableRandomness
 

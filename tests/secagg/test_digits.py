@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from secagg.digits import DigitReader
 from secagg.parameters import SealedParameters, choose
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from secagg.errors import ParameterError
-from secagg.parameters import choose
 
 from secagg import expansion, ring
+from secagg.errors import ParameterError
+from secagg.parameters import choose
 from tests.twin import sealed as twin
 
 PARAMETERS = choose(16, 100, 50_000)

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from secagg.randomness import Keystream
 
 from secagg import gaussian
+from secagg.randomness import Keystream
 from tests.twin import sealed as twin
 
 VARIANCES = (gaussian.SECRET_VARIANCE, gaussian.ERROR_VARIANCE)

@@ -5,6 +5,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from secagg.errors import CertificateInvalid, ConfigError, MalformedError, SignatureInvalid
 from secagg.identity import (
     POSSESSION_TAG,
@@ -18,7 +19,6 @@ from secagg.identity import (
 )
 from secagg.messages import Approval, Enrolment, SignedApproval
 from secagg.signing import Signer
-
 from tests.small import NOW
 
 AUTHORITY, AUTHORITY_KEY = new_authority("test", NOW)

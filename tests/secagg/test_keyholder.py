@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from secagg.boxes import BoxContext, seal_box
 from secagg.contributor import SealedUpload
 from secagg.coordinator import SessionSpec, settle
@@ -25,7 +26,6 @@ from secagg.merkle import leaf_hash, path, root
 from secagg.messages import Candidate, Complaint, SignedCandidate
 from secagg.release import committee_note
 from secagg.run import MemoryJournal, MemoryKeys
-
 from tests.small import DAY, Small
 
 

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from secagg.errors import HashMismatch
 from secagg.merkle import leaf_hash, path, root, verify_path
 

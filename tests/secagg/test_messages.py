@@ -5,12 +5,12 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import MalformedError, SecaggError
 from secagg.messages import SignedCandidate, SignedEndorsement, SignedUpload
 from secagg.release import SignedRelease
 from secagg.signing import parse_model
-
 from tests.small import Small
 
 SMALL = Small()

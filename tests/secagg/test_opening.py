@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from secagg import gaussian, ring
 from secagg.accumulate import Accumulator
 from secagg.errors import EncodingError, MalformedError, OpeningError, ParameterError
 from secagg.opening import open_sum
 from secagg.packing import pack_block, unpack_block
 from secagg.parameters import SealedParameters, choose
 from secagg.sealing import Sealed, seal
-
-from secagg import gaussian, ring
 from tests.twin import sealed as twin
 
 CTX = bytes(range(32))

@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from secagg.errors import ParameterError
-from secagg.parameters import MAX_FAILURE_LOG2, RINGS, SealedParameters, choose
 
 from secagg import gaussian
+from secagg.errors import ParameterError
+from secagg.parameters import MAX_FAILURE_LOG2, RINGS, SealedParameters, choose
 
 
 def test_every_ring_in_the_table_meets_the_bar() -> None:

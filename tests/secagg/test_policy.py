@@ -3,10 +3,10 @@
 import json
 
 import pytest
+
 from secagg.errors import CertificateInvalid, PolicyViolation
 from secagg.identity import new_authority
 from secagg.policy import Policy, check_authority
-
 from tests.small import NOW, Small, small_plan
 
 SMALL = Small()

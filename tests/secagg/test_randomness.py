@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 import pytest
-from secagg.randomness import Keystream, fresh_keystream
 
+from secagg.randomness import Keystream, fresh_keystream
 from tests.twin import sealed as twin
 from tests.twin.predictable import PredictableRandomness
 

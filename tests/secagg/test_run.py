@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from secagg import shamir
 from secagg.accumulate import Accumulator
 from secagg.contributor import seal_contribution
 from secagg.coordinator import SessionSpec, create_session, mean_change, open_with_shares
@@ -14,8 +16,6 @@ from secagg.errors import EncodingError, MalformedError, OpeningError, RoleViola
 from secagg.opening import open_sum
 from secagg.run import run_sealed
 from secagg.sealing import seal
-
-from secagg import shamir
 from tests.small import DAY, NOW, Small, changes, small_plan
 
 

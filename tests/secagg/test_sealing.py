@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
+from secagg import ring
 from secagg.codec import Quantiser
 from secagg.errors import EncodingError, ParameterError
 from secagg.gaussian import ERROR_VARIANCE, gaussian
@@ -13,8 +15,6 @@ from secagg.packing import unpack_block
 from secagg.parameters import SealedParameters, choose
 from secagg.randomness import Randomness
 from secagg.sealing import Sealed, seal, seal_update
-
-from secagg import ring
 from tests.twin import sealed as twin
 from tests.twin.predictable import PredictableRandomness
 

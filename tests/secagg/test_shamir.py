@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 import pytest
-from secagg.errors import ShareError
-from secagg.sealing import ShortKey, fresh_key
 
 from secagg import ring, shamir
+from secagg.errors import ShareError
+from secagg.sealing import ShortKey, fresh_key
 from tests.twin import sealed as twin
 from tests.twin.predictable import PredictableRandomness
 

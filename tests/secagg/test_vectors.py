@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from secagg import expansion, ring, shamir
 from secagg.accumulate import Accumulator
 from secagg.codec import Quantiser
 from secagg.errors import SecaggError
@@ -15,8 +17,6 @@ from secagg.opening import open_sum
 from secagg.packing import pack_block, unpack_block
 from secagg.parameters import SealedParameters, choose
 from secagg.sealing import Sealed, seal
-
-from secagg import expansion, ring, shamir
 from tests.twin import sealed as twin
 from tests.twin.predictable import PredictableRandomness
 from tests.vectors import generate

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
+
+from secagg import release as files
 from secagg.errors import HashMismatch, PolicyViolation, SecaggError, VerificationError
 from secagg.policy import Anchors
 from secagg.release import Evaluation, Metric, SignedRelease, annotate_release
 from secagg.verify import verify_release
-
-from secagg import release as files
 from tests.small import Small
 
 SMALL = Small()

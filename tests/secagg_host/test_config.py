@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from secagg.errors import ConfigError
 from secagg.plan import Frozen
 from secagg_host.config import LocalPath, load_toml

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from secagg.boxes import SessionKey
 from secagg.errors import MalformedError, SessionClosed, StorageError
 from secagg_host.durable import DurableJournal, FileKeyStore, FolderLock, make_folder, read_file, write_atomic

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from secagg.errors import StorageError
 from secagg_host.events import EventLog
 

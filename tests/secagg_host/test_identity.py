@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+
 from secagg.errors import CertificateInvalid, ConfigError, MalformedError
 from secagg.identity import Role
 from secagg_host.identity import AUTHORITY, CERTIFICATE, SIGNING_KEY, TLS_KEY, load_identity
-
 from tests.deployment import Deployment
 
 

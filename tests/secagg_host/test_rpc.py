@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from secagg.errors import SecaggError, SizeLimitError, TransportError
 from secagg_host.rpc import ERROR_KEY, MAX_DETAILS, STATUS, Status, error_classes, from_rpc_error, to_status
 from secagg_host.tls import grpc

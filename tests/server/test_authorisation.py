@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, TransportError, UnknownSession
 from secagg.identity import Role, issue, new_request
 from secagg.messages import Enrolment
@@ -15,7 +16,6 @@ from secagg_host.rpc import from_rpc_error
 from secagg_host.tls import MAX_MESSAGE_BYTES, check_refuses_tls12, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.authorisation import ALLOWED
-
 from tests.deployment import Caller, Deployment, Running, issue_party
 
 SERVICES = pb.DESCRIPTOR.services_by_name

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from secagg.errors import ConflictError, NotReady, ProtocolViolation, SessionClosed, SignatureInvalid
 from secagg.evidence import ShareAnswer
 from secagg.messages import Complaint, Endorsement, ShareSum
 from secagg_protos.v1 import secagg_pb2 as pb
-
 from tests.deployment import Deployment, Running
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from secagg.contributor import SealedUpload
 from secagg.errors import (
     ConflictError,
@@ -22,7 +23,6 @@ from secagg.merkle import root
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import PART
-
 from tests.deployment import CHUNK, Deployment, Running, cut_stream, upload_messages
 
 

@@ -21,7 +21,6 @@ from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import Store
-
 from tests.deployment import Caller, Deployment
 from tests.server.test_release import anchors
 

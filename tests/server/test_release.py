@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from secagg.accumulate import Accumulator
 from secagg.boxes import open_box
 from secagg.errors import NotReady
@@ -16,7 +17,6 @@ from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
 from secagg_server.publish import accumulate
-
 from tests.deployment import Deployment, Running
 from tests.small import changes, small_plan
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from secagg.errors import CertificateInvalid, ConfigError, MalformedError, StorageError, TransportError
 from secagg.identity import Role
 from secagg_host.config import load_toml
@@ -16,7 +17,6 @@ from secagg_host.identity import PartyFiles
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.config import ServerConfig
 from secagg_server.server import Coordinator, listen, load_session
-
 from tests.deployment import Caller, Deployment
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from secagg.plan import Plan
 
+from secagg.plan import Plan
 from secagg_app.demo.figures import HEAD, MAJORITY, PLAIN
 from secagg_app.demo.processes import environment
 

@@ -16,7 +16,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from secagg_host.durable import FolderLock, read_file, write_atomic
 
 from secagg_app import assets
 from secagg_app.demo import corpora, layout
@@ -36,6 +35,7 @@ from secagg_app.demo.settings import (
 )
 from secagg_app.demo.split import Split, split
 from secagg_app.demo.view import View, make_view
+from secagg_host.durable import FolderLock, read_file, write_atomic
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 SMOLLM_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"

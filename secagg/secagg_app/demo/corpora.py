@@ -137,6 +137,7 @@ def own_corpus(source: str, text_column: str, label_column: str | None) -> Corpu
 
 def _load_table(source: str) -> Any:
     from datasets import load_dataset
+
     from secagg_client.data import LOADERS
 
     path = Path(source)

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from secagg.errors import ProcessFailed
-from secagg_host.durable import guard
-
 from secagg_app.demo.layout import RunFolder
 from secagg_app.demo.processes import Event, Running, Supervisor, environment, last_error
 from secagg_app.demo.settings import CORRUPT_HOLDERS, HOLDERS, DemoSettings
 from secagg_app.demo.view import View
+from secagg_host.durable import guard
 
 COORDINATOR = "coordinator"
 POLL_SECONDS = 0.5

@@ -17,13 +17,12 @@ from secagg.identity import identify
 from secagg.plan import Plan
 from secagg.policy import adapter_schema_hash
 from secagg.signing import parse_model
-from secagg_host.durable import guard, make_folder, read_file, write_atomic
-from secagg_host.identity import CERTIFICATE
-
 from secagg_app.demo.processes import run_command
 from secagg_app.demo.settings import CORRUPT_HOLDERS, DELTA, HOLDERS, DemoSettings, TaskRecipe, holder_name, institution
 from secagg_app.demo.split import Split, write_jsonl
 from secagg_app.demo.toml import Value, write_toml
+from secagg_host.durable import guard, make_folder, read_file, write_atomic
+from secagg_host.identity import CERTIFICATE
 
 MARKER = "demo.json"
 UPLOAD_MINUTES, EXPIRY_MINUTES = 60, 120

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from secagg.errors import ConfigError
-
 from secagg_app.demo.split import Recipe
 
 TaskKind = Literal["classify", "lm"]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from secagg.errors import DataError
-from secagg_host.durable import make_folder, write_atomic
 
+from secagg.errors import DataError
 from secagg_app.demo.corpora import Corpus, Record, canonical
+from secagg_host.durable import make_folder, write_atomic
 
 SHINGLE = 5
 """Characters that are compared together."""
