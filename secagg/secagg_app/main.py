@@ -11,7 +11,7 @@ COMMANDS = {
     "ca": LazyCommand("secagg_app.ca:ca", "A small certificate authority."),
     "session": LazyCommand("secagg_app.session:session", "Make and read signed session descriptors."),
     "server": LazyCommand("secagg_server.cli:server", "Run the coordinator.", "server"),
-    "keyholder": LazyCommand("secagg_client.cli_keyholder:keyholder", "Run a key-holder.", "client"),
+    "keyholder": LazyCommand("secagg_client.cli_keyholder:keyholder", "Run a key-holder.", "keyholder"),
     "client": LazyCommand("secagg_client.cli_client:client", "Make a training plan; train, seal and upload.", "client"),
     "verify": LazyCommand("secagg_app.verify:verify", "Check a release offline, against anchors of your own."),
     "evaluate": LazyCommand("secagg_client.cli_evaluate:evaluate", "Measure a released adapter on data.", "client"),

@@ -114,28 +114,34 @@ def _join_near(unique: list[int], shingles: list[frozenset[str]], groups: _Group
 def split(corpus: Corpus, recipe: Recipe, clients: int, vanishing: int, seed: int) -> Split:
     """Divide a corpus among those that stay, in the first `clients` parts, and those that will vanish.
 
-    Raises DataError when the corpus is too small for so many.
+    Those that vanish never train: they get rows of the tuning part, so that nothing is lost to the others, unless
+    it is too small. Raises DataError when the corpus is too small for so many.
     """
     unique = deduplicate(corpus.records)
     order = np.random.default_rng(_TUNING_SEED).permutation(len(unique))
-    rows = [unique[index] for index in order[recipe.tuning :]]
+    tuning, rows = order[: recipe.tuning], order[recipe.tuning :]
     rng = np.random.default_rng(seed)
-    held_out = min(recipe.held_out, len(rows) // 3 // 10 * 10)
-    size = min(recipe.size, (len(rows) - held_out) // (clients + vanishing) // 10 * 10)
+    held_out = min(recipe.held_out, len(rows) // 3)
+    size = min(recipe.size, (len(rows) - held_out) // clients)
+    spare_needed = vanishing * size > len(tuning)
+    if spare_needed:
+        size = min(size, (len(rows) - held_out) // (clients + vanishing))
     if size < MIN_RECORDS or held_out < MIN_RECORDS:
         raise DataError(
             f"{corpus.source}: {len(rows)} records are left without near-duplicates and the tuning part; "
             f"{clients + vanishing} clients need at least {(clients + vanishing) * 2 * MIN_RECORDS}"
         )
-    shuffled = [rows[index] for index in rng.permutation(len(rows))]
-    bounds = (held_out, held_out + vanishing * size)
-    test, lost, pool = shuffled[: bounds[0]], shuffled[bounds[0] : bounds[1]], shuffled[bounds[1] :]
+    shuffled = rng.permutation(rows)
+    test, pool = shuffled[:held_out], shuffled[held_out:]
+    lost = pool[len(pool) - vanishing * size :] if spare_needed else tuning[: vanishing * size]
+    pool = pool[: len(pool) - len(lost)] if spare_needed else pool
+    records = [unique[index] for index in pool]
     if recipe.alpha is not None and corpus.labels:
-        parts = by_label(pool, corpus.labels, clients, size, recipe.alpha, rng)
+        parts = by_label(records, corpus.labels, clients, size, recipe.alpha, rng)
     else:
-        parts = by_group(pool, clients, size, rng)
-    parts += [tuple(lost[start : start + size]) for start in range(0, vanishing * size, size)]
-    return Split(corpus, tuple(parts), tuple(test), len(corpus.records) - len(unique))
+        parts = by_group(records, clients, size, rng)
+    parts += [tuple(unique[i] for i in lost[start : start + size]) for start in range(0, vanishing * size, size)]
+    return Split(corpus, tuple(parts), tuple(unique[i] for i in test), len(corpus.records) - len(unique))
 
 
 def by_label(
