@@ -39,24 +39,28 @@ class Federated:
     declared_size: int
 
 
-def compute(run: Federated, head_training: dict[str, Any], say: Say, *, plain: bool) -> dict[str, dict[str, float]]:
-    """Metrics by name: majority class and DP head for `classify`; the run without privacy unless not `plain`.
+def compute(run: Federated, head_training: dict[str, Any], say: Say) -> dict[str, dict[str, float]]:
+    """Metrics by name: the run without privacy, and for `classify` the majority class and a DP head.
 
     Raises the SecaggError of a worker that fails.
     """
     from secagg_client.baselines import head_plan, without_privacy
 
+    plans = {PLAIN: without_privacy(run.plan)}
+    is_classifier = run.plan.task.kind == "classify"
+    if is_classifier:
+        plans = {HEAD: head_plan(run.plan, **head_training), **plans}
     found = dict[str, dict[str, float]]()
-    workers = min(os.cpu_count() or 1, len(run.train))
-    with _pool(workers) as pool:
-        if run.plan.task.kind == "classify":
-            say("baselines: majority class, and a linear head with the same privacy")
+    with _pool(min(os.cpu_count() or 1, len(run.train))) as pool:
+        jobs = {name: [pool.submit(_change, run, plan, path) for path in run.train] for name, plan in plans.items()}
+        for name, plan in plans.items():
+            changes = list[NDArray[np.float32]]()
+            for job in jobs[name]:
+                say(f"baseline: {name}, simulated in memory: client {len(changes) + 1} of {len(run.train)}")
+                changes.append(job.result())
+            found[name] = pool.submit(_score, run, plan, mean_change(changes)).result()
+        if is_classifier:
             found[MAJORITY] = pool.submit(_majority, run).result()
-            head = head_plan(run.plan, **head_training)
-            found[HEAD] = _federate(pool, run, head, say)
-        if plain:
-            say("baseline: the same run without privacy, simulated in memory")
-            found[PLAIN] = _federate(pool, run, without_privacy(run.plan), say)
     return found
 
 
@@ -76,15 +80,6 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
         os.environ.clear()
         os.environ.update(before)
-
-
-def _federate(pool: ProcessPoolExecutor, run: Federated, plan: Plan, say: Say) -> dict[str, float]:
-    jobs = [pool.submit(_change, run, plan, path) for path in run.train]
-    changes = list[NDArray[np.float32]]()
-    for job in jobs:
-        changes.append(job.result())
-        say(f"  client {len(changes)} of {len(jobs)}")
-    return pool.submit(_score, run, plan, mean_change(changes)).result()
 
 
 def mean_change(changes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -121,14 +116,17 @@ def _read(run: Federated, path: Path) -> "Examples":
 
 def _change(run: Federated, plan: Plan, path: Path) -> NDArray[np.float32]:
     """One client's update under `plan`."""
+    import torch
+
     from secagg_client.baselines import train_head
     from secagg_client.noise import SecureSource
     from secagg_client.training import TrainOptions, train
 
     has_lora = any(".lora_" in spec.name for spec in plan.tensors)
     learn = train if has_lora else train_head
-    options = TrainOptions(allow_no_dp=True)
-    update = learn(plan, _load(run), _read(run, path), run.declared_size, SecureSource(), options=options)
+    options = TrainOptions(allow_no_dp=True, device="cpu")
+    with torch.autocast("cpu", torch.bfloat16, enabled=plan.training.precision == "bf16"):  # the frozen features too
+        update = learn(plan, _load(run), _read(run, path), run.declared_size, SecureSource(), options=options)
     return update.change
 
 

@@ -191,7 +191,7 @@ def compare(settings: DemoSettings, task: Task, folder: RunFolder, federation: F
     train = tuple(folder.root / name / "data" / "train.jsonl" for name in federation.stayers)
     simulated = Federated(plan, task.base.source, train, folder.held_out, task.split.size)
     if settings.baselines:
-        found |= compute(simulated, task.recipe.head, view.say, plain=True)
+        found |= compute(simulated, task.recipe.head, view.say)
     own = {institution(int(name.split("-")[1])): metrics for name, metrics in sorted(federation.own.items())}
     return gather(measure, found, own, settings.epsilon)
 

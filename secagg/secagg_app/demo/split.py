@@ -121,20 +121,19 @@ def split(corpus: Corpus, recipe: Recipe, clients: int, vanishing: int, seed: in
     order = np.random.default_rng(_TUNING_SEED).permutation(len(unique))
     tuning, rows = order[: recipe.tuning], order[recipe.tuning :]
     rng = np.random.default_rng(seed)
+    rows = rng.permutation(rows)
     held_out = min(recipe.held_out, len(rows) // 3)
-    size = min(recipe.size, (len(rows) - held_out) // clients)
-    spare_needed = vanishing * size > len(tuning)
-    if spare_needed:
-        size = min(size, (len(rows) - held_out) // (clients + vanishing))
-    if size < MIN_RECORDS or held_out < MIN_RECORDS:
+    takers = clients if vanishing * recipe.size <= len(tuning) else clients + vanishing
+    size = min(recipe.size, (len(rows) - held_out) // takers)
+    if min(size, held_out) < MIN_RECORDS:
         raise DataError(
             f"{corpus.source}: {len(rows)} records are left without near-duplicates and the tuning part; "
-            f"{clients + vanishing} clients need at least {(clients + vanishing) * 2 * MIN_RECORDS}"
+            f"{takers} clients need at least {3 * MIN_RECORDS * (takers + 1) // 2}"
         )
-    shuffled = rng.permutation(rows)
-    test, pool = shuffled[:held_out], shuffled[held_out:]
-    lost = pool[len(pool) - vanishing * size :] if spare_needed else tuning[: vanishing * size]
-    pool = pool[: len(pool) - len(lost)] if spare_needed else pool
+    test, pool = rows[:held_out], rows[held_out:]
+    lost = tuning[: vanishing * size]
+    if takers > clients:
+        lost, pool = pool[: vanishing * size], pool[vanishing * size :]
     records = [unique[index] for index in pool]
     if recipe.alpha is not None and corpus.labels:
         parts = by_label(records, corpus.labels, clients, size, recipe.alpha, rng)
