@@ -124,7 +124,7 @@ class Small:
 
     @cached_property
     def statement(self) -> PrivacyStatement:
-        return PrivacyStatement(epsilon=7.9, delta=1e-5, accountant="test", noise="secure")
+        return PrivacyStatement(epsilon=self.plan.training.epsilon, delta=1e-5, accountant="test", noise="secure")
 
     @cached_property
     def uploads(self) -> list[SealedUpload]:
