@@ -21,7 +21,7 @@ from secagg.errors import (
     SizeLimitError,
     TransportError,
 )
-from secagg.keyholder import MAX_CLOCK_SKEW
+from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
@@ -178,12 +178,13 @@ class ClientRun:
         """Everything that must hold of a session before this client trains for it.
 
         Raises SignatureInvalid, EndorsementInvalid, CertificateInvalid, PolicyViolation, RoleViolation,
-        ProtocolViolation (clocks) or SessionClosed.
+        MalformedError (a session key that seals nothing), ProtocolViolation (clocks) or SessionClosed.
         """
         descriptor = signed.check(approved=True)
         now = self.patience.now
         check_authority(descriptor, self.authority, now)
         self.policy.check(descriptor)
+        check_offers(descriptor)
         descriptor.client(self.signer.identity.fingerprint)
         if descriptor.created_at > now + MAX_CLOCK_SKEW:
             raise ProtocolViolation("the session is dated in the future; check the clocks")

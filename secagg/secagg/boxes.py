@@ -90,8 +90,12 @@ class SessionKey:
 
 
 def check_public_key(raw: bytes) -> None:
-    """Raise MalformedError unless `raw` is a session public key."""
+    """Raise MalformedError unless `raw` is a session public key to which a box can be sealed."""
     _public(raw)
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(raw[MLKEM_PUBLIC_BYTES:]))
+    except ValueError as error:
+        raise MalformedError("a key-holder's session key is a point of low order") from error
 
 
 def _public(raw: bytes) -> MLKEM768X25519PublicKey:
@@ -107,7 +111,10 @@ def _public(raw: bytes) -> MLKEM768X25519PublicKey:
 def seal_box(share: bytes, public_key: bytes, context: BoxContext) -> bytes:
     """Seal one packed share to the key of an offer. Raises MalformedError for a bad public key."""
     plaintext = bytes([BOX_VERSION]) + (0).to_bytes(2, "little") + share
-    return _suite().encrypt(plaintext, _public(public_key), info=context.info)
+    try:
+        return _suite().encrypt(plaintext, _public(public_key), info=context.info)
+    except ValueError as error:
+        raise MalformedError(f"nothing can be sealed to key-holder {context.holder[:16]}: {error}") from error
 
 
 def open_box(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from secagg import shamir
-from secagg.boxes import BoxContext, SessionKey, open_box
+from secagg.boxes import BoxContext, SessionKey, check_public_key, open_box
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, PolicyViolation, ProtocolViolation, SessionClosed, ShareError
 from secagg.evidence import MemberEvidence, ShareAnswer
@@ -91,6 +91,7 @@ class KeyHolder:
             raise SessionClosed(f"session {descriptor.ctx[:16]} has expired")
         check_authority(descriptor, self.authority, now)
         self.policy.check(descriptor)
+        check_offers(descriptor)
         self.keys.get(offer_digest)
         stored = self.journal.record(f"approval/{offer_digest}", descriptor.ctx.encode())
         if stored.decode() != descriptor.ctx:
@@ -255,6 +256,12 @@ class KeyHolder:
             if isinstance(share, Complaint):
                 raise ShareError(f"the box of member {member.client[:16]} is no good: {share.reason}")
             yield share
+
+
+def check_offers(descriptor: Descriptor) -> None:
+    """Raise MalformedError unless a box can be sealed to every key-holder's session key (protocol.md §4.1)."""
+    for member in descriptor.committee:
+        check_public_key(bytes.fromhex(member.offer.statement.public_key))
 
 
 def _open(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> bytes | Complaint:

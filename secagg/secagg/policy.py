@@ -6,7 +6,7 @@ Nothing in a policy comes from the coordinator. What a policy does not allow is 
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from secagg.canonical import statement_hash
 from secagg.descriptor import Descriptor
@@ -18,19 +18,28 @@ Fingerprints = Annotated[dict[str, Hash], Field(min_length=1)]
 
 
 class AdapterSchema(Frozen):
-    """What `adapter_schema_hash` covers: every tensor with its start value, and how the model is wired."""
+    """What `adapter_schema_hash` covers: every tensor with its start value, and how the model is wired.
+
+    `adapter` is the PEFT configuration without the base model's name, which each party may call as it likes.
+    """
 
     architecture: str
     task: TaskSpec
     method: str
     a_seed: Hash
     tensors: tuple[TensorSpec, ...]
+    adapter: dict[str, JsonValue]
 
 
 def adapter_schema_hash(plan: Plan) -> str:
     """Hash that policies pin to fix architecture and adapter (malicious-architecture attacks, protocol.md §4.4)."""
     schema = AdapterSchema(
-        architecture=plan.architecture, task=plan.task, method=plan.method, a_seed=plan.a_seed, tensors=plan.tensors
+        architecture=plan.architecture,
+        task=plan.task,
+        method=plan.method,
+        a_seed=plan.a_seed,
+        tensors=plan.tensors,
+        adapter={key: value for key, value in plan.adapter_config.items() if key != "base_model_name_or_path"},
     )
     return statement_hash("adapter-schema", schema)
 
@@ -39,8 +48,9 @@ class Anchors(Frozen):
     """Whom a party trusts, and for what. Fingerprints are SHA-256 of certificates, by a name of the party's own choice.
 
     `required_institutions` is how many of the pinned `institutions` must be on the roster and in every set.
-    `assumed_corrupt_clients` forces n_min to at least that plus two. Empty hash lists allow any: only an auditor
-    may leave them so.
+    `assumed_corrupt_clients` forces both n_min and `required_institutions` to at least that plus two: unpinned members
+    may be inventions, so two honest ones must be among the pinned. Empty hash lists allow any: only an auditor may
+    leave them so.
     """
 
     coordinator: Hash
@@ -59,6 +69,11 @@ class Anchors(Frozen):
             raise ValueError(
                 f"n_min is {self.n_min}, but {self.assumed_corrupt_clients} corrupt clients need at least "
                 f"{self.assumed_corrupt_clients + 2}"
+            )
+        if self.required_institutions < self.assumed_corrupt_clients + 2:
+            raise ValueError(
+                f"required_institutions is {self.required_institutions}, but {self.assumed_corrupt_clients} corrupt "
+                f"clients need at least {self.assumed_corrupt_clients + 2}"
             )
         if self.required_institutions > len(set(self.institutions.values())):
             raise ValueError("required_institutions is larger than the number of pinned institutions")
@@ -97,7 +112,11 @@ class Anchors(Frozen):
 
 
 class Policy(Anchors):
-    """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released."""
+    """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released.
+
+    `min_weight` is the smallest public weight that any client may have; 1 means equal weights. Among very small weights
+    one full one would stand out of the sum as if it were alone.
+    """
 
     max_releases: int = Field(ge=1, default=1)
     protocols: tuple[Literal["sealed"], ...] = ("sealed",)
@@ -106,6 +125,7 @@ class Policy(Anchors):
     max_epsilon: float = Field(gt=0)
     max_delta: float = Field(gt=0, lt=1)
     noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
+    min_weight: float = Field(gt=0, le=1, default=1.0)
 
     def check(self, descriptor: Descriptor) -> None:
         """Raise PolicyViolation, naming the first rule that the descriptor breaks."""
@@ -114,6 +134,12 @@ class Policy(Anchors):
             raise PolicyViolation(f"protocol {descriptor.protocol} is not among {', '.join(self.protocols)}")
         if descriptor.releases > self.max_releases:
             raise PolicyViolation(f"{descriptor.releases} releases, the policy allows {self.max_releases}")
+        lightest = min(member.weight for member in descriptor.roster)
+        if lightest < self.min_weight:
+            raise PolicyViolation(
+                f"a client has weight {lightest}, at least {self.min_weight} is asked for: the sum would show the "
+                "heavier ones"
+            )
         self._check_privacy(descriptor)
 
     def _check_privacy(self, descriptor: Descriptor) -> None:

@@ -39,7 +39,8 @@ def check_members(descriptor: Descriptor, members: Sequence[SetMember]) -> None:
 
     Raises RoleViolation or TooFewContributions.
     """
-    institutions = {descriptor.client(member.client).institution for member in members}
+    # Names that differ only in case or in spaces are one institution to a reader, so they are one here.
+    institutions = {tuple(descriptor.client(member.client).institution.casefold().split()) for member in members}
     if len(members) < descriptor.n_min or len(institutions) < descriptor.n_min:
         raise TooFewContributions(
             f"{len(members)} uploads from {len(institutions)} institutions; the session opens nothing below "

@@ -7,12 +7,13 @@ import pytest
 from secagg.boxes import BoxContext, seal_box
 from secagg.contributor import SealedUpload
 from secagg.coordinator import SessionSpec, settle
-from secagg.descriptor import SignedDescriptor
+from secagg.descriptor import CommitteeMember, SignedDescriptor
 from secagg.errors import (
     CertificateInvalid,
     ConflictError,
     EndorsementInvalid,
     HashMismatch,
+    MalformedError,
     PolicyViolation,
     ProtocolViolation,
     SessionClosed,
@@ -27,6 +28,8 @@ from secagg.messages import Candidate, Complaint, SignedCandidate
 from secagg.release import committee_note
 from secagg.run import MemoryJournal, MemoryKeys
 from tests.small import DAY, Small
+
+OTHER = "ce" * 32
 
 
 def candidate_of(small: Small, keep: slice) -> SignedCandidate:
@@ -246,6 +249,27 @@ def test_one_key_offer_serves_one_descriptor() -> None:
     again.roster = small.roster
     with pytest.raises(ConflictError, match="make a new offer"):
         small.committee[0].approve(again.proposal, small.now)
+
+
+def test_a_session_key_that_seals_nothing_is_refused_before_anybody_trains() -> None:
+    """A point of low order: every client would fail after its training."""
+    small = Small()
+    bad = small.members[0]
+    key = bad.offer.statement.public_key[:-64] + "00" * 32
+    offer = small.parties.holders[0].sign(bad.offer.statement.model_copy(update={"public_key": key}))
+    small.members = [CommitteeMember(certificate=bad.certificate, offer=offer), *small.members[1:]]
+    with pytest.raises(MalformedError, match="low order"):
+        small.committee[1].approve(small.proposal, small.now)
+    raw, context = bytes.fromhex(key), BoxContext(ctx=OTHER, client=OTHER, holder=OTHER, index=1, ciphertext_root=OTHER)
+    with pytest.raises(MalformedError, match="nothing can be sealed"):
+        seal_box(b"share", raw, context)
+
+
+def test_institutions_that_differ_in_case_or_spaces_are_one() -> None:
+    small = Small(clients=3)
+    small.changes = dict.fromkeys(("Hospital 1", "hospital 1", "Hospital  1"), small.changes["Hospital 1"])
+    with pytest.raises(TooFewContributions, match="3 uploads from 1 institutions"):
+        assert small.candidate
 
 
 def test_a_session_that_was_not_approved_is_not_endorsed() -> None:

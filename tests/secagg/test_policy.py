@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from secagg.descriptor import RosterMember
 from secagg.errors import CertificateInvalid, PolicyViolation
 from secagg.identity import new_authority
-from secagg.policy import Policy, check_authority
+from secagg.policy import Policy, adapter_schema_hash, check_authority
 from tests.small import NOW, Small, small_plan
 
 SMALL = Small()
@@ -45,6 +46,39 @@ def test_n_min_covers_the_assumed_corrupt_clients_and_two_more() -> None:
     values = SMALL.policy.model_dump(mode="json") | {"assumed_corrupt_clients": 2}
     with pytest.raises(ValueError, match="need at least 4"):
         Policy.model_validate_json(json.dumps(values))
+
+
+def test_two_honest_clients_are_among_the_pinned_institutions() -> None:
+    """The rest of a set may be inventions of the coordinator, which knows their updates."""
+    values = SMALL.policy.model_dump(mode="json") | {"required_institutions": 2}
+    with pytest.raises(ValueError, match="required_institutions is 2, but 1 corrupt clients need at least 3"):
+        Policy.model_validate_json(json.dumps(values))
+
+
+def test_a_client_cannot_be_singled_out_by_weights() -> None:
+    """Beside weights of 10^-9 a full one would stand out of the opened sum, within the quantisation step."""
+    lone = Small()
+    weights = (1.0, *[1e-9] * (lone.clients - 1))
+    lone.roster = [
+        RosterMember(certificate=member.certificate, weight=weight)
+        for member, weight in zip(lone.roster, weights, strict=True)
+    ]
+    for holder in lone.committee:
+        with pytest.raises(PolicyViolation, match=r"weight 1e-09, at least 1\.0 is asked for"):
+            holder.approve(lone.proposal, NOW)
+
+
+@pytest.mark.parametrize("change", [{"lora_alpha": 1e9}, {"target_modules": ".*"}, {"use_rslora": True}])
+def test_the_schema_hash_covers_how_the_adapter_is_wired(change: dict[str, object]) -> None:
+    plan = small_plan()
+    other = plan.model_copy(update={"adapter_config": {**plan.adapter_config, **change}})
+    assert adapter_schema_hash(other) != adapter_schema_hash(plan)
+
+
+def test_the_schema_hash_does_not_depend_on_what_the_base_model_is_called() -> None:
+    plan = small_plan()
+    other = plan.model_copy(update={"adapter_config": {**plan.adapter_config, "base_model_name_or_path": "mine"}})
+    assert adapter_schema_hash(other) == adapter_schema_hash(plan)
 
 
 def test_certificates_must_come_from_the_partys_own_authority() -> None:

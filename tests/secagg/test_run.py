@@ -48,6 +48,7 @@ def test_declared_public_weights_give_the_weighted_mean() -> None:
         RosterMember(certificate=member.certificate, weight=weight)
         for member, weight in zip(small.roster, (1.0, 0.5, 0.25, 1.0), strict=True)
     ]
+    small.policy = small.policy.model_copy(update={"min_weight": 0.25})
     weights = np.array([1.0, 0.5, 0.25, 1.0])
     expected = np.average(np.stack(list(small.changes.values())), axis=0, weights=weights)
     mean = mean_change(small.descriptor, small.settled.final.statement, small.opened.opening)
