@@ -30,6 +30,22 @@ def statement_hash(purpose: str, value: BaseModel) -> str:
 
 
 def pretty_bytes(value: BaseModel) -> bytes:
-    """The one on-disk form of a statement: two-space indent, sorted keys, final newline (protocol.md §10.2)."""
-    text = json.dumps(value.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """The one on-disk form of a statement: two-space indent, sorted keys, final newline (protocol.md §10.2).
+
+    Raises MalformedError for NaN and infinities.
+    """
+    plain = _without_negative_zero(value.model_dump(mode="json"))
+    try:
+        text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise MalformedError(f"statement has no form on disk: {error}") from error
     return text.encode() + b"\n"
+
+
+def _without_negative_zero(value: Any) -> Any:
+    """RFC 8785 writes -0 as 0, so a signature does not tell them apart; nor must there be two forms on disk."""
+    if isinstance(value, dict):
+        return {key: _without_negative_zero(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_negative_zero(item) for item in value]
+    return value + 0.0 if isinstance(value, float) else value

@@ -128,17 +128,17 @@ def _check_opening(
     final = certificate.final.statement
     tensors = files.load_tensors(content[files.OPENING], files.OPENING)
     shares = tuple(
-        ShareAnswer(signed=signed, share=_array(tensors, f"share_{signed.statement.index:03d}", np.uint8).tobytes())
+        ShareAnswer(signed=signed, share=_array(tensors, f"share_{signed.statement.index:03d}", np.uint8, 1).tobytes())
         for signed in certificate.share_sums
     )
     if set(tensors) != {"ciphertext_sum", "key_sum", *(f"share_{s.signed.statement.index:03d}" for s in shares)}:
         raise MalformedError(f"{files.OPENING} holds other tensors than the certificate's share sums need")
     total = Accumulator(descriptor.parameters)
-    total.add([block.tobytes() for block in _array(tensors, "ciphertext_sum", np.uint8)])
+    total.add([block.tobytes() for block in _array(tensors, "ciphertext_sum", np.uint8, 2)])
     opened = open_with_shares(descriptor, final, shares, total)
     if len(opened.used) != len(shares):
         raise VerificationError("the published share sums contradict each other")
-    if not np.array_equal(opened.key_sum, _array(tensors, "key_sum", np.int64)):
+    if not np.array_equal(opened.key_sum, _array(tensors, "key_sum", np.int64, 1)):
         raise VerificationError("the published key sum is not what the share sums give")
     parts = files.ReleaseParts(
         session=certificate.session,
@@ -204,8 +204,10 @@ def _check_link(
             raise VerificationError(f"block {index} of the published sum is not the sum of the uploads")
 
 
-def _array(tensors: Mapping[str, NDArray[Any]], name: str, kind: type[np.uint8] | type[np.int64]) -> NDArray[Any]:
+def _array(
+    tensors: Mapping[str, NDArray[Any]], name: str, kind: type[np.uint8] | type[np.int64], dimensions: int
+) -> NDArray[Any]:
     tensor = tensors.get(name)
-    if tensor is None or tensor.dtype != kind:
-        raise MalformedError(f"{files.OPENING}: tensor {name} is missing or of another type")
+    if tensor is None or tensor.dtype != kind or tensor.ndim != dimensions:
+        raise MalformedError(f"{files.OPENING}: tensor {name} is missing or of another type or shape")
     return tensor

@@ -9,7 +9,7 @@ import click
 
 from secagg.errors import HashMismatch, SecaggError, VerificationError
 from secagg.policy import Anchors, Policy
-from secagg.release import CERTIFICATE, SignedRelease
+from secagg.release import CERTIFICATE, FILES, SignedRelease
 from secagg.verify import ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_host.config import load_toml
@@ -18,6 +18,9 @@ from secagg_host.durable import guard, read_file
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SUFFIX = ".ct"
+NAMES = {*FILES, CERTIFICATE}
+MAX_FILE_BYTES = 8 << 30
+"""What is larger is refused before it is read into memory."""
 
 
 @click.command(epilog="Example: secagg verify runs/demo/release --trust anchors.toml --uploads uploads")
@@ -47,15 +50,17 @@ def verify(release: Path, trust: Path, uploads: Path | None, as_json: bool) -> N
 
 
 def read_release(folder: Path) -> dict[str, bytes]:
-    """Every file of a release folder by name. Raises VerificationError for anything that is not a plain file."""
-    content = dict[str, bytes]()
+    """Every file of a release folder by name. Raises VerificationError for anything else that is in it."""
     with guard(folder):
         entries = sorted(folder.iterdir())
-    for path in entries:
-        if path.is_symlink() or not path.is_file():
-            raise VerificationError(f"{path}: not a plain file; it does not belong to a release")
-        content[path.name] = read_file(path)
-    return content
+        for path in entries:
+            if path.is_symlink() or not path.is_file():
+                raise VerificationError(f"{path}: not a plain file; it does not belong to a release")
+            if path.name not in NAMES:
+                raise VerificationError(f"{path}: does not belong to the release; remove it")
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise VerificationError(f"{path}: has {path.stat().st_size} bytes, more than a release can have")
+    return {path.name: read_file(path) for path in entries}
 
 
 def load_anchors(path: Path) -> Anchors:

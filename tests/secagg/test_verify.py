@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from secagg import release as files
-from secagg.errors import HashMismatch, PolicyViolation, SecaggError, VerificationError
+from secagg.errors import HashMismatch, MalformedError, PolicyViolation, SecaggError, VerificationError
 from secagg.policy import Anchors
 from secagg.release import Evaluation, Metric, SignedRelease, annotate_release
 from secagg.verify import verify_release
@@ -147,6 +147,37 @@ def test_a_statement_that_does_not_follow_is_refused(field: str, value: object) 
 def test_each_anchor_is_held(update: dict[str, object], message: str) -> None:
     with pytest.raises(PolicyViolation, match=message):
         verify_release(RELEASE, ANCHORS.model_copy(update=update))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"clip": 0.0', b'"clip": -0.0'),  # one canonical form: the signature alone would not tell
+        (b'"version": 1', b'"version": 1,\n  "version": 1'),
+        (b'"peft_type": "LORA"', b'"peft_type": NaN'),
+        (b'"peft_type": "LORA"', b'"peft_type": ' + b"[" * 5000 + b"]" * 5000),
+        (b'"peft_type": "LORA"', b'"peft_type": "\\u004cORA"'),
+        (b'"r": 4', b'"r": 4.0'),
+    ],
+)
+def test_another_spelling_of_the_certificate_is_refused(old: bytes, new: bytes) -> None:
+    raw = RELEASE[files.CERTIFICATE]
+    assert old in raw
+    with pytest.raises(SecaggError):
+        verify_release({**RELEASE, files.CERTIFICATE: raw.replace(old, new, 1)}, ANCHORS)
+
+
+@pytest.mark.parametrize("shape", [(), (1, -1), (1, 1, -1)])
+def test_a_tensor_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    """Signed by the coordinator itself."""
+    tensors = files.load_tensors(RELEASE[files.OPENING], files.OPENING)
+    tensors["key_sum"] = tensors["key_sum"].reshape(shape) if shape else np.array(3, np.int64)
+    opening = save(tensors)
+    statement = SignedRelease.parse(RELEASE[files.CERTIFICATE]).statement
+    hashes = {**statement.files, files.OPENING: hashlib.sha256(opening).hexdigest()}
+    signed = SMALL.parties.coordinator.sign(statement.model_copy(update={"files": hashes}))
+    with pytest.raises(MalformedError, match="key_sum is missing or of another type or shape"):
+        verify_release({**RELEASE, files.OPENING: opening, files.CERTIFICATE: files.certificate_file(signed)}, ANCHORS)
 
 
 def test_an_evaluation_is_attached_and_signed_and_still_verifies() -> None:
