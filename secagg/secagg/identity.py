@@ -10,7 +10,7 @@ from enum import StrEnum
 from urllib.parse import quote, unquote, urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -21,7 +21,7 @@ from secagg.errors import CertificateInvalid, ConfigError, MalformedError, Signa
 SIGNING_KEY_OID = x509.ObjectIdentifier("2.25.305419896177428910244215783541260921345")
 POSSESSION_TAG = b"secagg/v1/possession\x00"
 CLOCK_SLACK = dt.timedelta(minutes=5)
-NAME_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
 
 
 class Role(StrEnum):
@@ -72,7 +72,7 @@ def _utc(seconds: int) -> str:
 
 def _uri(role: Role, institution: str, name: str) -> str:
     for what, value in (("institution", institution), ("name", name)):
-        if not NAME_PATTERN.match(value):
+        if not NAME_PATTERN.fullmatch(value):
             raise ConfigError(f"{what} {value!r}: use 1 to 63 letters, digits, spaces, dots, dashes, underscores")
     return f"secagg://{role}/{quote(institution)}/{quote(name)}"
 
@@ -87,7 +87,7 @@ def _parse_uri(uri: str) -> tuple[Role, str, str]:
     except ValueError as error:
         raise CertificateInvalid(f"unknown role {parts.netloc!r} in certificate") from error
     institution, name = unquote(path[1]), unquote(path[2])
-    if not (NAME_PATTERN.match(institution) and NAME_PATTERN.match(name)):
+    if not (NAME_PATTERN.fullmatch(institution) and NAME_PATTERN.fullmatch(name)):
         raise CertificateInvalid(f"institution or name in {uri!r} is not of the profile")
     return role, institution, name
 
@@ -107,15 +107,16 @@ def identify(pem: bytes | str) -> Identity:
     Raises MalformedError or CertificateInvalid when the certificate is not of the profile of protocol.md §1.4.
     """
     certificate = load_certificate(pem)
-    if not isinstance(certificate.public_key(), ec.EllipticCurvePublicKey):
-        raise CertificateInvalid("certificate key is not P-256")
     try:
+        _check_curve(certificate.public_key())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         bound = certificate.extensions.get_extension_for_oid(SIGNING_KEY_OID).value
     except x509.ExtensionNotFound as error:
         raise CertificateInvalid(
             "certificate binds no secagg name or signing key; issue it with `secagg ca`"
         ) from error
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise MalformedError(f"not a certificate of the profile: {error}") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1 or not isinstance(bound, x509.UnrecognizedExtension) or len(bound.value) != 32:
         raise CertificateInvalid("certificate must hold exactly one secagg name and one 32-byte signing key")
@@ -130,6 +131,19 @@ def identify(pem: bytes | str) -> Identity:
         not_after=int(certificate.not_valid_after_utc.timestamp()),
         pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
     )
+
+
+def _check_curve(key: object) -> None:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise CertificateInvalid("certificate key is not P-256")
+
+
+def load_private_key(pem: bytes, what: str) -> object:
+    """Read an unencrypted PEM private key of any kind. Raises MalformedError that says `what` is unreadable."""
+    try:
+        return serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise MalformedError(f"{what} is not an unencrypted PEM private key") from None
 
 
 def check_issued_by(identity: Identity, authority_pem: bytes | str, now: int) -> None:
@@ -254,7 +268,7 @@ def issue(
         raise MalformedError(f"not a PEM certificate request: {error}") from error
     signing_key = _check_request(request, expect)
     issuer = load_certificate(authority_pem)
-    key = serialization.load_pem_private_key(authority_key, None)
+    key = load_private_key(authority_key, "the authority's key")
     public = request.public_key()
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(public, ec.EllipticCurvePublicKey):
         raise CertificateInvalid("authority and request must both use P-256")
@@ -284,6 +298,8 @@ def _check_request(request: x509.CertificateSigningRequest, expect: tuple[Role, 
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1 or _parse_uri(uris[0]) != expect:
         raise CertificateInvalid(f"the request is for {uris}, not for {'/'.join(expect)}")
+    if expect[0] is not Role.COORDINATOR and len(names) != 1:
+        raise CertificateInvalid(f"the request names hosts; a {expect[0]} is not reached under any")
     if not isinstance(bound, x509.UnrecognizedExtension) or len(bound.value) != 96:
         raise CertificateInvalid("the request's signing-key extension must hold key and proof, 96 bytes")
     tls_public = request.public_key().public_bytes(

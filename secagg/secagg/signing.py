@@ -2,7 +2,6 @@
 
 from typing import Annotated, Generic, Self, TypeVar
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -10,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from secagg.canonical import canonical_bytes, pretty_bytes, statement_hash
 from secagg.errors import CertificateInvalid, MalformedError, SignatureInvalid
-from secagg.identity import Identity, identify
+from secagg.identity import Identity, identify, load_private_key
 from secagg.plan import Frozen, Hash
 
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -80,7 +79,7 @@ class Signer:
 
     def __init__(self, certificate_pem: bytes, signing_key_pem: bytes) -> None:
         self.identity = identify(certificate_pem)
-        key = serialization.load_pem_private_key(signing_key_pem, None)
+        key = load_private_key(signing_key_pem, "the signing key")
         if not isinstance(key, Ed25519PrivateKey):
             raise MalformedError("the signing key is not Ed25519")
         if key.public_key().public_bytes_raw() != self.identity.signing_key:

@@ -79,10 +79,24 @@ def test_a_request_must_prove_possession_of_its_signing_key() -> None:
         issue(request, AUTHORITY, AUTHORITY_KEY, NOW, expect=EXPECT, days=1)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../x", "x" * 64, "a\nb"])
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "x" * 64, "a\nb", "a\n"])
 def test_names_outside_the_profile_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="use 1 to 63"):
         new_request(Role.CLIENT, name, "c1")
+
+
+def test_only_a_coordinator_is_certified_under_a_host_name() -> None:
+    """With the coordinator's name in it, a client's certificate could answer for the coordinator."""
+    request, _, _ = new_request(*EXPECT, ("10.0.0.1",))
+    with pytest.raises(CertificateInvalid, match="names hosts"):
+        issue(request, AUTHORITY, AUTHORITY_KEY, NOW, expect=EXPECT, days=1)
+
+
+def test_an_unreadable_key_is_refused() -> None:
+    with pytest.raises(MalformedError, match="signing key is not an unencrypted PEM"):
+        Signer(issued()[0], b"junk")
+    with pytest.raises(MalformedError, match="authority's key"):
+        issue(new_request(*EXPECT)[0], AUTHORITY, b"junk", NOW, expect=EXPECT, days=1)
 
 
 def test_certificates_of_another_kind_are_refused() -> None:
