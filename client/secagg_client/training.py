@@ -33,7 +33,8 @@ from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
 from secagg_client.optimizer import GridOptimizer
-from secagg_client.tasks import Encoded, Task, make_task
+from secagg_client.prefix import training_task
+from secagg_client.tasks import Encoded, Task
 
 EPSILON_POINTS = 20
 """At how many steps of a run the spent epsilon is computed for the progress report."""
@@ -124,7 +125,7 @@ def train(
         AccountingError: accountants that disagree.
     """
     options = options or TrainOptions()
-    run = prepare_run(plan, make_task(plan.task, base.tokenizer), declared_size, source, options)
+    run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options)
     return execute(run, plan, base, data, progress)
 
 

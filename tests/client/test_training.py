@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from secagg.adapter import flatten, start_tensors
 from secagg.errors import ModelError, TrainingError
-from secagg.plan import Plan, TaskSpec, TensorSpec
+from secagg.plan import Plan, TensorSpec
 from secagg_client import optimizer as optimizer_module
 from secagg_client import training
 from secagg_client.accounting import Mechanism, epsilon_spent
 from secagg_client.adapted import Adapted, attached
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise, poisson_sample, rounded_to_grid
+from secagg_client.prefix import training_task
 from secagg_client.tasks import Batch, make_task
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
@@ -318,15 +319,15 @@ def test_divergence_is_an_error(mean_base: LoadedBase) -> None:
 def test_an_example_with_a_gradient_that_is_not_finite_counts_as_zero(
     mean_base: LoadedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = make_task
+    real = training_task
 
-    def poisoned(spec: TaskSpec, tokenizer: object) -> object:
-        task = real(spec, tokenizer)
+    def poisoned(plan: Plan, base: LoadedBase, device: torch.device) -> object:
+        task = real(plan, base, device)
         losses = task.losses
         task.losses = lambda model, batch: _times_nan(losses(model, batch))  # type: ignore[method-assign]
         return task
 
-    monkeypatch.setattr(training, "make_task", poisoned)
+    monkeypatch.setattr(training, "training_task", poisoned)
     plan = plan_for(mean_base, settings(steps=1))
     update = train(plan, mean_base, examples(30, MEAN), 32, SeededSource(1))
     assert np.isfinite(update.change).all()

@@ -79,7 +79,7 @@ def tweets_recipe() -> TaskRecipe:
             "alpha": 16,
             "target_modules": ["query", "value"],
             "layers": [4, 5],
-            "lora_clip": 0.2,
+            "lora_clip": 0.25,
             "head_clip": 0.5,
             "head_start": "descriptions",
             "label_descriptions": SENTIMENT_DESCRIPTIONS,
