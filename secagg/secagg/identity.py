@@ -129,8 +129,13 @@ def identify(pem: bytes | str) -> Identity:
         signing_key=bound.value,
         not_before=int(certificate.not_valid_before_utc.timestamp()),
         not_after=int(certificate.not_valid_after_utc.timestamp()),
-        pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+        pem=pem_of(certificate),
     )
+
+
+def pem_of(certificate: x509.Certificate) -> str:
+    """The certificate as PEM, and nothing else that its file may have held."""
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def _check_curve(key: object) -> None:
@@ -144,6 +149,16 @@ def load_private_key(pem: bytes, what: str) -> object:
         return serialization.load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise MalformedError(f"{what} is not an unencrypted PEM private key") from None
+
+
+def check_tls_key(identity: Identity, tls_key: bytes) -> None:
+    """Raise MalformedError or CertificateInvalid unless `tls_key` (PEM) is the one that the certificate is for."""
+    key = load_private_key(tls_key, "the TLS key")
+    if (
+        not isinstance(key, ec.EllipticCurvePrivateKey)
+        or key.public_key() != load_certificate(identity.pem).public_key()
+    ):
+        raise CertificateInvalid(f"the TLS key does not belong to the certificate of {identity.title}")
 
 
 def check_issued_by(identity: Identity, authority_pem: bytes | str, now: int) -> None:

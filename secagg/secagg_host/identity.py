@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secagg.errors import ConfigError, SecaggError
-from secagg.identity import Identity, check_issued_by
+from secagg.identity import Identity, check_issued_by, check_tls_key, load_certificate, pem_of
 from secagg.signing import Signer
 
 CERTIFICATE = "certificate.pem"
@@ -44,10 +44,11 @@ def load_identity(folder: Path, now: int | None = None) -> PartyFiles:
     tls_key, signing_key = _read_private(folder / TLS_KEY), _read_private(folder / SIGNING_KEY)
     try:
         signer = Signer(certificate, signing_key)
+        check_tls_key(signer.identity, tls_key)
         check_issued_by(signer.identity, authority, int(time.time()) if now is None else now)
     except SecaggError as error:
         raise type(error)(f"{folder}: {error}") from error
-    return PartyFiles(signer, certificate, tls_key, authority.decode("ascii"))
+    return PartyFiles(signer, certificate, tls_key, pem_of(load_certificate(authority)))
 
 
 def _read(path: Path) -> bytes:

@@ -1,13 +1,18 @@
 """Who may call what. Deny by default: a method that is not in the table is nobody's (protocol.md §11.1)."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from secagg.errors import CertificateInvalid, RoleViolation, SecaggError
+from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, TransportError
 from secagg.identity import Identity, Role, identify
 from secagg_host.rpc import to_status
 from secagg_host.tls import grpc
+
+CALLS_AT_ONCE = 4
+"""Of one party. One is enough; more are left over from broken connections."""
 
 EVERYONE = frozenset(Role)
 ALLOWED: dict[str, frozenset[Role]] = {
@@ -58,8 +63,33 @@ def errors_to_status(context: grpc.ServicerContext) -> Iterator[None]:
         context.abort(status.code, status.details)
 
 
+class Turnstile:
+    """Lets each party make so many calls at once: one that opens streams and sends nothing keeps nobody else out."""
+
+    def __init__(self, limit: int = CALLS_AT_ONCE) -> None:
+        self._limit, self._lock, self._running = limit, threading.Lock(), Counter[str]()
+
+    @contextmanager
+    def inside(self, peer: Identity) -> Iterator[None]:
+        """Count the call while the body runs. Raises TransportError, worth a retry, when there are too many."""
+        with self._lock:
+            if self._running[peer.fingerprint] >= self._limit:
+                raise TransportError(f"{peer.title} makes {self._limit} calls already; ask again")
+            self._running[peer.fingerprint] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[peer.fingerprint] -= 1
+                if not self._running[peer.fingerprint]:
+                    del self._running[peer.fingerprint]
+
+
 class RoleInterceptor(Interceptor):
     """Checks the caller's role before any handler runs, and gives errors their status."""
+
+    def __init__(self) -> None:
+        self._turnstile = Turnstile()
 
     def intercept_service(
         self,
@@ -68,22 +98,22 @@ class RoleInterceptor(Interceptor):
     ) -> Handler | None:
         """Wrap the handler of the method that is called."""
         handler = continuation(handler_call_details)
-        return None if handler is None else _guarded(handler, handler_call_details.method)
+        return None if handler is None else _guarded(handler, handler_call_details.method, self._turnstile)
 
 
-def _guarded(handler: Handler, method: str) -> Handler:
+def _guarded(handler: Handler, method: str, turnstile: Turnstile) -> Handler:
     inner = handler.unary_unary or handler.stream_unary or handler.unary_stream
     if inner is None:
         raise TypeError(f"{method}: no service of ours streams both ways")
 
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        with errors_to_status(context):
-            check_allowed(method, peer_identity(context))
+        with errors_to_status(context), turnstile.inside(peer := peer_identity(context)):
+            check_allowed(method, peer)
             return inner(request, context)
 
     def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with errors_to_status(context):
-            check_allowed(method, peer_identity(context))
+        with errors_to_status(context), turnstile.inside(peer := peer_identity(context)):
+            check_allowed(method, peer)
             yield from inner(request, context)
 
     codecs = {

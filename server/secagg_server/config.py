@@ -2,12 +2,22 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from secagg.plan import Frozen
 from secagg_host.config import LocalPath
 
 ADDRESS_PATTERN = r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):[0-9]{1,5}$"
+
+
+MAX_PORT = 65_535
+
+
+def _check_port(address: str) -> str:
+    """gRPC would take the port modulo 2^16, and listen where nobody looks."""
+    if int(address.rpartition(":")[2]) > MAX_PORT:
+        raise ValueError(f"the port of {address} is above {MAX_PORT}")
+    return address
 
 
 class ServerConfig(Frozen):
@@ -18,7 +28,7 @@ class ServerConfig(Frozen):
     many uploads.
     """
 
-    listen: Annotated[str, Field(pattern=ADDRESS_PATTERN)]
+    listen: Annotated[str, Field(pattern=ADDRESS_PATTERN), AfterValidator(_check_port)]
     identity: LocalPath
     state: LocalPath
     release: LocalPath

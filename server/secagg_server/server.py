@@ -19,7 +19,7 @@ from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import MAX_MESSAGE_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
 from secagg_protos.v1 import secagg_pb2_grpc as services
-from secagg_server.authorisation import RoleInterceptor
+from secagg_server.authorisation import CALLS_AT_ONCE, RoleInterceptor
 from secagg_server.blobs import UploadFiles
 from secagg_server.config import ServerConfig
 from secagg_server.driver import Driver
@@ -101,9 +101,9 @@ class Listener:
 
 def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listener:
     """Start the gRPC services. Raises TransportError when the address cannot be used."""
-    parties = sum(len(s.descriptor.roster) + 2 * len(s.descriptor.committee) for s in coordinator.sessions.values())
+    parties = sum(len(s.descriptor.roster) + len(s.descriptor.committee) for s in coordinator.sessions.values())
     server = grpc.server(
-        ThreadPoolExecutor(min(MAX_WORKERS, 16 + parties), thread_name_prefix="rpc"),
+        ThreadPoolExecutor(min(MAX_WORKERS, 16 + CALLS_AT_ONCE * parties), thread_name_prefix="rpc"),
         interceptors=[RoleInterceptor()],
         options=SERVER_OPTIONS,
     )

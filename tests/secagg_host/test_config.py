@@ -46,6 +46,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ('name = "a"\nstate = "s"\nrate = nan', "rate: "),
         ('name = "a"\nstate = "s"\nrate = "1"', "rate: "),
         ("name = ", "is not TOML"),
+        ("name = " + "[" * 20_000, "is not TOML"),
         ('name = "a"\nstate = 2020-01-01\nrate = 1979-05-27', "rate: "),
     ],
 )

@@ -54,6 +54,28 @@ def test_files_of_two_parties_do_not_mix(folder: Path, tmp_path: Path) -> None:
         load_identity(folder)
 
 
+@pytest.mark.parametrize("content", [b"junk", b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+@pytest.mark.parametrize("name", [TLS_KEY, SIGNING_KEY])
+def test_an_unreadable_key_is_said_before_any_connection(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(MalformedError, match="is not an unencrypted PEM private key"):
+        load_identity(folder)
+
+
+def test_the_tls_key_must_be_that_of_the_certificate(folder: Path, tmp_path: Path) -> None:
+    Deployment(tmp_path / "other").party(Role.CLIENT, "client-1", "Hospital 1")
+    for key in (tmp_path / "other" / "parties" / "client-1" / TLS_KEY, folder / SIGNING_KEY):
+        (folder / TLS_KEY).write_bytes(key.read_bytes())
+        with pytest.raises(CertificateInvalid, match="TLS key does not belong"):
+            load_identity(folder)
+
+
+def test_words_before_the_authoritys_certificate_do_not_matter(folder: Path) -> None:
+    path, before = folder / AUTHORITY, load_identity(folder).authority
+    path.write_bytes("Société\n".encode() + path.read_bytes())
+    assert load_identity(folder).authority == before
+
+
 def test_an_expired_certificate_is_said(folder: Path) -> None:
     later = load_identity(folder).identity.not_after + 1
     with pytest.raises(CertificateInvalid, match="expired"):

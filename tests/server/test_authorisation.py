@@ -2,7 +2,8 @@
 
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,11 @@ from secagg_host.identity import CERTIFICATE, TLS_KEY, PartyFiles, load_identity
 from secagg_host.rpc import from_rpc_error
 from secagg_host.tls import MAX_MESSAGE_BYTES, check_refuses_tls12, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
-from secagg_server.authorisation import ALLOWED
+from secagg_server.authorisation import ALLOWED, CALLS_AT_ONCE
 from tests.deployment import Caller, Deployment, Running, issue_party
 
 SERVICES = pb.DESCRIPTOR.services_by_name
-METHODS = {
-    f"/{service.full_name}/{method.name}": method for service in SERVICES.values() for method in service.methods
-}
+METHODS = {f"/{service.full_name}/{method.name}": method for service in SERVICES.values() for method in service.methods}
 
 
 def party(running: Running, role: Role) -> PartyFiles:
@@ -199,3 +198,29 @@ def test_a_message_over_the_limit_is_refused(opened: Running) -> None:
         caller.ask(caller.contribution.Enrol, request)
 
 
+def test_a_party_that_opens_streams_and_sends_nothing_keeps_nobody_else_out(opened: Running) -> None:
+    """Calls over the limit are refused; the others' go through."""
+    hold = threading.Event()
+
+    def silence() -> Iterator[Any]:
+        hold.wait(30)
+        yield from ()
+
+    with opened.call(opened.deployment.outsiders[Role.CLIENT]) as stranger, opened.client(0) as client:
+        calls = [stranger.contribution.Upload.future(silence(), timeout=30) for _ in range(60)]
+        refused = [call for call in calls if wait_for_refusal(call)]
+        assert len(refused) == len(calls) - CALLS_AT_ONCE
+        assert client.status().state == pb.SESSION_STATE_OPEN
+        hold.set()
+        for call in calls:
+            call.cancel()
+
+
+def wait_for_refusal(call: Any) -> bool:
+    """Whether the call ended with the error that is worth a retry."""
+    try:
+        error = call.exception(timeout=2)
+    except grpc.FutureTimeoutError:
+        return False
+    assert isinstance(from_rpc_error(error), TransportError)
+    return "calls already" in str(from_rpc_error(error))
