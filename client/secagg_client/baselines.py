@@ -86,8 +86,10 @@ class FeatureTask(ClassifyTask):
                 raise ConfigError("features are computed once only for pooling = mean")
             parts = [self.collate(rows[start : start + 64]) for start in range(0, len(rows), 64)]
             device = next(model.parameters()).device
-            features = [model.features(p.input_ids.to(device), p.attention_mask.to(device)) for p in parts]
-        self._features = torch.cat(features)
+            half = self._plan.training.precision == "bf16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                features = [model.features(p.input_ids.to(device), p.attention_mask.to(device)) for p in parts]
+        self._features = torch.cat(features).float()
         return [Encoded((index,), row.label) for index, row in enumerate(rows)]
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:

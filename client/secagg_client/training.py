@@ -132,6 +132,8 @@ def train(
 def prepare_run(plan: Plan, task: Task, declared_size: int, source: NoiseSource, options: TrainOptions) -> Run:
     """Everything that is decided before any example is read. Raises TrainingError, AccountingError."""
     settings = plan.training
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise TrainingError("call train outside torch.autocast: its cache would keep the weights of the first step")
     if settings.epsilon is None and not options.allow_no_dp:
         raise TrainingError("the plan trains without differential privacy: refused")
     if source.kind != settings.noise:

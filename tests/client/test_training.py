@@ -368,3 +368,10 @@ def test_padding_does_not_reach_the_loss(tiny_llama_dir: Path) -> None:
         short.labels,
     )  # fmt: skip
     assert torch.allclose(task.losses(base.model, short), task.losses(base.model, padded), atol=1e-5)
+
+
+def test_training_inside_an_autocast_region_is_refused(mean_base: LoadedBase) -> None:
+    """Its cache would keep the bfloat16 copy of the first step's weights: every later gradient would be stale."""
+    plan = plan_for(mean_base, settings(steps=1))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TrainingError, match="outside torch"):
+        train(plan, mean_base, examples(30, MEAN), 32, SeededSource(1))

@@ -116,8 +116,6 @@ def _read(run: Federated, path: Path) -> "Examples":
 
 def _change(run: Federated, plan: Plan, path: Path) -> NDArray[np.float32]:
     """One client's update under `plan`."""
-    import torch
-
     from secagg_client.baselines import train_head
     from secagg_client.noise import SecureSource
     from secagg_client.training import TrainOptions, train
@@ -125,8 +123,7 @@ def _change(run: Federated, plan: Plan, path: Path) -> NDArray[np.float32]:
     has_lora = any(".lora_" in spec.name for spec in plan.tensors)
     learn = train if has_lora else train_head
     options = TrainOptions(allow_no_dp=True, device="cpu")
-    with torch.autocast("cpu", torch.bfloat16, enabled=plan.training.precision == "bf16"):  # the frozen features too
-        update = learn(plan, _load(run), _read(run, path), run.declared_size, SecureSource(), options=options)
+    update = learn(plan, _load(run), _read(run, path), run.declared_size, SecureSource(), options=options)
     return update.change
 
 
