@@ -19,6 +19,7 @@ from secagg.plan import TaskSpec
 
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
+_NO_ROWS = "corresponds to no data"  # how `datasets` puts it
 _LOAD_ERRORS = (DatasetGenerationError, DatasetNotFoundError, OSError, ValueError, ImportError, StopIteration)
 
 
@@ -121,8 +122,18 @@ def load_examples(config: DataConfig, task: TaskSpec) -> Examples:
     try:
         table = _read(config)
     except _LOAD_ERRORS as error:
+        if _NO_ROWS in str(error):
+            raise DataError(f"{config.source}: holds no rows") from None
         cause = error.__cause__ or error
         raise DataError(f"{config.source}: cannot be read as a data set: {type(cause).__name__}") from error
+    try:
+        return _examples(table, config, task)
+    except UnicodeDecodeError:  # a file is decoded when its rows are read
+        raise DataError(f"{config.source}: is not UTF-8") from None
+
+
+def _examples(table: Dataset, config: DataConfig, task: TaskSpec) -> Examples:
+    """Check every row of what was read."""
     if config.limit is not None:
         table = table.select(range(min(config.limit, table.num_rows)))
     if table.num_rows == 0:

@@ -101,7 +101,7 @@ def test_files_that_are_no_data_set(tmp_path: Path) -> None:
         load_examples(DataConfig(source=str(broken)), MEAN)
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    with pytest.raises(DataError, match=r"holds no rows|cannot be read"):
+    with pytest.raises(DataError, match="holds no rows"):
         load_examples(DataConfig(source=str(empty)), MEAN)
     with pytest.raises(DataError, match="cannot be read as a data set"):
         load_examples(DataConfig(source="nobody/such-data-set"), MEAN)
@@ -124,3 +124,20 @@ def test_fingerprint_knows_records_not_their_order() -> None:
     assert one.fingerprint() == Examples("b", ("y", "x"), (0, 0)).fingerprint()
     assert one.fingerprint() != Examples("a", ("x", "z"), (0, 1)).fingerprint()
     assert "x" not in repr(one).replace("Examples", "")
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", b"text,label\n"), ("a.jsonl", b"\n\n")])
+def test_a_file_without_rows_is_said(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="holds no rows"):
+        load_examples(DataConfig(source=str(tmp_path / name)), MEAN)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", b'{"text": "\xff\xfe", "label": "negative"}\n'), ("a.csv", b"text,label\n\xff\xfe,negative\n")],
+)
+def test_a_file_that_is_not_utf8_is_said(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"not UTF-8|UnicodeDecodeError"):
+        load_examples(DataConfig(source=str(tmp_path / name)), MEAN)
