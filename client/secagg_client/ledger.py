@@ -26,7 +26,7 @@ from secagg.plan import Frozen, Hash, TrainingSettings
 from secagg.randomness import Randomness
 from secagg_client.accounting import Mechanism, epsilon_of, loss_interval
 from secagg_client.data import Examples
-from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic
+from secagg_host.durable import fsync_folder, guard, make_folder, open_private, write_atomic
 
 _RECORD_BYTES = 16
 _START = "0" * 64
@@ -233,7 +233,7 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[bytes]:
         make_folder(self._folder)
-        with guard(self._folder), (self._folder / "lock").open("a") as lock:
+        with guard(self._folder), open(self._folder / "lock", "a", opener=open_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield self._key()
 
@@ -274,7 +274,7 @@ class Ledger:
         entry = draft.model_copy(update={"mac": _entry_mac(key, draft)})
         path = self._folder / "ledger.jsonl"
         old = sum(len(_line(e)) for e in entries)
-        with path.open("r+b" if path.exists() else "w+b") as file:
+        with open(path, "r+b" if path.exists() else "w+b", opener=open_private) as file:
             file.truncate(old)
             file.seek(old)
             file.write(_line(entry))

@@ -56,10 +56,17 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """Create a folder for this party alone, with its parents. Raises StorageError."""
+    """Create a folder for this party alone, and so its missing parents. Raises StorageError."""
     with guard(folder):
-        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        if not folder.parent.exists():
+            make_folder(folder.parent)
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return folder
+
+
+def open_private(path: str, flags: int) -> int:
+    """An `opener` for `open`: what it makes can be read by this party alone."""
+    return os.open(path, flags, PRIVATE_FILE)
 
 
 def read_file(path: Path) -> bytes:

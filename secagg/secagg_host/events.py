@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from secagg_host.durable import guard, make_folder
+from secagg_host.durable import guard, make_folder, open_private
 
 Field = str | int | float | bool | None | list[str]
 
@@ -35,7 +35,7 @@ class EventLog:
         if path is not None:
             make_folder(path.parent)
             with guard(path):
-                self._file = path.open("a", encoding="utf-8")
+                self._file = open(path, "a", encoding="utf-8", opener=open_private)  # noqa: SIM115 - closed by `close`
 
     def emit(self, event: str, **fields: Field) -> None:
         """Log one event."""

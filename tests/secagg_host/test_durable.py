@@ -12,6 +12,7 @@ import pytest
 from secagg.boxes import SessionKey
 from secagg.errors import MalformedError, SessionClosed, StorageError
 from secagg_host.durable import DurableJournal, FileKeyStore, FolderLock, make_folder, read_file, write_atomic
+from secagg_host.events import EventLog
 
 DIGEST = "ab" * 32
 
@@ -121,3 +122,14 @@ def test_the_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
     holder.communicate()
     with FolderLock(tmp_path):
         assert (tmp_path / ".lock").read_text().strip() == str(os.getpid())
+
+
+def test_a_partys_folders_and_its_log_are_its_own(tmp_path: Path) -> None:
+    """The missing parents too: a key-holder's state is first made by way of a folder in it."""
+    inner = make_folder(tmp_path / "state" / "keys" / "more")
+    log = EventLog(tmp_path / "state" / "events.jsonl")
+    log.emit("step", loss=0.5)
+    log.close()
+    for folder in (inner, inner.parent, inner.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state" / "events.jsonl").stat().st_mode & 0o777 == 0o600
