@@ -87,12 +87,22 @@ def file_sha256(source: str) -> str | None:
 def evaluation(
     data_sha256: str, description: str, start: dict[str, float | int], released: dict[str, float | int]
 ) -> Evaluation:
-    """The figures as they go into a certificate."""
-    metrics = [Metric(name=name, value=float(value)) for name, value in released.items()]
-    metrics += [Metric(name=f"start {name}", value=float(value)) for name, value in start.items() if name != "examples"]
+    """The task's main figure, as it goes into a certificate. Raises ConfigError for an empty description."""
     if not description.strip():
         raise ConfigError("--public: say what the data are and where they come from")
-    return Evaluation(data_sha256=data_sha256, data_is_public=True, description=description, metrics=tuple(metrics))
+    measure = "accuracy" if "accuracy" in released else "perplexity"
+    return Evaluation(
+        data_sha256=data_sha256,
+        data_is_public=True,
+        description=description,
+        measure=measure,
+        higher_is_better=measure == "accuracy",
+        examples=int(released["examples"]),
+        metrics=(
+            Metric(name="released adapter", value=float(released[measure])),
+            Metric(name="starting model", value=float(start[measure]), kind="baseline"),
+        ),
+    )
 
 
 def table(plan: Plan, start: dict[str, float | int], released: dict[str, float | int]) -> list[str]:

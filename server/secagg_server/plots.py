@@ -40,7 +40,7 @@ MARKS = (
     Mark("approved the", "approved", "^", "#6b8f3c"),
     Mark("endorsed", "endorsed a set", "D", "#8a5a9e"),
     Mark("gave", "gave its share sum", "v", "#b5483c"),
-    Mark("", "moved the session on", "|", INK),
+    Mark("", "next stage", "|", INK),
 )
 
 

@@ -81,7 +81,7 @@ class Guess:
         """A word for the size of epsilon."""
         if self.epsilon <= 1:
             return "strong"
-        return "moderate" if self.epsilon <= 4 else "weak, taken by itself"
+        return "moderate" if self.epsilon <= 4 else "weak"
 
     @property
     def one_in(self) -> str:
@@ -118,7 +118,7 @@ def render(certificate: ReleaseCertificate) -> bytes:
     page = environment.get_template("report.html.j2").render(
         certificate=certificate,
         descriptor=descriptor,
-        members=[_member(descriptor, upload) for upload in uploads],
+        members=sorted((_member(descriptor, upload) for upload in uploads), key=lambda member: member.identity.title),
         guess=_weakest(uploads),
         seeded=any(upload.privacy.noise == "seeded" for upload in uploads),
         sizes=sizes,

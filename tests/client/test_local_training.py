@@ -203,8 +203,8 @@ def test_evaluate_writes_what_annotate_takes(release: Path, tiny_bert_dir: Path,
     shown, found = json.loads(result.stdout), parse_model(Evaluation, out.read_bytes())
     assert shown["data_sha256"] == found.data_sha256
     metrics = {metric.name: metric.value for metric in found.metrics}
-    assert metrics["accuracy"] == shown["release"]["accuracy"]
-    assert metrics["start accuracy"] == shown["start"]["accuracy"]
+    assert metrics["released adapter"] == shown["release"]["accuracy"]
+    assert metrics["starting model"] == shown["start"]["accuracy"]
 
 
 def test_figures_of_private_data_are_not_written(release: Path, tiny_bert_dir: Path, tmp_path: Path) -> None:

