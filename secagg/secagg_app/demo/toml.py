@@ -41,7 +41,12 @@ def _is_table(value: Value) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    """A basic string: JSON's escapes, and DEL, which TOML forbids."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _value(value: Value) -> str:
@@ -50,5 +55,5 @@ def _value(value: Value) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_value(item) for item in value)}]"
     if isinstance(value, str | Path):
-        return json.dumps(str(value), ensure_ascii=False)
+        return _quoted(str(value))
     return repr(value)

@@ -1,0 +1,163 @@
+"""`secagg demo` with real processes on a tiny model: the whole road, and what it says when a process fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secagg.release import SignedRelease
+from tests.tiny import LABELS, sentences
+
+PATIENCE = 240.0
+OPTIONS = ("--clients", "3", "--drop", "1", "--steps", "3", "--json")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled made-up sentences, one a line."""
+    path = tmp_path_factory.mktemp("texts") / "own.jsonl"
+    rows = zip(*sentences(700), strict=True)
+    path.write_text("".join(json.dumps({"body": text, "mood": LABELS[label]}) + "\n" for text, label in rows))
+    return path
+
+
+class Demo:
+    """A demo that runs, and the events it has shown so far."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process, self.events = process, list[dict[str, Any]]()
+        self._news = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            with self._news:
+                self.events.append(json.loads(line))
+                self._news.notify_all()
+
+    def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first event that is wanted."""
+        deadline = time.monotonic() + PATIENCE
+        with self._news:
+            while not (found := [event for event in self.events if wanted(event)]):
+                assert self._news.wait(deadline - time.monotonic()), "it did not come in time"
+        return found[0]
+
+    def pid(self, party: str) -> int:
+        """Of a party's process."""
+        return int(self.wait_for(lambda event: event["event"] == "started" and event["party"] == party)["pid"])
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and stderr."""
+        _, error = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, error
+
+
+@contextmanager
+def demo(out: Path, *options: str | Path) -> Iterator[Demo]:
+    """`secagg demo` as a process of its own."""
+    command = [sys.executable, "-m", "secagg_app", "demo", "--out", str(out), *map(str, options)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield Demo(process)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def own(model: Path, data: Path) -> tuple[str | Path, ...]:
+    return ("--model", model, "--data", data, "--text-column", "body", "--label-column", "mood", *OPTIONS)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_whole_road_on_own_model_and_data(tmp_path: Path, tiny_bert_dir: Path, texts: Path) -> None:
+    out = tmp_path / "run"
+    with demo(out, *own(tiny_bert_dir, texts)) as running:
+        status, error = running.end()
+    assert status == 0, error
+    result = running.events[-1]
+    assert result["event"] == "result"
+    assert [figure["kind"] for figure in result["figures"]].count("local") == 4  # three clients and their mean
+    assert any("3 uploads were hashed and added again" in check for check in result["checks"])
+    assert result["verdict"]
+    certificate = SignedRelease.parse((out / "release" / "release.json").read_bytes()).statement
+    assert len(certificate.final.statement.members) == 3
+    assert [item.title for item in certificate.excluded] == ["West desk/trainer"]  # the fourth, which was killed
+    assert certificate.evaluation is not None
+    assert certificate.evaluation.examples == result["held_out"]
+    page = (out / "release" / "report.html").read_text()
+    assert result["verdict"].split(".")[0] in page
+    held_out = {json.loads(line)["text"] for line in (out / "data" / "heldout.jsonl").read_text().splitlines()}
+    for index in range(1, 5):
+        lines = (out / f"client-{index}" / "data" / "train.jsonl").read_text().splitlines()
+        assert not held_out & {json.loads(line)["text"] for line in lines}
+    _refuses_a_second_run(out)
+
+
+def _refuses_a_second_run(out: Path) -> None:
+    with demo(out, *OPTIONS) as again:
+        status, error = again.end()
+    assert status == 1
+    assert "error[config]" in error
+    assert "holds an earlier run; add --replace" in error
+
+
+def test_too_many_failed_key_holders_are_named(tmp_path: Path, tiny_bert_dir: Path, texts: Path) -> None:
+    out = tmp_path / "run"
+    with demo(out, *own(tiny_bert_dir, texts), "--no-baselines") as running:
+        running.wait_for(lambda event: event["event"] == "approved" and event["party"] == "keyholder-3")
+        for party in ("keyholder-2", "keyholder-3"):
+            os.kill(running.pid(party), signal.SIGKILL)
+        status, error = running.end()
+        others = [event["pid"] for event in running.events if event["event"] == "started"]
+    assert status == 1
+    assert "error[process]" in error
+    assert "keyholder-2" in error
+    assert "keyholder-3" in error
+    assert "2 of 4 key-holders are left and 3 must agree" in error
+    assert "killed by signal 9" in error
+    assert str(out / "logs") in error
+    assert not any(is_alive(pid) for pid in others)
+
+
+@pytest.mark.slow
+def test_a_failed_client_is_named_with_its_reason(tmp_path: Path, tiny_bert_dir: Path, texts: Path) -> None:
+    """A client whose data file is damaged after the folder was made."""
+    out = tmp_path / "run"
+    with demo(out, *own(tiny_bert_dir, texts), "--no-baselines") as running:
+        running.wait_for(lambda event: event["event"] == "listening")
+        (out / "client-2" / "data" / "train.jsonl").write_text('{"text": "only half a li')
+        status, error = running.end()
+    assert status == 1
+    assert "client-2 ended early: error[data]" in error
+    assert str(out / "logs" / "client-2.log") in error
+
+
+def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, tiny_bert_dir: Path, texts: Path) -> None:
+    with demo(tmp_path / "run", *own(tiny_bert_dir, texts)) as running:
+        running.pid("client-1")
+        running.process.send_signal(signal.SIGINT)
+        status, error = running.end()
+        others = [event["pid"] for event in running.events if event["event"] == "started"]
+    assert status == 130
+    assert "interrupted: every process of the demo was ended" in error
+    assert others
+    assert not any(is_alive(pid) for pid in others)
