@@ -128,9 +128,13 @@ def _change(run: Federated, plan: Plan, path: Path) -> NDArray[np.float32]:
 
 
 def _score(run: Federated, plan: Plan, change: NDArray[np.float32]) -> dict[str, float]:
+    """In the precision of the training, as each client scores its own update."""
+    import torch
+
     from secagg_client.evaluation import evaluate_change
 
-    return _plain(evaluate_change(plan, _load(run), change, _read(run, run.held_out)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=plan.training.precision == "bf16"):
+        return _plain(evaluate_change(plan, _load(run), change, _read(run, run.held_out)))
 
 
 def _majority(run: Federated) -> dict[str, float]:
