@@ -22,7 +22,7 @@ TUNING_PLAYS = (
     "comedies/a-midsummer-night-s-dream", "comedies/much-ado-about-nothing", "histories/henry-v",
     "histories/henry-viii", "roman/julius-caesar", "romances/the-tempest", "tragedies/othello",
 )  # fmt: skip
-"""The text recipe was tried on these: no run sees them."""
+"""Settings for text are tried on these: no run sees them."""
 SENTIMENTS = ("negative", "neutral", "positive")
 AIRLINES = ("united", "usairways", "americanair", "southwestair", "jetblue", "virginamerica")
 MIN_CONFIDENCE = 0.6

@@ -1,6 +1,6 @@
 """What a demo run is: the user's choices, and the recipe of each task.
 
-The recipes were tuned on data that no run sees (docs/demo.md): the tuning part of the tweets, and some plays.
+The recipe for tweets was tuned on data that no run sees (docs/demo.md). The one for text is not tuned.
 """
 
 from dataclasses import dataclass
