@@ -69,6 +69,8 @@ class Examples:
 def _read(config: DataConfig) -> Dataset:
     path = Path(config.source)
     if path.suffix not in LOADERS:
+        if path.exists():  # a file's name is nothing to ask a hub for
+            raise DataError(f"{path}: takes a file that ends in {', '.join(sorted(LOADERS))}")
         return load_dataset(config.source, config.subset, split=config.split, revision=config.revision)
     if not path.is_file():
         raise DataError(f"{path}: no such file")

