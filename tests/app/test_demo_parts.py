@@ -16,7 +16,7 @@ from rich.console import Console
 from secagg.errors import ConfigError, ProcessFailed
 from secagg_app.demo.layout import MARKER, claim
 from secagg_app.demo.processes import Event, Supervisor, environment, last_error, run_command
-from secagg_app.demo.settings import DemoSettings
+from secagg_app.demo.settings import DemoSettings, own_classify_recipe, scaled, tweets_recipe
 from secagg_app.demo.toml import dump
 from secagg_app.demo.view import Board, JsonView, LineView, ScreenView
 
@@ -59,6 +59,15 @@ def test_an_earlier_run_is_kept_unless_it_is_to_be_replaced(tmp_path: Path) -> N
 def test_too_few_clients_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 3 must stay"):
         DemoSettings(tmp_path, "classify", 2, 1, 8.0, None, None, "text", "label", 1)
+
+
+def test_smaller_clients_have_smaller_batches_and_the_same_sampling_rate() -> None:
+    recipe = tweets_recipe()
+    small = scaled(recipe, recipe.split.size // 3)
+    assert small.plan["training"] == {**recipe.plan["training"], "batch_size": 120}
+    assert small.head["batch_size"] == 300
+    assert scaled(recipe, recipe.split.size) == recipe
+    assert scaled(own_classify_recipe(("a", "b")), 150).plan["training"]["batch_size"] == 30
 
 
 EVENTS = [

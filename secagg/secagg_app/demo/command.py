@@ -30,6 +30,7 @@ from secagg_app.demo.settings import (
     holder_name,
     institution,
     own_classify_recipe,
+    scaled,
     text_recipe,
     tweets_recipe,
 )
@@ -133,14 +134,12 @@ def prepare(settings: DemoSettings, view: View) -> Task:
     if recipe is None:
         is_text = settings.task == "lm"
         own_model = settings.model is not None
-        recipe = (
-            text_recipe(own_model=own_model) if is_text else own_classify_recipe(corpus.labels, len(corpus.records))
-        )
+        recipe = text_recipe(own_model=own_model) if is_text else own_classify_recipe(corpus.labels)
     view.say("data: removing near-duplicates, setting the test set aside, splitting over the clients")
     parts = split(corpus, recipe.split, settings.clients, settings.drop, settings.seed)
     base = _base(settings.task, settings.model, view)
     is_local = Path(base.source).exists() and (own is None or Path(own).exists())
-    return Task(base, parts, recipe, offline=is_local)
+    return Task(base, parts, scaled(recipe, parts.size), offline=is_local)
 
 
 def _base(task: TaskKind, model: str | None, view: View) -> Base:

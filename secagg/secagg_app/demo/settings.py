@@ -54,6 +54,18 @@ class TaskRecipe:
     head: dict[str, Any]
 
 
+def scaled(recipe: TaskRecipe, size: int) -> TaskRecipe:
+    """The recipe for clients of `size` records: batches shrink with them, so that the sampling rate stays."""
+
+    def batch(training: dict[str, Any]) -> dict[str, Any]:
+        if "batch_size" not in training:
+            return training
+        return {**training, "batch_size": max(1, round(training["batch_size"] * size / recipe.split.size))}
+
+    plan = {**recipe.plan, "training": batch(recipe.plan["training"])}
+    return TaskRecipe(plan, recipe.split, batch(recipe.head))
+
+
 def institution(index: int) -> str:
     """Name of client number `index`, from 1."""
     return DESKS[index - 1] if index <= len(DESKS) else f"Desk {index}"
@@ -97,25 +109,24 @@ def tweets_recipe() -> TaskRecipe:
     )  # fmt: skip
 
 
-def own_classify_recipe(labels: tuple[str, ...], size: int) -> TaskRecipe:
-    """Any labelled texts, any encoder. `size` is the number of records at hand, which is public here."""
-    per_client = max(20, size // 8)
+def own_classify_recipe(labels: tuple[str, ...]) -> TaskRecipe:
+    """Any labelled texts, any encoder: the settings of the tweets, without descriptions of the labels."""
     return TaskRecipe(
         plan={
             "rank": 8,
             "alpha": 16,
-            "lora_clip": 0.1,
+            "lora_clip": 0.25,
             "head_clip": 1.0,
             "head_start": "zeros",
             "task": {
                 "kind": "classify", "labels": list(labels), "max_length": 128, "pooling": "mean", "feature_norm": 10.0,
             },
             "training": {
-                "steps": 30, "batch_size": max(8, min(192, per_client // 4)), "learning_rate": 3e-3,
-                "head_learning_rate": 3e-2, "optimizer": "adamw", "schedule": "linear", "max_grad_norm": 3.0,
+                "steps": 30, "batch_size": 480, "learning_rate": 1e-2, "head_learning_rate": 3e-2,
+                "optimizer": "adamw", "schedule": "linear", "max_grad_norm": 1.0, "precision": "bf16",
             },
         },
-        split=Recipe(tuning=0, size=2400, held_out=2400, alpha=1.0),
+        split=Recipe(tuning=0, size=2400, held_out=2400, alpha=3.0),
         head={},
     )  # fmt: skip
 
