@@ -328,7 +328,7 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
         "## Use",
         "",
         "```python",
-        *_usage(plan),
+        *usage_lines(plan),
         "```",
         "",
         "## Check",
@@ -344,13 +344,14 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
     return "\n".join(lines).encode()
 
 
-def _usage(plan: Plan) -> list[str]:
+def usage_lines(plan: Plan) -> list[str]:
+    """Python lines that load the adapter; BASE and FOLDER are for the reader to fill in."""
     if plan.task.kind == "lm":
         load = ["from transformers import AutoModelForCausalLM", "base = AutoModelForCausalLM.from_pretrained(BASE)"]
     elif plan.task.pooling == "mean":
         load = [
             "from secagg_client.classifier import load_classifier",
-            f"base = load_classifier(BASE, labels={list(plan.task.labels)!r}, feature_norm={plan.task.feature_norm!r})",
+            f"base = load_classifier(BASE, {len(plan.task.labels)}, feature_norm={plan.task.feature_norm!r})",
         ]
     else:
         load = [

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from secagg.adapter import release_tensors
 from secagg.errors import ConfigError, DataError, ModelError
 from secagg.plan import Plan
+from secagg.release import adapter_config_file, save_adapter, usage_lines
 from secagg_client.baselines import head_plan, majority, train_head, without_privacy, zero_shot
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
@@ -121,3 +122,13 @@ def test_misuse_of_head_plans(base: LoadedBase, tiny_llama_dir: Path) -> None:
         train_head(plan_for(base), base, examples(20, MEAN), 32, SeededSource(1))
     with pytest.raises(ConfigError, match="no head"):
         head_plan(plan_for(loaded(tiny_llama_dir, LM)))
+
+
+def test_the_model_card_loads_the_adapter_as_it_says(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    """Its Python lines, run as they stand, with the two names filled in."""
+    plan = plan_for(loaded(tiny_bert_dir, MEAN), settings())
+    (tmp_path / "adapter_model.safetensors").write_bytes(save_adapter(plan, np.zeros(plan.length, np.float32)))
+    (tmp_path / "adapter_config.json").write_bytes(adapter_config_file(plan))
+    names: dict[str, object] = {"BASE": str(tiny_bert_dir), "FOLDER": str(tmp_path)}
+    exec("\n".join(usage_lines(plan)), names)
+    assert type(names["model"]).__name__.startswith("PeftModel")
