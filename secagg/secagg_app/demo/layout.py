@@ -111,12 +111,12 @@ def build(settings: DemoSettings, recipe: TaskRecipe, base: Base, split: Split, 
     write_atomic(
         folder.root / MARKER, (json.dumps({"clients": settings.clients, "drop": settings.drop}) + "\n").encode()
     )
-    say("identities: a certificate authority and a certificate for each party")
-    _identities(folder)
-    say("data: a file for each client")
-    _data(folder, split)
-    say("plan: adapter and start values from the base model")
-    _plan(settings, recipe, base, folder)
+    say("identities, the clients' data files, and the plan: adapter and start values from the base model")
+    with ThreadPoolExecutor(1) as pool:  # the plan loads the model, the rest waits for the disk
+        plan = pool.submit(_plan, settings, recipe, base, folder)
+        _identities(folder)
+        _data(folder, split)
+        plan.result()
     say("policies: what each party accepts; key offers; the signed session descriptor")
     _policies(settings, folder)
     address = f"localhost:{free_port()}"
@@ -173,6 +173,7 @@ def _plan(settings: DemoSettings, recipe: TaskRecipe, base: Base, folder: RunFol
         training["steps"] = settings.steps
     content: dict[str, Value] = {"base_model": base.source, "base_model_name": base.name, **recipe.plan}
     content["training"] = training
+    make_folder(folder.root / "coordinator")
     config = write_toml(
         folder.root / "coordinator" / "plan.toml",
         content,
