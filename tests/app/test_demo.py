@@ -33,10 +33,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Demo:
     """A demo that runs, and the events it has shown so far."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str]", errors: Path) -> None:
         self.process, self.events = process, list[dict[str, Any]]()
-        self._news = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._errors, self._news = errors, threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
@@ -57,20 +58,21 @@ class Demo:
         return int(self.wait_for(lambda event: event["event"] == "started" and event["party"] == party)["pid"])
 
     def end(self) -> tuple[int, str]:
-        """Exit status and stderr."""
-        _, error = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, error
+        """Exit status and stderr, when every event has been read."""
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status, self._errors.read_text()
 
 
 @contextmanager
 def demo(out: Path, *options: str | Path) -> Iterator[Demo]:
     """`secagg demo` as a process of its own."""
     command = [sys.executable, "-m", "secagg_app", "demo", "--out", str(out), *map(str, options)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
+    errors = out.with_name(f"{out.name}.stderr")
+    with errors.open("w") as sink:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, stdin=subprocess.DEVNULL, text=True)
     try:
-        yield Demo(process)
+        yield Demo(process, errors)
     finally:
         process.terminate()
         process.wait(PATIENCE)
