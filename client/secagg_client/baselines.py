@@ -15,7 +15,7 @@ from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource
-from secagg_client.tasks import Batch, ClassifyTask, Encoded, Metrics, classification_metrics
+from secagg_client.tasks import Batch, ClassifyTask, Encoded, Metrics, NoPrefix, classification_metrics
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, execute, prepare_run, train
 
 
@@ -72,7 +72,7 @@ class FeatureTask(ClassifyTask):
     """Classification from features computed once. A row's only "token" is its index into them."""
 
     def __init__(self, plan: Plan, base: LoadedBase) -> None:
-        super().__init__(plan.task, base.tokenizer)
+        super().__init__(plan.task, base.tokenizer, NoPrefix())
         self._plan, self._base = plan, base
         self._features = torch.empty(0)
 

@@ -5,8 +5,9 @@ gradient. With adapters on the last two of six layers, and each example drawn si
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,32 +16,60 @@ from torch.nn.utils.rnn import pad_sequence
 
 from secagg.plan import Plan
 from secagg_client.classifier import MeanPoolClassifier
-from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
-from secagg_client.tasks import Batch, ClassifyTask, Encoded, Task, make_task
+from secagg_client.tasks import Batch, Encoded, Task, make_task
 
-MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
-"""Encoders whose `encoder.layer` are applied one after the other to the output of `embeddings`, and to nothing else."""
 MAX_BYTES = 1 << 30
 """More is not kept: the layers are computed anew in each step then."""
 _MICRO_BATCH = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a kind of model has its layers, which are applied one after the other to what `embeddings` gives.
+
+    `layers` is a path to a ModuleList, `name` matches the number of a layer in a tensor's name, `last` is what follows
+    the layers and is not part of them, or empty.
+    """
+
+    layers: str
+    embeddings: str
+    last: str
+    name: re.Pattern[str]
+
+
+ENCODER = Layout("encoder.layer", "embeddings", "", re.compile(r"\.encoder\.layer\.(\d+)\."))
+DECODER = Layout("layers", "embed_tokens", "norm", re.compile(r"\.model\.layers\.(\d+)\."))
+LAYOUTS = {
+    "bert": ENCODER, "roberta": ENCODER, "xlm-roberta": ENCODER,
+    "llama": DECODER, "mistral": DECODER, "qwen2": DECODER, "qwen3": DECODER, "smollm3": DECODER,
+}  # fmt: skip
+"""By the configuration's model type. Others are trained too, with all layers in each step."""
+
+
 def training_task(plan: Plan, base: LoadedBase, device: torch.device) -> Task:
     """The plan's task; with kept prefixes where the model allows it and its lowest layers have no adapter."""
-    depth = frozen_depth(plan)
-    is_known = getattr(base.model.config, "model_type", "") in MODEL_TYPES
-    if isinstance(base.model, MeanPoolClassifier) and is_known and depth:
-        return PrefixTask(plan, base, depth, device)
-    return make_task(plan.task, base.tokenizer)
+    layout = LAYOUTS.get(getattr(base.model.config, "model_type", ""))
+    stack = _stack(base)
+    if layout is None or stack is None or not (depth := frozen_depth(plan, layout)):
+        return make_task(plan.task, base.tokenizer)
+    half = plan.training.precision == "bf16"
+    return make_task(plan.task, base.tokenizer, KeptPrefix(stack, layout, depth, device, half=half))
 
 
-def frozen_depth(plan: Plan) -> int:
-    """How many of the lowest encoder layers no tensor of the plan touches; 0 when that cannot be told."""
+def _stack(base: LoadedBase) -> Any:
+    """The module that holds embeddings and layers; None for a class of model that is not known."""
+    if isinstance(base.model, MeanPoolClassifier):
+        return base.model.encoder
+    return getattr(base.model, "model", None) if base.task.kind == "lm" else None
+
+
+def frozen_depth(plan: Plan, layout: Layout) -> int:
+    """How many of the lowest layers no tensor of the plan touches; 0 when that cannot be told."""
     touched = set[int]()
     for spec in plan.tensors:
         if ".lora_" in spec.name:
-            found = re.search(r"\.encoder\.layer\.(\d+)\.", spec.name)
+            found = layout.name.search(spec.name)
             if found is None:
                 return 0
             touched.add(int(found[1]))
@@ -59,59 +88,71 @@ class _Given(nn.Module):
 
 
 @contextmanager
-def only_layers(encoder: Any, layers: slice, hidden: Tensor | None = None) -> Iterator[None]:
-    """The encoder with some of its layers only, fed by `hidden` [n, tokens, width] in place of its embeddings."""
-    stack, embeddings = encoder.encoder.layer, encoder.embeddings
-    encoder.encoder.layer = nn.ModuleList(list(stack)[layers])
-    if hidden is not None:
-        encoder.embeddings = _Given(hidden)
+def replaced(root: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Inside, the modules at these paths below `root` are others."""
+    before = {path: root.get_submodule(path) for path in modules}
     try:
+        for path, module in modules.items():
+            root.set_submodule(path, module)
         yield
     finally:
-        encoder.encoder.layer, encoder.embeddings = stack, embeddings
+        for path, module in before.items():
+            root.set_submodule(path, module)
 
 
-class PrefixTask(ClassifyTask):
-    """Classification for one training run that keeps the output of the lowest `depth` layers for each text.
+def only_lowest(stack: nn.Module, layout: Layout, depth: int) -> Any:
+    """A context in which `stack` has its lowest `depth` layers only, and nothing after them."""
+    layers: Any = stack.get_submodule(layout.layers)
+    change: dict[str, nn.Module] = {layout.layers: nn.ModuleList(list(layers)[:depth])}
+    if layout.last:
+        change[layout.last] = nn.Identity()
+    return replaced(stack, change)
 
-    A text is known by its tokens. Nothing is kept when it would take more than MAX_BYTES.
+
+def only_above(stack: nn.Module, layout: Layout, depth: int, hidden: Tensor) -> Any:
+    """A context in which `stack` starts above its lowest `depth` layers, from `hidden` [n, tokens, width]."""
+    layers: Any = stack.get_submodule(layout.layers)
+    return replaced(stack, {layout.layers: nn.ModuleList(list(layers)[depth:]), layout.embeddings: _Given(hidden)})
+
+
+class KeptPrefix:
+    """The output of a model's lowest layers for each example of one training run.
+
+    An example is known by its tokens. Nothing is kept when it would take more than MAX_BYTES.
     """
 
-    def __init__(self, plan: Plan, base: LoadedBase, depth: int, device: torch.device) -> None:
-        super().__init__(plan.task, base.tokenizer)
-        self._model: Any = base.model
-        self._depth, self._device = depth, device
-        self._bf16 = plan.training.precision == "bf16"
+    def __init__(self, stack: Any, layout: Layout, depth: int, device: torch.device, *, half: bool) -> None:
+        self._stack, self._layout, self._depth = stack, layout, depth
+        self._device, self._half = device, half
         self._kept = dict[tuple[int, ...], Tensor]()
 
-    def encode(self, examples: Examples) -> list[Encoded]:
-        """Tokens and class of each example; the frozen layers are computed here. Raises DataError."""
-        rows = super().encode(examples)
-        width = int(self._model.config.hidden_size)
-        if sum(len(row.ids) for row in rows) * width * 4 <= MAX_BYTES:
-            self._model.to(self._device)
-            self._keep(sorted(rows, key=lambda row: len(row.ids)))
-        return rows
-
     @torch.no_grad()
-    def _keep(self, rows: Sequence[Encoded]) -> None:
-        for start in range(0, len(rows), _MICRO_BATCH):
-            part = rows[start : start + _MICRO_BATCH]
-            batch = self.collate(part).to(self._device)
+    def keep(self, rows: Sequence[Encoded], collate: Callable[[Sequence[Encoded]], Batch]) -> None:
+        """Compute the layers for all rows, unless that is too much to hold."""
+        width = int(self._stack.config.hidden_size)
+        if sum(len(row.ids) for row in rows) * width * 4 > MAX_BYTES:
+            return
+        self._stack.to(self._device)
+        ordered = sorted(rows, key=lambda row: len(row.ids))
+        for start in range(0, len(ordered), _MICRO_BATCH):
+            part = ordered[start : start + _MICRO_BATCH]
+            batch = collate(part).to(self._device)
             with (
-                only_layers(self._model.encoder, slice(0, self._depth)),
-                torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16),
+                only_lowest(self._stack, self._layout, self._depth),
+                torch.autocast(self._device.type, torch.bfloat16, enabled=self._half),
             ):
-                output = self._model.encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+                output = self._stack(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             for row, hidden in zip(part, output.last_hidden_state.cpu(), strict=True):
                 self._kept[row.ids] = hidden[: len(row.ids)].clone()
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Float32 logits [n, classes], from the kept states when there are any."""
+    @contextmanager
+    def applied(self, batch: Batch) -> Iterator[None]:
+        """Inside, the model starts from the kept states of this batch, when there are any."""
         if not self._kept:
-            return super().logits(model, batch)
+            yield
+            return
         lengths = batch.attention_mask.sum(1).tolist()
         ids = [tuple(row[:length]) for row, length in zip(batch.input_ids.tolist(), lengths, strict=True)]
         hidden = pad_sequence([self._kept[row] for row in ids], batch_first=True).to(batch.input_ids.device)
-        with only_layers(self._model.encoder, slice(self._depth, None), hidden):
-            return super().logits(model, batch)
+        with only_above(self._stack, self._layout, self._depth, hidden):
+            yield

@@ -4,7 +4,8 @@ The loss is ours, per example. Hugging Face's `outputs.loss` is a mean over the 
 gradient then depends on its neighbours' lengths, and clipping no longer bounds what one record can do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from torch.nn import functional
 from secagg.errors import DataError
 from secagg.plan import TaskSpec
 from secagg_client.data import Examples
+from secagg_client.head_loss import frozen_head, token_losses, without_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,33 @@ class Task(Protocol):
         ...
 
 
-def make_task(spec: TaskSpec, tokenizer: Any) -> Task:
+class Prefix(Protocol):
+    """What is known of the examples of a run before any step (see `prefix`)."""
+
+    def keep(self, rows: Sequence[Encoded], collate: Callable[[Sequence[Encoded]], Batch]) -> None:
+        """Compute what can be kept for all examples of the run."""
+        ...
+
+    def applied(self, batch: Batch) -> AbstractContextManager[None]:
+        """A context in which the model goes on from what is kept of this batch."""
+        ...
+
+
+class NoPrefix:
+    """Nothing is kept: every layer is computed in each step."""
+
+    def keep(self, rows: Sequence[Encoded], collate: Callable[[Sequence[Encoded]], Batch]) -> None:
+        """Nothing."""
+
+    def applied(self, batch: Batch) -> AbstractContextManager[None]:  # noqa: ARG002 - the protocol's signature
+        """The model as it is."""
+        return nullcontext()
+
+
+def make_task(spec: TaskSpec, tokenizer: Any, prefix: Prefix | None = None) -> Task:
     """The task of a plan."""
-    return ClassifyTask(spec, tokenizer) if spec.kind == "classify" else LanguageTask(spec, tokenizer)
+    make = ClassifyTask if spec.kind == "classify" else LanguageTask
+    return make(spec, tokenizer, prefix or NoPrefix())
 
 
 def _pad(rows: Sequence[Encoded], pad: int) -> Batch:
@@ -104,8 +130,8 @@ def _by_length(rows: Sequence[Encoded], size: int) -> list[list[int]]:
 class ClassifyTask:
     """Text classification: cross entropy of each example."""
 
-    def __init__(self, spec: TaskSpec, tokenizer: Any) -> None:
-        self._spec, self._tokenizer = spec, tokenizer
+    def __init__(self, spec: TaskSpec, tokenizer: Any, prefix: Prefix) -> None:
+        self._spec, self._tokenizer, self._prefix = spec, tokenizer, prefix
 
     def encode(self, examples: Examples) -> list[Encoded]:
         """Tokens and class of each example. Raises DataError when a text has no token."""
@@ -113,7 +139,9 @@ class ClassifyTask:
         for row, tokens in enumerate(ids, 1):
             if not tokens:
                 raise DataError(f"{examples.source}, row {row}: the text has no token")
-        return [Encoded(tokens, label) for tokens, label in zip(ids, examples.labels, strict=True)]
+        rows = [Encoded(tokens, label) for tokens, label in zip(ids, examples.labels, strict=True)]
+        self._prefix.keep(rows, self.collate)
+        return rows
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         """Right-padded batch."""
@@ -121,7 +149,8 @@ class ClassifyTask:
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Float32 logits [n, classes]."""
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        with self._prefix.applied(batch):
+            output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         return torch.as_tensor(output.logits).float()
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -160,8 +189,8 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> Metrics:
 class LanguageTask:
     """Causal language modelling: mean over the tokens of an example, then each example counts the same."""
 
-    def __init__(self, spec: TaskSpec, tokenizer: Any) -> None:
-        self._spec, self._tokenizer = spec, tokenizer
+    def __init__(self, spec: TaskSpec, tokenizer: Any, prefix: Prefix) -> None:
+        self._spec, self._tokenizer, self._prefix = spec, tokenizer, prefix
 
     def encode(self, examples: Examples) -> list[Encoded]:
         """Tokens of each example. Raises DataError when fewer than two are left to predict one from another."""
@@ -169,7 +198,9 @@ class LanguageTask:
         for row, tokens in enumerate(ids, 1):
             if len(tokens) < 2:
                 raise DataError(f"{examples.source}, row {row}: the text has fewer than two tokens")
-        return [Encoded(tokens) for tokens in ids]
+        rows = [Encoded(tokens) for tokens in ids]
+        self._prefix.keep(rows, self.collate)
+        return rows
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         """Right-padded batch."""
@@ -177,11 +208,18 @@ class LanguageTask:
 
     def token_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss of each predicted token and which of them exist, both [n, tokens - 1]."""
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        logits = torch.as_tensor(output.logits).float()[:, :-1]
-        targets = batch.input_ids[:, 1:]
-        losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-        return losses, batch.attention_mask[:, 1:].to(losses.dtype)
+        exists = batch.attention_mask[:, 1:].bool()
+        targets = batch.input_ids[:, 1:][exists]
+        found = frozen_head(model)
+        with self._prefix.applied(batch), without_head(found[0]) if found else nullcontext():
+            output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        last = torch.as_tensor(output.logits)[:, :-1][exists]
+        if found:
+            flat = token_losses(last, found[1].weight, targets)
+        else:
+            flat = functional.cross_entropy(last.float(), targets, reduction="none")
+        losses = torch.zeros(exists.shape, device=exists.device).masked_scatter(exists, flat)
+        return losses, exists.float()
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss over the predicted tokens of each example, [n]."""
@@ -189,7 +227,7 @@ class LanguageTask:
         return (losses * exists).sum(1) / exists.sum(1).clamp_min(1.0)
 
     @torch.no_grad()
-    def metrics(self, model: nn.Module, rows: Sequence[Encoded], *, micro_batch: int = 8) -> Metrics:
+    def metrics(self, model: nn.Module, rows: Sequence[Encoded], *, micro_batch: int = 64) -> Metrics:
         """Mean loss per predicted token over all examples, and its exponential."""
         total = tokens = 0.0
         for index in _by_length(rows, micro_batch):

@@ -134,6 +134,16 @@ def test_groups_stay_together_without_labels() -> None:
     parts = split(corpus, Recipe(tuning=0, size=80, held_out=70, alpha=None), 4, 0, seed=1)
     groups = [{record.group for record in part} for part in parts.clients]
     assert all(len(found) <= 3 for found in groups)
+    held_out = {record.group for record in parts.held_out}
+    assert len(held_out) >= 3
+    assert all(held_out.isdisjoint(found) for found in groups)
+
+
+def test_few_groups_are_not_set_aside_whole() -> None:
+    records = tuple(Record(r.text, "", f"group-{i % 4}") for i, r in enumerate(made_up(400)))
+    parts = split(Corpus("made up", records), Recipe(tuning=0, size=60, held_out=60, alpha=None), 4, 0, seed=1)
+    assert len(parts.held_out) == 60
+    assert len({record.group for record in parts.held_out}) == 4
 
 
 def test_too_few_texts_are_refused() -> None:

@@ -22,6 +22,8 @@ NEAR_DUPLICATE = 0.7
 """Two texts with at least this Jaccard similarity of their shingles are one."""
 MIN_RECORDS = 20
 """Fewer, in a client or in the test set, and there is nothing to measure."""
+HELD_OUT_GROUPS = 3
+"""The test set is made of so many whole natural groups at least, which no client has a part of."""
 _PERMUTATIONS = 64
 _TUNING_SEED = 20240501
 """Fixed: whatever seed a run has, the rows that hyper-parameters were tuned on are never in it."""
@@ -122,25 +124,42 @@ def split(corpus: Corpus, recipe: Recipe, clients: int, vanishing: int, seed: in
     tuning, rows = order[: recipe.tuning], order[recipe.tuning :]
     rng = np.random.default_rng(seed)
     rows = rng.permutation(rows)
-    held_out = min(recipe.held_out, len(rows) // 3)
+    by_groups = recipe.alpha is None or not corpus.labels
+    groups = [unique[row].group for row in rows] if by_groups else []
+    test, pool = _apart(rows, groups, min(recipe.held_out, len(rows) // 3))
     takers = clients if vanishing * recipe.size <= len(tuning) else clients + vanishing
-    size = min(recipe.size, (len(rows) - held_out) // takers)
-    if min(size, held_out) < MIN_RECORDS:
+    size = min(recipe.size, len(pool) // takers)
+    if min(size, len(test)) < MIN_RECORDS:
         raise DataError(
             f"{corpus.source}: {len(rows)} records are left without near-duplicates and the tuning part; "
             f"{takers} clients need at least {3 * MIN_RECORDS * (takers + 1) // 2}"
         )
-    test, pool = rows[:held_out], rows[held_out:]
     lost = tuning[: vanishing * size]
     if takers > clients:
         lost, pool = pool[: vanishing * size], pool[vanishing * size :]
     records = [unique[index] for index in pool]
-    if recipe.alpha is not None and corpus.labels:
-        parts = by_label(records, corpus.labels, clients, size, recipe.alpha, rng)
-    else:
+    if by_groups or recipe.alpha is None:
         parts = by_group(records, clients, size, rng)
+    else:
+        parts = by_label(records, corpus.labels, clients, size, recipe.alpha, rng)
     parts += [tuple(unique[i] for i in lost[start : start + size]) for start in range(0, vanishing * size, size)]
     return Split(corpus, tuple(parts), tuple(unique[i] for i in test), len(corpus.records) - len(unique))
+
+
+def _apart(rows: NDArray[np.int64], groups: Sequence[str], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Test rows, and what is left: shuffled rows are cut, but whole natural groups are set aside when there are enough.
+
+    `groups` [n] names the group of each row; empty when groups do not matter.
+    """
+    names = list(dict.fromkeys(groups))  # rows are shuffled, and so are these
+    if len(names) < 2 * HELD_OUT_GROUPS:
+        return rows[:size], rows[size:]
+    chosen = list[str]()
+    found = np.array(groups)
+    while len(chosen) < HELD_OUT_GROUPS or int(np.isin(found, chosen).sum()) < size:
+        chosen.append(names[len(chosen)])
+    is_test = np.isin(found, chosen)
+    return rows[is_test][:size], rows[~is_test]
 
 
 def by_label(
