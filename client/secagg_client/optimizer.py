@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from secagg.errors import TrainingError
-from secagg_client.noise import GRID, NoiseSource, grid_noise, rounded_to_grid
+from secagg_client.clipping import clipped_sum
+from secagg_client.noise import GRID, NoiseSource, grid_noise
 
 
 class GridOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -41,8 +42,7 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
             if not isinstance(sample, Tensor):
                 raise TrainingError("a trained parameter got no per-example gradient: its layer was not used once")
             rows.append(sample.flatten(1))
-        for parameter, whole in zip(self.params, rounded_to_grid(rows, self.max_grad_norm), strict=True):
-            total = whole.sum(0)
+        for parameter, total in zip(self.params, clipped_sum(rows, self.max_grad_norm), strict=True):
             parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total
             parameter.grad_sample = None
             parameter.grad = None

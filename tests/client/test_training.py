@@ -19,6 +19,7 @@ from secagg_client import optimizer as optimizer_module
 from secagg_client import training
 from secagg_client.accounting import Mechanism, epsilon_spent
 from secagg_client.adapted import Adapted, attached
+from secagg_client.clipping import clipped_sum
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise, poisson_sample, rounded_to_grid
 from secagg_client.prefix import training_task
@@ -204,17 +205,17 @@ def test_noise_and_clipping_are_those_that_are_accounted(
     seen = list[tuple[float, float]]()
 
     def clip(rows: list[Tensor], norm: float) -> list[Tensor]:
-        whole = real_clip(rows, norm)
+        whole = rounded_to_grid(rows, norm)
         longest = float(torch.stack([part.square().sum(1) for part in whole]).sum(0).sqrt().max())
         seen.append((norm, longest / GRID))
-        return whole
+        return clipped_sum(rows, norm)
 
     def noise(stream: object, size: int, sigma: float) -> object:
         sigmas.add(sigma)
         return grid_noise(stream, size, sigma)  # type: ignore[arg-type]
 
-    sigmas, real_clip = set[float](), rounded_to_grid
-    monkeypatch.setattr(optimizer_module, "rounded_to_grid", clip)
+    sigmas = set[float]()
+    monkeypatch.setattr(optimizer_module, "clipped_sum", clip)
     monkeypatch.setattr(optimizer_module, "grid_noise", noise)
     plan = plan_for(mean_base, settings(max_grad_norm=0.3))
     train(plan, mean_base, examples(30, MEAN), 32, SeededSource(1))
