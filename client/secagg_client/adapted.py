@@ -5,6 +5,7 @@ What a plan may ask for is checked against a list of what is known to be right u
 """
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,7 +84,9 @@ def _inject(base: LoadedBase, config: Mapping[str, JsonValue]) -> Any:
     known = copy.deepcopy({key: value for key, value in config.items() if key in _ALLOWED or key in _FREE})
     known["base_model_name_or_path"] = None  # PEFT appends to the lists it gets, and warns of another path
     try:
-        model = get_peft_model(base.model, LoraConfig(**{**known, "inference_mode": False}))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT asks by its old name
+            model = get_peft_model(base.model, LoraConfig(**{**known, "inference_mode": False}))
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         linear = sorted({n.rsplit(".", 1)[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
         raise ModelError(

@@ -140,7 +140,8 @@ def test_an_empty_sample_takes_a_noise_only_step_and_is_accounted(mean_base: Loa
         noise = [grid_noise(stream, spec.size, sigma) for spec in _in_optimizer_order(plan)]
         expected -= 0.5 * _vector(plan, noise) * 0.7 / GRID
     assert np.allclose(update.change, expected, rtol=1e-4, atol=1e-6)
-    assert reports[-1].epsilon == pytest.approx(epsilon_spent(Mechanism(1 / declared, sigma, 4), 1e-5), rel=1e-3)
+    spent = epsilon_spent(Mechanism(1 / declared, sigma, 4), 1e-5)
+    assert spent <= reports[-1].epsilon <= 1.02 * spent, "a bound from above, and close"  # type: ignore[operator]
     assert all(earlier.epsilon < later.epsilon for earlier, later in pairwise(reports))  # type: ignore[operator]
 
 
