@@ -17,7 +17,7 @@ from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
-from secagg_client.tasks import make_task
+from secagg_client.tasks import language_metrics, make_task
 from secagg_client.training import TrainOptions, train
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 
@@ -82,6 +82,17 @@ def test_lm_metrics_are_per_token(tiny_llama_dir: Path) -> None:
     assert metrics.accuracy is None
     with pytest.raises(DataError, match="row 2: the text has fewer than two tokens"):
         task.encode(Examples("x", ("good food", "good")))
+
+
+def test_the_error_of_a_mean_token_loss_is_that_of_drawing_examples_again() -> None:
+    generator = np.random.default_rng(1)
+    tokens = generator.integers(2, 60, 300).astype(np.float64)
+    totals = tokens * (4 + generator.normal(0, 1, 300)) + generator.normal(0, 5, 300)
+    found = language_metrics(totals, tokens)
+    draws = generator.integers(0, 300, (4000, 300))
+    bootstrap = (totals[draws].sum(1) / tokens[draws].sum(1)).std()
+    assert found.loss_error == pytest.approx(bootstrap, rel=0.06)
+    assert found.loss == pytest.approx(totals.sum() / tokens.sum())
 
 
 def test_majority_class() -> None:
