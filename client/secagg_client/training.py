@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import nn
 
-from secagg.adapter import flatten, start_tensors
+from secagg.adapter import flatten
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TrainingSettings
 from secagg.privacy import PrivacyStatement
@@ -27,7 +28,7 @@ from secagg_client.accounting import (
     sampling_rate,
     solve_sigma,
 )
-from secagg_client.adapted import Adapted, attached
+from secagg_client.adapted import Adapted, attached, load_vector
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
@@ -77,6 +78,26 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """Which part of the plan's steps one round takes, and from where.
+
+    `start` float32 [plan.length] is the change so far. Sigma, schedule and streams of randomness are those of the
+    whole plan, so R rounds of T/R steps are accounted as T steps in one; the optimiser starts anew in each round.
+    """
+
+    steps: range
+    start: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_round(cls, settings: TrainingSettings, number: int, rounds: int, start: NDArray[np.float32] | None) -> Self:
+        """Round `number` (from 0) of `rounds`. Raises TrainingError unless they divide the plan's steps."""
+        if settings.steps % rounds:
+            raise TrainingError(f"{settings.steps} steps cannot be shared by {rounds} rounds: choose a multiple")
+        each = settings.steps // rounds
+        return cls(range(number * each, (number + 1) * each), start)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Everything a step needs but the examples. `mechanism` None: no differential privacy."""
 
@@ -86,6 +107,7 @@ class Run:
     task: Task
     source: NoiseSource
     options: TrainOptions
+    stage: Stage
 
 
 def mechanism_of(settings: TrainingSettings, declared_size: int) -> Mechanism:
@@ -110,6 +132,7 @@ def train(
     source: NoiseSource,
     progress: Callable[[StepReport], None] = lambda _report: None,
     options: TrainOptions | None = None,
+    stage: Stage | None = None,
 ) -> TrainedUpdate:
     """Train the plan's adapter on `data` under the plan's (epsilon, delta) for one record.
 
@@ -118,6 +141,7 @@ def train(
             the private count is.
         source: must be of the kind that the plan says.
         progress: called after each step.
+        stage: the part of the plan's steps to take; all of them by default. The change is relative to its start.
 
     Raises:
         ModelError: base and plan do not fit.
@@ -126,11 +150,13 @@ def train(
         AccountingError: accountants that disagree.
     """
     options = options or TrainOptions()
-    run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options)
+    run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options, stage)
     return execute(run, plan, base, data, progress)
 
 
-def prepare_run(plan: Plan, task: Task, declared_size: int, source: NoiseSource, options: TrainOptions) -> Run:
+def prepare_run(
+    plan: Plan, task: Task, declared_size: int, source: NoiseSource, options: TrainOptions, stage: Stage | None = None
+) -> Run:
     """Everything that is decided before any example is read. Raises TrainingError, AccountingError."""
     settings = plan.training
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
@@ -141,7 +167,7 @@ def prepare_run(plan: Plan, task: Task, declared_size: int, source: NoiseSource,
         raise TrainingError(f"the plan asks for {settings.noise} noise, the source is {source.kind}")
     rate = sampling_rate(settings.batch_size, declared_size)
     mechanism = None if settings.epsilon is None else mechanism_of(settings, declared_size)
-    return Run(settings, mechanism, rate, task, source, options)
+    return Run(settings, mechanism, rate, task, source, options, stage or Stage(range(settings.steps)))
 
 
 def execute(
@@ -150,8 +176,11 @@ def execute(
     """Train. Raises as `train` does."""
     rows = run.task.encode(data)
     with attached(plan, base, run.options.torch_device()) as adapted:
+        if run.stage.start is not None:
+            load_vector(plan, adapted, run.stage.start)
+        before = flatten(plan, adapted.values())
         run_steps(run, plan, adapted, rows, progress)
-        change = flatten(plan, adapted.values()) - flatten(plan, start_tensors(plan))
+        change = flatten(plan, adapted.values()) - before
     if not np.isfinite(change).all():
         raise TrainingError("training diverged: the change is not finite. Lower the learning rate")
     return TrainedUpdate(change, statement_of(run.settings))
@@ -183,7 +212,7 @@ def run_steps(
     before = flatten(plan, adapted.values())
     checked = False
     try:
-        for step in range(run.settings.steps):
+        for step in run.stage.steps:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * learning_rate_factor(run.settings, step)
             indices = poisson_sample(run.source.stream(step, "sampling"), len(rows), run.rate)
@@ -282,6 +311,7 @@ class _PrivateStepper:
             clip=run.settings.max_grad_norm,
             batch_size=run.settings.batch_size,
             source=run.source,
+            first_step=run.stage.steps.start,
         )
 
     def step(self, rows: Sequence[Encoded]) -> float:
