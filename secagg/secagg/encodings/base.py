@@ -17,7 +17,7 @@ from pydantic import JsonValue, ValidationError
 from secagg.adapter import release_tensors
 from secagg.encodings.layout import Array, Layout, Part
 from secagg.errors import EncodingError
-from secagg.plan import Frozen, Plan, TensorSpec
+from secagg.plan import Frozen, Plan
 from secagg.randomness import Randomness
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -85,7 +85,7 @@ class Encoding(ABC):
         """Raise EncodingError unless this encoding carries the plan, with what to choose instead."""
         read_options(plan, self.options_type)
         for spec in plan.tensors:
-            factor = lora_factor(spec)
+            factor = lora_factor(spec.name)
             if spec.trained != (factor is None or factor in self.trained_factors):
                 raise EncodingError(f"tensor {spec.name}: {self.name} trains {self._trained_words()}")
 
@@ -107,10 +107,10 @@ class Encoding(ABC):
         return f"every tensor but LoRA's {' and '.join(frozen)}"
 
 
-def lora_factor(spec: TensorSpec) -> str | None:
-    """`A`, `B` or `R` for a factor of LoRA, None for any other tensor."""
+def lora_factor(name: str) -> str | None:
+    """`A`, `B` or `R` for the tensor of a factor of LoRA, None for any other."""
     for factor in ("A", "B", "R"):
-        if spec.name.endswith(f".lora_{factor}.weight"):
+        if name.endswith(f".lora_{factor}.weight"):
             return factor
     return None
 

@@ -89,7 +89,7 @@ def local_factors(plan: Plan, change: Array) -> tuple[dict[str, Factors], Tensor
 
 def other_specs(plan: Plan) -> tuple[TensorSpec, ...]:
     """The trained tensors that are no factor of LoRA: the head."""
-    return tuple(spec for spec in plan.trained if lora_factor(spec) is None)
+    return tuple(spec for spec in plan.trained if lora_factor(spec.name) is None)
 
 
 def other_parts(plan: Plan) -> tuple[Part, ...]:
