@@ -1,5 +1,6 @@
 """Each encoding from the model to the release: what is trained, per-example gradients, what PEFT loads."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from secagg_client.noise import SeededSource
 from secagg_client.planning import verify_plan
 from secagg_client.tasks import make_task
 from secagg_client.training import train
-from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for
+from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 from tests.twin.predictable import PredictableRandomness
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -90,6 +91,20 @@ def test_a_run_moves_exactly_what_the_method_trains_and_leaves_the_base(base: Lo
     after = base.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("method", ["fed-sb", "fedit"])
+def test_one_record_moves_a_step_by_no_more_than_the_clipping_norm(mean_base: LoadedBase, method: str) -> None:
+    """One norm over all trained tensors together, A and B among them."""
+    clip, bound = 0.05, 0.5 * 0.05 / 8
+    plan = plan_for(mean_base, settings(steps=1, batch_size=8, max_grad_norm=clip), method=method)
+    data = examples(12, MEAN)
+    steps = [
+        train(plan, mean_base, data.select(range(count)), 8, SeededSource(3)).change.astype(np.float64)
+        for count in (7, 8, 9)
+    ]
+    for less, more in pairwise(steps):
+        assert 0.5 * bound < float(np.linalg.norm(more - less)) <= bound * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
