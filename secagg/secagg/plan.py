@@ -46,8 +46,8 @@ class TensorInit(Frozen):
 class TensorSpec(Frozen):
     """One tensor of the adapter, by its key in the PEFT state dict.
 
-    A tensor with `clip` > 0 is trained: clients send its change from the start value, clipped to
-    [-clip, clip], and the release holds start + mean change. A tensor with `clip` == 0 stays at its start value.
+    A tensor with `clip` > 0 is trained: each value's change from the start is meant to stay within [-clip, clip], and
+    the plan's encoding carries it no further. A tensor with `clip` == 0 stays at its start value.
     """
 
     name: str = Field(min_length=1, max_length=300)

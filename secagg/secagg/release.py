@@ -317,8 +317,8 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
         "",
         "# A jointly trained adapter",
         "",
-        f"A LoRA adapter ({plan.method}) for `{plan.base_model}` ({plan.architecture}), the mean of "
-        f"{len(certificate.final.statement.members)} institutions' updates, summed under encryption in one round.",
+        f"A LoRA adapter ({plan.method}) for `{plan.base_model}` ({plan.architecture}), from the updates of "
+        f"{len(certificate.final.statement.members)} institutions, summed under encryption in one round.",
         "",
         "## Privacy",
         "",

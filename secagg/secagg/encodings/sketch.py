@@ -6,6 +6,7 @@ pseudo-inverse is cut at the rank that the sum can have: clients times LoRA's ra
 s (inputs + outputs) values a layer: no more than the slots that would show every client's adapter.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,8 +61,8 @@ class Projections(NamedTuple):
 def projections(plan: Plan, pair: Pair, size: int) -> Projections:
     """Expanded from the plan's seed as §2.2 does, uniform with variance 1/inputs and 1/outputs."""
     seed = bytes.fromhex(plan.a_seed)
-    w = expand_uniform(seed, pair.layer + COLUMNS, pair.inputs * size, (3.0 / pair.inputs) ** 0.5)
-    v = expand_uniform(seed, pair.layer + ROWS, size * pair.outputs, (3.0 / pair.outputs) ** 0.5)
+    w = expand_uniform(seed, pair.layer + COLUMNS, pair.inputs * size, math.sqrt(3.0 / pair.inputs))
+    v = expand_uniform(seed, pair.layer + ROWS, size * pair.outputs, math.sqrt(3.0 / pair.outputs))
     return Projections(w.reshape(pair.inputs, size), v.reshape(size, pair.outputs))
 
 

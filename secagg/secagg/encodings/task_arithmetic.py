@@ -57,7 +57,10 @@ class Dare(TaskArithmetic):
 
     name = "dare"
     summary = "as task-arithmetic; each client drops changes at random (option drop) and scales the rest up"
-    reveals = "The mean of the thinned changes. What a client dropped is its secret, and shows in no sum alone."
+    reveals = (
+        "The mean of the thinned changes. With few clients and a large drop many values come from one client alone; "
+        "the sum does not mark them, but hides less of an institution's update than ffa-lora."
+    )
     min_bits = 12
     options_type = DareOptions
 

@@ -50,9 +50,9 @@ class Ties(Encoding):
     summary = "largest changes only (option keep), sign by majority of mass, mean of those that agree; scaled (scale)"
     reveals = (
         "For every trained value four sums over clients: of the positive and of the negative changes that were kept, "
-        "and how many clients have each sign. Where a count is 0 or all, each client's sign is known. Changes, "
-        "trimming and counts are functions of the DP output, so the guarantee for records is the same; of an "
-        "institution more is learnt than from a mean."
+        "and how many clients have each sign. Where a count is 1, the sum is the value of one client, though not of "
+        "which; with few clients that is most values, so DP protects the records and the sum hides little of an "
+        "institution's update. Changes, trimming and counts are functions of the DP output: nothing more is accounted."
     )
     trained_factors = frozenset("B")
     min_bits = 16
