@@ -19,9 +19,11 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from secagg.adapter import start_tensors, unflatten
-from secagg.errors import ModelError
+from secagg.encodings.registry import encoding_of
+from secagg.errors import EncodingError, ModelError
 from secagg.plan import Plan
 from secagg_client.models import LoadedBase, refuse_batch_norm, reset_head
+from secagg_client.square import FACTOR, insert_squares
 
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
@@ -126,6 +128,12 @@ def injected(base: LoadedBase, config: Mapping[str, JsonValue]) -> Iterator[Adap
         reset_head(base.model, base.head)
 
 
+def with_squares(adapted: Adapted) -> Adapted:
+    """The same model, with a square factor R of zeros between each A and B (see `square`)."""
+    both = adapted.parameters | insert_squares(adapted.model)
+    return Adapted(adapted.model, dict(sorted(both.items())))
+
+
 @contextmanager
 def head_only(base: LoadedBase) -> Iterator[Adapted]:
     """The base with nothing to train but its head: for plans without LoRA tensors."""
@@ -160,9 +168,10 @@ def _check_tensors(plan: Plan, adapted: Adapted) -> None:
             raise ModelError(
                 f"tensor {name}: the plan has shape {expected.get(name)}, this model's adapter {actual.get(name)}"
             )
-    for spec in plan.tensors:
-        if spec.name.endswith(".lora_A.weight") == spec.trained:
-            raise ModelError(f"tensor {spec.name}: ffa-lora trains every tensor but LoRA's A")
+    try:
+        encoding_of(plan).check(plan)
+    except EncodingError as error:
+        raise ModelError(str(error)) from error
 
 
 @contextmanager
@@ -178,7 +187,8 @@ def attached(plan: Plan, base: LoadedBase, device: torch.device | None = None) -
     if device is not None:
         base.model.to(device)
     with_lora = any(spec.name.endswith(".lora_A.weight") for spec in plan.tensors)
-    with injected(base, plan.adapter_config) if with_lora else head_only(base) as adapted:
+    with injected(base, plan.adapter_config) if with_lora else head_only(base) as bare:
+        adapted = with_squares(bare) if any(spec.name.endswith(FACTOR) for spec in plan.tensors) else bare
         _check_tensors(plan, adapted)
         adapted.assign(start_tensors(plan))
         for spec in plan.trained:
@@ -195,6 +205,6 @@ def _refuse_other_trainables(adapted: Adapted) -> None:
 
 
 def load_vector(plan: Plan, adapted: Adapted, change: NDArray[np.float32]) -> None:
-    """Set the trained tensors to start + change, for evaluation. `change` has shape [L]."""
+    """Set the trained tensors to start + change, for evaluation. `change` has shape [plan.length]."""
     start = start_tensors(plan)
     adapted.assign({name: start[name] + value for name, value in unflatten(plan, change).items()})

@@ -1,4 +1,4 @@
-"""DP-SGD on the adapter of a plan: from an institution's examples to one change vector (protocol.md §2.6).
+"""DP-SGD on the adapter of a plan: from an institution's examples to one vector of changes (protocol.md §2.6).
 
 Each step draws a Poisson sample, bounds and sums per-example gradients (Opacus hooks), adds noise and moves. An empty
 sample is a step like any other. Nothing but the change vector and the privacy statement leaves; losses stay local.
@@ -58,7 +58,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class TrainedUpdate:
-    """The change of the trained tensors, float32 [L]: secret until it is summed. It has no way to a disk."""
+    """The change of the trained tensors, float32 [plan.length]: secret until it is summed. It has no way to a disk."""
 
     change: NDArray[np.float32] = field(repr=False)
     statement: PrivacyStatement
@@ -241,8 +241,8 @@ def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
 
 
 def _optimizer(settings: TrainingSettings, trained: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    lora = [parameter for name, parameter in trained.items() if name.endswith(".lora_B.weight")]
-    head = [parameter for name, parameter in trained.items() if not name.endswith(".lora_B.weight")]
+    lora = [parameter for name, parameter in trained.items() if ".lora_" in name]
+    head = [parameter for name, parameter in trained.items() if ".lora_" not in name]
     groups = [
         {"params": parameters, "lr": rate}
         for parameters, rate in ((lora, settings.learning_rate), (head, settings.head_learning_rate))

@@ -138,7 +138,7 @@ def test_misuse_of_head_plans(base: LoadedBase, tiny_llama_dir: Path) -> None:
 def test_the_model_card_loads_the_adapter_as_it_says(tiny_bert_dir: Path, tmp_path: Path) -> None:
     """Its Python lines, run as they stand, with the two names filled in."""
     plan = plan_for(loaded(tiny_bert_dir, MEAN), settings())
-    (tmp_path / "adapter_model.safetensors").write_bytes(save_adapter(plan, np.zeros(plan.length, np.float32)))
+    (tmp_path / "adapter_model.safetensors").write_bytes(save_adapter(plan, np.zeros(plan.length, np.float32), 1))
     (tmp_path / "adapter_config.json").write_bytes(adapter_config_file(plan))
     names: dict[str, object] = {"BASE": str(tiny_bert_dir), "FOLDER": str(tmp_path)}
     exec("\n".join(usage_lines(plan)), names)
