@@ -40,12 +40,17 @@ def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:
     training |= {name: options[name] for name in TRAINING if options.get(name) is not None}
     defaults = {"max_length": 128, "pooling": "mean" if task.get("kind") == "classify" else "model"}
     content = {"lora_clip": DEFAULT_CLIP, **plain, "task": defaults | task, "training": DEFAULT_TRAINING | training}
+    return validated(content, str(path or "plan"))
+
+
+def validated(content: Mapping[str, Any], where: str) -> PlanConfig:
+    """The content of a plan.toml as settings. Raises ConfigError that names `where` and the setting."""
     try:
         return PlanConfig.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(top)"
-        raise ConfigError(f"{path or 'plan'}: {where}: {first['msg']}") from None
+        setting = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise ConfigError(f"{where}: {setting}: {first['msg']}") from None
 
 
 def _named_values(settings: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From a base model to the plan that every party sees (protocol.md §2.1, §4.2)."""
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
@@ -179,13 +180,16 @@ def description_embeddings(base: LoadedBase, descriptions: Sequence[Sequence[str
         raise ConfigError('head_start = "descriptions" needs pooling = "mean"')
     if not all(descriptions):
         raise ConfigError("label_descriptions must hold at least one text for every label")
-    task, device = make_task(base.task, base.tokenizer), next(base.model.parameters()).device
-    rows = list[NDArray[np.float32]]()
+    task = make_task(base.task, base.tokenizer)
+    # In float64, so that what differs between machines and numbers of threads is lost in rounding to float32: the
+    # values are part of the plan, and two copies of a model must give the same plan.
+    model = copy.deepcopy(base.model).to("cpu", torch.float64)
+    rows = list[NDArray[np.float64]]()
     for texts in descriptions:
         encoded = task.encode(Examples("label descriptions", tuple(texts), (0,) * len(texts)))
-        batch = task.collate(encoded).to(device)
+        batch = task.collate(encoded)
         with torch.no_grad():
-            features = base.model.features(batch.input_ids, batch.attention_mask).float()
+            features = model.features(batch.input_ids, batch.attention_mask)
         mean = functional.normalize(features, dim=-1).mean(0)
-        rows.append(functional.normalize(mean, dim=-1).cpu().numpy())
-    return np.stack(rows)
+        rows.append(functional.normalize(mean, dim=-1).numpy())
+    return np.stack(rows).astype(np.float32)

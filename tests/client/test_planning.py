@@ -81,6 +81,20 @@ def test_head_from_label_descriptions_is_a_zero_shot_classifier(base: LoadedBase
     assert float(logits.detach()[0, 1]) == pytest.approx(10.0, rel=1e-4), "feature norm 10 times a cosine of 1"
 
 
+def test_the_plan_does_not_depend_on_the_number_of_threads(base: LoadedBase) -> None:
+    texts = {"negative": ("very bad food", "they hated it"), "positive": ("very good food",)}
+    before = torch.get_num_threads()
+    plans = list[Plan]()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            plans.append(plan_for(base, head_start="descriptions", label_descriptions=texts))
+    finally:
+        torch.set_num_threads(before)
+    assert plans[0] == plans[1] == plans[2]
+    assert next(base.model.parameters()).dtype == torch.float32, "the base itself stays as it was"
+
+
 def test_head_starts_that_do_not_fit(base: LoadedBase, tiny_bert_dir: Path) -> None:
     with pytest.raises(ConfigError, match="at least one text for every label"):
         plan_for(base, head_start="descriptions", label_descriptions={"negative": ("x",)})
