@@ -10,8 +10,8 @@ from secagg_app.simulate.summary import interval, lines, markdown
 
 def row(seed: int, value: float, rounds: int = 1, measure: str = "accuracy", arm: str = "federated") -> dict[str, Any]:
     return {
-        "arm": arm, "rounds": rounds, "epsilon": 8.0, "learning_rate": 1.0, "seed": seed, "measure": measure,
-        "value": value, "start": 0.5, "bytes_up": 1000 * rounds,
+        "arm": arm, "rounds": rounds, "clients": 4, "alpha": 3.0, "epsilon": 8.0, "method": "ffa-lora",
+        "learning_rate": 1.0, "seed": seed, "measure": measure, "value": value, "start": 0.5, "bytes_up": 1000 * rounds,
     }  # fmt: skip
 
 
@@ -30,6 +30,14 @@ def test_rounds_are_compared_by_seed() -> None:
     assert found[1].against_one_shot is not None
     assert found[1].against_one_shot.mean == pytest.approx(0.02)
     assert found[1].bytes_up == 3000
+
+
+def test_cells_that_differ_in_anything_are_lines_of_their_own() -> None:
+    more = [{**row(seed, 0.7), "method": "fed-sb"} for seed in range(3)]
+    found = lines([*(row(seed, 0.6) for seed in range(3)), *more])
+    assert [(line.method, line.value.mean) for line in found] == [("ffa-lora", 0.6), ("fed-sb", pytest.approx(0.7))]
+    assert "| method |" in markdown(found)
+    assert "| clients |" not in markdown(found)
 
 
 def test_lower_loss_is_a_gain() -> None:

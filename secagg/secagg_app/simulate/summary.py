@@ -30,12 +30,15 @@ class Line:
     """One line of a table: a cell of the grid over its seeds.
 
     `gain` is value - start by seed, in the direction that is better. `against_one_shot` is the same against one round
-    at the same epsilon and learning rate, None where there is none. `learnt` is what the fixed rule reads off `gain`.
+    in a cell that is the same otherwise, None where there is none. `learnt` is what the fixed rule reads off `gain`.
     """
 
     arm: str
     rounds: int
+    clients: int
+    alpha: float
     epsilon: float
+    method: str
     learning_rate: float
     value: Interval
     gain: Interval
@@ -51,35 +54,40 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
+AXES = ("arm", "rounds", "clients", "alpha", "epsilon", "method", "learning_rate")
+ALWAYS = ("arm", "rounds", "epsilon")
+Key = tuple[str, int, int, float, float, str, float]
+
+
 def lines(rows: Sequence[Row]) -> list[Line]:
     """One line a cell of the grid, in the order of the rows."""
-    cells = defaultdict[tuple[str, int, float, float], dict[int, Row]](dict)
+    cells = defaultdict[Key, dict[int, Row]](dict)
     for row in rows:
-        cells[row["arm"], row["rounds"], row["epsilon"], row["learning_rate"]][row["seed"]] = row
+        cells[tuple(row[axis] for axis in AXES)][row["seed"]] = row
     return [_line(key, found, cells) for key, found in cells.items()]
 
 
-def _line(key: tuple[str, int, float, float], found: Mapping[int, Row], cells: Mapping[Any, Mapping[int, Row]]) -> Line:
-    arm, rounds, epsilon, rate = key
+def _line(key: Key, found: Mapping[int, Row], cells: Mapping[Key, Mapping[int, Row]]) -> Line:
+    arm, rounds, clients, alpha, epsilon, method, rate = key
     sign = -1.0 if next(iter(found.values()))["measure"] == "loss" else 1.0
     gain = interval([sign * (row["value"] - row["start"]) for row in found.values()])
-    one = cells.get(("federated", 1, epsilon, rate), {}) if arm == "federated" and rounds > 1 else {}
+    one = cells.get((arm, 1, clients, alpha, epsilon, method, rate), {}) if arm == "federated" and rounds > 1 else {}
     both = [seed for seed in found if seed in one]
-    paired = interval([sign * (found[s]["value"] - one[s]["value"]) for s in both]) if both else None
+    paired = interval([sign * (found[seed]["value"] - one[seed]["value"]) for seed in both]) if both else None
     value = interval([row["value"] for row in found.values()])
-    sent = max(row["bytes_up"] for row in found.values())
-    return Line(arm, rounds, epsilon, rate, value, gain, paired, gain.low > 0, sent)
+    return Line(*key, value, gain, paired, gain.low > 0, max(row["bytes_up"] for row in found.values()))
 
 
 def markdown(found: Sequence[Line]) -> str:
-    """A table for the page."""
-    titles = ("arm", "rounds", "epsilon", "value", "gain over start", "against one round", "sent by a client")
+    """A table for the page; `sent` is what one client sends in all its rounds."""
+    varied = [axis for axis in AXES if axis in ALWAYS or len({getattr(line, axis) for line in found}) > 1]
+    titles = [*(axis.replace("_", " ") for axis in varied), "value", "gain over start", "against one round", "sent"]
     text = [_row(titles), _row(["---"] * len(titles))]
     for line in found:
         verdict = "" if line.learnt or line.arm == "start" else " nothing learnt"
         against = str(line.against_one_shot) if line.against_one_shot is not None else ""
-        shown = (line.arm, line.rounds, line.epsilon or "none", line.value, f"{line.gain}{verdict}", against)
-        text.append(_row([*map(str, shown), f"{line.bytes_up / 1000:.0f} kB"]))
+        shown = [str(getattr(line, axis) or "none") for axis in varied]
+        text.append(_row([*shown, str(line.value), f"{line.gain}{verdict}", against, f"{line.bytes_up / 1000:.0f} kB"]))
     return "\n".join(text)
 
 
