@@ -82,7 +82,7 @@ class TrainingSection(Frozen):
     """What does not touch the result's privacy. `seed` is for sessions with seeded noise: experiments only."""
 
     device: str | None = None
-    micro_batch: int = Field(ge=1, default=64)
+    micro_batch: int | None = Field(ge=1, default=None)
     seed: int | None = None
 
 
