@@ -76,6 +76,15 @@ def test_a_run_is_charged_and_trained(small: Small, tiny_bert_dir: Path, tmp_pat
     assert last["step"] == last["steps"] == small.plan.training.steps
 
 
+def test_a_client_takes_as_many_threads_as_it_is_given(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        training(small, tmp_path, tiny_bert_dir, training={"threads": 3}).prepare(small.descriptor)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_second_attempt_is_entered_and_marks_are_made_once(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
     run = local.prepare(small.descriptor)
