@@ -51,17 +51,34 @@ def methods_help() -> str:
 @click.option("--rank", type=click.IntRange(1), help="LoRA rank.")
 @click.option("--method", help="What is trained, summed and released; see below.", show_default=DEFAULT)
 @click.option("--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method; repeat.")
+@click.option("--calibrate", type=FILE, help="PUBLIC examples: train on them once to choose each tensor's clip.")
+@click.option("--calibrate-size", type=click.IntRange(1), default=1000, show_default=True,
+              help="So many of them stand for a client's.")  # fmt: skip
 @click.option("--out", required=True, type=FILE, help="Where the plan goes; everybody may read it.")
-def plan(config_file: Path | None, out: Path, **options: str | float | tuple[str, ...] | None) -> None:
+def plan(
+    config_file: Path | None,
+    calibrate: Path | None,
+    calibrate_size: int,
+    out: Path,
+    **options: str | float | tuple[str, ...] | None,
+) -> None:
     """Derive the plan of a session from a base model: adapter, start values, training settings.
 
     The coordinator embeds it in the session; each client derives it again from its own copy of the model. The two
     hashes that are printed are for policies.
     """
+    from secagg_client.calibration import calibrated
+    from secagg_client.data import DataConfig, load_examples
+    from secagg_client.models import load_base
     from secagg_client.plan_options import plan_config
     from secagg_client.planning import make_plan
 
-    made = make_plan(plan_config(config_file, options))
+    config = plan_config(config_file, options)
+    base = load_base(config.base_model, config.task)
+    made = make_plan(config, base)
+    if calibrate is not None:
+        public = load_examples(DataConfig(source=str(calibrate)), config.task)
+        made = calibrated(made, base, public, calibrate_size)
     write_atomic(out, pretty_bytes(made), PUBLIC_FILE)
     click.echo(
         f"{out}: {encoding_of(made).layout(made).length} values from {len(made.trained)} trained tensors of "

@@ -278,6 +278,19 @@ def test_a_plan_for_another_method_says_what_it_reveals(tiny_bert_dir: Path, tmp
     assert all("".join(encoding.reveals.split()) in help_text for encoding in encodings().values())
 
 
+def test_clips_from_public_examples(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    write_data(tmp_path / "public.jsonl", 60)
+    plain = ["client", "plan", "--model", str(tiny_bert_dir), "--task", "classify", "--label", LABELS[0], "--label",
+             LABELS[1], "--steps", "2", "--batch-size", "10"]  # fmt: skip
+    calibrate = ["--calibrate", str(tmp_path / "public.jsonl"), "--calibrate-size", "50"]
+    for name, more in (("plain", []), ("made", calibrate)):
+        run = CliRunner().invoke(cli, [*plain, *more, "--out", str(tmp_path / f"{name}.json")])
+        assert run.exit_code == 0, run.output
+    before, after = (parse_model(Plan, (tmp_path / f"{name}.json").read_bytes()) for name in ("plain", "made"))
+    assert {spec.clip for spec in before.trained} == {0.2, 1.0}
+    assert all(spec.clip != 1.0 for spec in after.trained)
+
+
 def test_a_plan_file_with_an_unknown_setting(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('base_model = "m"\nrnak = 2\n[task]\nkind = "lm"\n')
     with pytest.raises(ConfigError, match="rnak"):
