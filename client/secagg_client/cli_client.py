@@ -8,14 +8,15 @@ import click
 
 from secagg.canonical import pretty_bytes
 from secagg.encodings.registry import DEFAULT, encoding_of, encodings
-from secagg.errors import ConfigError, SecaggError
-from secagg.identity import Role, check_issued_by
+from secagg.errors import SecaggError
+from secagg.identity import check_issued_by
 from secagg.policy import Policy, adapter_schema_hash
+from secagg_client.cli_ledger import ledger
 from secagg_client.client_config import ClientConfig
 from secagg_host.config import load_toml
 from secagg_host.durable import FolderLock, write_atomic
 from secagg_host.events import EventLog
-from secagg_host.identity import PartyFiles, load_identity
+from secagg_host.identity import PartyFiles
 
 PUBLIC_FILE = 0o644
 EVENTS = "events.jsonl"
@@ -25,6 +26,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.group()
 def client() -> None:
     """Plan a training, and take part in one: train here, seal once, upload."""
+
+
+client.add_command(ledger)
 
 
 def methods_help() -> str:
@@ -96,9 +100,7 @@ def run(config_file: Path, as_json: bool) -> None:
     May be killed and started again at any time: it goes on where it was, and neither trains nor seals twice.
     """
     config = load_toml(config_file, ClientConfig)
-    party = load_identity(config.identity)
-    if party.identity.role is not Role.CLIENT:
-        raise ConfigError(f"{config.identity}: holds the identity of a {party.identity.role}, not of a client")
+    party = config.load_party()
     with FolderLock(config.state):
         log = EventLog(config.state / EVENTS, sys.stdout, as_json=as_json)
         try:
@@ -123,6 +125,8 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     patience = Patience(log, config.patience_minutes)
     check_issued_by(party.identity, party.authority, patience.now)
     policy = load_toml(config.policy, Policy)
+    training = LocalTraining(config, policy, log)
+    training.ledger.entries()  # one that is missing or altered is said before anything is asked of the coordinator
     with channel(config.coordinator, party) as line:
         ClientRun(
             signer=party.signer,
@@ -131,7 +135,7 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
             shelf=SessionShelf(config.state / "sessions", party.signer, os.urandom),
             contribution=ContributionCalls(line),
             publication=PublicationCalls(line),
-            training=LocalTraining(config, policy, log),
+            training=training,
             release=config.release,
             patience=patience,
             random=os.urandom,
