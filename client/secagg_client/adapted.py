@@ -30,7 +30,7 @@ PREFIX = "base_model.model."
 
 _ALLOWED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
-    "task_type": ("SEQ_CLS", "CAUSAL_LM"),
+    "task_type": ("SEQ_CLS", "CAUSAL_LM", None),
     "bias": ("none",),
     "lora_dropout": (0, 0.0),
     "use_dora": (False,),

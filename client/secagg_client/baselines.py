@@ -16,7 +16,8 @@ from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource
-from secagg_client.tasks import Batch, ClassifyTask, Encoded, Metrics, NoPrefix, classification_metrics
+from secagg_client.tasks import Batch, Encoded, Metrics, NoPrefix
+from secagg_client.tasks.classify import ClassifyTask, classification_metrics
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, execute, prepare_run, train
 
 

@@ -5,7 +5,7 @@ Local files are read in memory: `datasets` would otherwise leave a plain copy in
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secagg.errors import DataError
 from secagg.plan import TaskSpec
+from secagg_client.tasks import kind_of
 
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
@@ -27,7 +28,7 @@ class DataConfig(BaseModel):
     """Where the examples are and which columns hold them.
 
     `source` is a file (.jsonl, .json, .csv, .tsv, .parquet) or a Hugging Face data set id; `subset`, `revision` and
-    `split` apply to the latter. `label_column` is not read for `lm`. `limit` takes the first rows only.
+    `split` apply to the latter. Which columns are read is the task's to say. `limit` takes the first rows only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +44,7 @@ class DataConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Texts and, for `classify`, their class indices. Never printed: `repr` says only where they come from."""
+    """Texts and, where there are classes, their indices. Never printed: `repr` says only where they come from."""
 
     source: str
     texts: tuple[str, ...] = field(repr=False)
@@ -105,21 +106,33 @@ def _text(value: object, row: int, where: str) -> str:
     return value
 
 
-def _check_columns(table: Dataset, config: DataConfig, task: TaskSpec) -> None:
-    needed = [config.text_column] + ([config.label_column] if task.kind == "classify" else [])
-    for column in needed:
-        if column not in table.column_names:
-            raise DataError(
-                f"{config.source}: no column {column!r}; it has {', '.join(map(repr, table.column_names))}. "
-                "Name the columns with text_column and label_column"
-            )
+def column(table: Dataset, config: DataConfig, setting: str) -> Any:
+    """The values of the column that `setting` of the config names. Raises DataError when there is none."""
+    name = getattr(config, setting)
+    if name not in table.column_names:
+        raise DataError(
+            f"{config.source}: no column {name!r}; it has {', '.join(map(repr, table.column_names))}. "
+            f"Name the column with {setting}"
+        )
+    return table[name]
+
+
+def texts(values: Iterable[object], where: str) -> tuple[str, ...]:
+    """Each value as a text that is not empty. Raises DataError."""
+    return tuple(_text(value, row, where) for row, value in enumerate(values, 1))
+
+
+def class_indices(table: Dataset, config: DataConfig, task: TaskSpec) -> tuple[int, ...]:
+    """The class of each row. Labels may be names from `task.labels` or indices into it. Raises DataError."""
+    values = column(table, config, "label_column")
+    feature = table.features[config.label_column]
+    return tuple(_class_index(value, row, task, feature, config.source) for row, value in enumerate(values, 1))
 
 
 def load_examples(config: DataConfig, task: TaskSpec) -> Examples:
-    """Read and check every row.
+    """Read and check every row, as the kind of task wants it. Rows are counted from 1, without a header line.
 
-    Labels may be names from `task.labels` or indices into it. Rows are counted from 1, without a header line.
-    Raises DataError that names the source and row, never a text.
+    Raises DataError that names the source and row, never a text; ConfigError for a task that does not exist.
     """
     try:
         table = _read(config)
@@ -140,13 +153,4 @@ def _examples(table: Dataset, config: DataConfig, task: TaskSpec) -> Examples:
         table = table.select(range(min(config.limit, table.num_rows)))
     if table.num_rows == 0:
         raise DataError(f"{config.source}: holds no rows")
-    _check_columns(table, config, task)
-    texts = tuple(_text(value, row, config.source) for row, value in enumerate(table[config.text_column], 1))
-    labels: tuple[int, ...] = ()
-    if task.kind == "classify":
-        feature = table.features[config.label_column]
-        labels = tuple(
-            _class_index(value, row, task, feature, config.source)
-            for row, value in enumerate(table[config.label_column], 1)
-        )
-    return Examples(config.source, texts, labels)
+    return kind_of(task).read(table, config, task)

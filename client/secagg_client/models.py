@@ -8,15 +8,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
-from secagg_client.classifier import HEAD, MeanPoolClassifier, attention_for, load_encoder, load_options, quiet
+from secagg_client.classifier import MeanPoolClassifier
+from secagg_client.tasks import kind_of
 
 HASH_TAG = b"secagg/v1/base-model\x00"
-HEAD_NAMES = (HEAD, "score")
-LOAD_ERRORS = (OSError, ValueError, ImportError, KeyError, RuntimeError)
 
 CONFIG_KEYS = (
     "activation_function", "attention_bias", "head_dim", "hidden_act", "hidden_size", "intermediate_size",
@@ -30,8 +28,9 @@ CONFIG_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """A base model in memory. `head` is the name of the module that is trained in full; None for `lm`.
+    """A base model in memory. `head` is the name of the module that is trained in full; None when there is none.
 
+    `tokenizer` is what turns a record into the model's inputs, of whatever kind the task needs.
     `model_hash` covers the pretrained weights without the head; `architecture` is the class that computes with them.
     """
 
@@ -75,89 +74,24 @@ def base_model_hash(state: Iterable[tuple[str, Tensor]], architecture: str, conf
     return hashlib.sha256(HASH_TAG + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _load_tokenizer(model: str) -> Any:
-    source, options = load_options(model)
-    options.pop("dtype", None)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except LOAD_ERRORS as error:
-        raise ModelError(f"model {model}: the tokenizer cannot be loaded: {error}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token_id is None:
-        raise ModelError(f"model {model}: the tokenizer has no token to pad with")
-    return tokenizer
-
-
-def _load_stock(model: str, auto: Any, task: TaskSpec, **more: Any) -> tuple[Any, dict[str, Any]]:
-    source, options = load_options(model)
-    if "gguf_file" not in options:
-        options |= {"dtype": "auto", "use_safetensors": True}
-    options["attn_implementation"] = attention_for(task.max_length)
-    try:
-        with quiet():
-            loaded, info = auto.from_pretrained(source, output_loading_info=True, **options, **more)
-    except LOAD_ERRORS as error:
-        raise ModelError(f"model {model}: cannot be loaded: {error}") from error
-    if getattr(loaded, "hf_quantizer", None) is not None:  # a GGUF file: the weights were dequantised on loading
-        loaded.hf_quantizer, loaded.is_quantized = None, False
-        del loaded.config.quantization_config
-    return loaded, info
-
-
-def _load_sequence_classifier(model: str, task: TaskSpec, pad: int) -> tuple[Any, str]:
-    loaded, info = _load_stock(
-        model, AutoModelForSequenceClassification, task, num_labels=len(task.labels), ignore_mismatched_sizes=True
-    )
-    loaded.config.pad_token_id = pad
-    head = next((name for name in HEAD_NAMES if hasattr(loaded, name)), None)
-    if head is None:
-        raise ModelError(f"model {model}: {type(loaded).__name__} has no head named {' or '.join(HEAD_NAMES)}")
-    fresh = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    stray = sorted(name for name in fresh if not name.startswith(f"{head}."))
-    if stray:
-        raise ModelError(
-            f"model {model}: the file lacks {', '.join(stray)}, which would start at random and differ between "
-            'clients; use pooling = "mean"'
-        )
-    return loaded, head
-
-
-def _load_causal(model: str, task: TaskSpec) -> Any:
-    loaded, info = _load_stock(model, AutoModelForCausalLM, task)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(f"model {model}: the file lacks {missing[0]} and {len(missing) - 1} more tensors")
-    return loaded
-
-
 def load_base(model: str, task: TaskSpec, *, precision: Literal["fp32", "bf16"] = "fp32") -> LoadedBase:
     """Load any Hugging Face id or local folder (or `.gguf` file) for a task. The head, if any, starts at zero.
 
     Only safetensors or GGUF are read, never pickles, and no code of the model's is run. With `fp32` the model is
     converted to float32; with `bf16` it stays as stored and computes under autocast.
-    Raises ModelError with what is missing.
+    Raises ModelError with what is missing; ConfigError for a task that does not exist or is not well set.
     """
-    tokenizer = _load_tokenizer(model)
-    head: str | None = None
-    if task.kind == "lm":
-        loaded = _load_causal(model, task)
-    elif task.pooling == "mean":
-        loaded, head = (
-            MeanPoolClassifier(load_encoder(model, task.max_length), len(task.labels), task.feature_norm),
-            HEAD,
-        )
-    else:
-        loaded, head = _load_sequence_classifier(model, task, tokenizer.pad_token_id)
+    parts = kind_of(task).load(model, task)
+    loaded: Any = parts.model
     refuse_batch_norm(loaded)
     architecture = type(loaded).__name__
     if isinstance(loaded, MeanPoolClassifier):
         architecture += f"({type(loaded.encoder).__name__})"
-    digest = base_model_hash(loaded.state_dict().items(), architecture, loaded.config, head)
+    digest = base_model_hash(loaded.state_dict().items(), architecture, loaded.config, parts.head)
     if precision == "fp32":
         loaded = loaded.float()
-    reset_head(loaded, head)
-    return LoadedBase(loaded.eval(), tokenizer, digest, architecture, task, head)
+    reset_head(loaded, parts.head)
+    return LoadedBase(loaded.eval(), parts.processor, digest, architecture, task, parts.head)
 
 
 def reset_head(model: nn.Module, head: str | None) -> None:

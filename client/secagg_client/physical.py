@@ -8,11 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from secagg_client.tasks import Encoded
+from secagg_client.tasks import Row
+
+R = TypeVar("R", bound=Row)
 
 SHARE = 0.25
 """Of the memory that is free, so much may go to one physical batch: other clients may train beside this one."""
@@ -78,15 +80,15 @@ class PhysicalBatches:
         default = MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU
         return cls(footprint, int(SHARE * free_bytes(device)), most or default)
 
-    def cut(self, rows: Sequence[Encoded]) -> list[list[Encoded]]:
+    def cut(self, rows: Sequence[R]) -> list[list[R]]:
         """Examples of like length together, longest first: little padding, and memory known from the first of each.
 
         One example is always let through: a model that does not fit even that fails by itself.
         """
-        ordered = sorted(rows, key=lambda row: len(row.ids), reverse=True)
-        parts, start = list[list[Encoded]](), 0
+        ordered = sorted(rows, key=lambda row: row.length, reverse=True)
+        parts, start = list[list[R]](), 0
         while start < len(ordered):
-            fits = self.budget // self.footprint.bytes_of(len(ordered[start].ids))
+            fits = self.budget // self.footprint.bytes_of(ordered[start].length)
             stop = start + max(1, min(self.most, fits))
             parts.append(ordered[start:stop])
             start = stop

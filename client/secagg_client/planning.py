@@ -21,7 +21,7 @@ from secagg_client.adapted import PREFIX, attached, injected, with_squares
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase, load_base
-from secagg_client.tasks import make_task
+from secagg_client.tasks import kind_of, make_task
 
 SEED_TAG = b"secagg/v1/a-seed\x00"
 
@@ -115,7 +115,7 @@ def _adapter_config(config: PlanConfig, base: LoadedBase) -> dict[str, JsonValue
     saved: list[JsonValue] | None = [base.head] if base.head else None
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if config.task.kind == "lm" else "SEQ_CLS",
+        "task_type": kind_of(config.task).peft_task_type,
         "base_model_name_or_path": config.base_model_name or config.base_model,
         "inference_mode": True,
         "r": config.rank,

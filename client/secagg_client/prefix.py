@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from secagg.plan import Plan
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.models import LoadedBase
-from secagg_client.tasks import Batch, Encoded, Task, make_task
+from secagg_client.tasks import AnyTask, Batch, Encoded, make_task
 
 MAX_BYTES = 1 << 30
 """More is not kept: the layers are computed anew in each step then."""
@@ -47,7 +47,7 @@ LAYOUTS = {
 """By the configuration's model type. Others are trained too, with all layers in each step."""
 
 
-def training_task(plan: Plan, base: LoadedBase, device: torch.device) -> Task:
+def training_task(plan: Plan, base: LoadedBase, device: torch.device) -> AnyTask:
     """The plan's task; with kept prefixes where the model allows it and its lowest layers have no adapter."""
     layout = LAYOUTS.get(getattr(base.model.config, "model_type", ""))
     stack = _stack(base)

@@ -35,7 +35,7 @@ from secagg_client.noise import NoiseSource, poisson_sample
 from secagg_client.optimizer import GridOptimizer
 from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.prefix import training_task
-from secagg_client.tasks import Encoded, Task
+from secagg_client.tasks import AnyTask, Row
 
 EPSILON_POINTS = 10
 """At how many steps of a run the spent epsilon is computed for the progress report."""
@@ -108,7 +108,7 @@ class Run:
     settings: TrainingSettings
     mechanism: Mechanism | None
     rate: float
-    task: Task
+    task: AnyTask
     source: NoiseSource
     options: TrainOptions
     stage: Stage
@@ -159,7 +159,12 @@ def train(
 
 
 def prepare_run(
-    plan: Plan, task: Task, declared_size: int, source: NoiseSource, options: TrainOptions, stage: Stage | None = None
+    plan: Plan,
+    task: AnyTask,
+    declared_size: int,
+    source: NoiseSource,
+    options: TrainOptions,
+    stage: Stage | None = None,
 ) -> Run:
     """Everything that is decided before any example is read. Raises TrainingError, AccountingError."""
     settings = plan.training
@@ -201,7 +206,7 @@ def statement_of(settings: TrainingSettings) -> PrivacyStatement:
 
 
 def run_steps(
-    run: Run, plan: Plan, adapted: Adapted, rows: Sequence[Encoded], progress: Callable[[StepReport], None]
+    run: Run, plan: Plan, adapted: Adapted, rows: Sequence[Row], progress: Callable[[StepReport], None]
 ) -> None:
     """All steps of a run on an attached adapter."""
     trained = {spec.name: adapted.parameters[spec.name] for spec in plan.trained}
@@ -285,11 +290,11 @@ def _spent(run: Run, step: int) -> float | None:
     return min(epsilon, epsilon_spent(mechanism, run.settings.delta, epsilon / COARSE))
 
 
-def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Encoded]) -> torch.Tensor:
+def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Row]) -> torch.Tensor:
     device = next(model.parameters()).device
     batch = run.task.collate(rows).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.settings.precision == "bf16"):
-        losses = run.task.losses(model, batch)
+        losses: torch.Tensor = run.task.losses(model, batch)
     return losses.sum()
 
 
@@ -313,7 +318,7 @@ class _PrivateStepper:
             first_step=run.stage.steps.start,
         )
 
-    def step(self, rows: Sequence[Encoded]) -> float:
+    def step(self, rows: Sequence[Row]) -> float:
         """One step on a sample that may be empty; the summed loss."""
         total = 0.0
         for part in self._batches.cut(rows):
@@ -338,7 +343,7 @@ class _PlainStepper:
     def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batches: PhysicalBatches) -> None:
         self._run, self._model, self._optimizer, self._batches = run, model, optimizer, batches
 
-    def step(self, rows: Sequence[Encoded]) -> float:
+    def step(self, rows: Sequence[Row]) -> float:
         """One step; an empty sample moves nothing."""
         total = 0.0
         for part in self._batches.cut(rows):

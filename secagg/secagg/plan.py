@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Method = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Options = Annotated[dict[str, JsonValue], Field(exclude_if=lambda options: not options)]
-"""Options of an encoding; left out of a statement when there are none."""
+"""Options of an encoding or a task; left out of a statement when there are none."""
 
 MAX_EMBEDDED_BYTES = 1 << 20
 
@@ -79,29 +80,30 @@ class TensorSpec(Frozen):
 
 
 class TaskSpec(Frozen):
-    """What is learnt. `labels` maps class index (position) to its name, for `classify`.
+    """What is learnt. `kind` names a kind of task, which reads `options` and checks the rest where torch is.
+
+    `labels` maps class index (position) to its name. `max_length` is in tokens; 0, and left out, for other than texts.
 
     `pooling` is how a text becomes the head's input: `model` is the architecture's own classification model,
     `mean` the attention-masked mean of the encoder's last hidden states, scaled to the L2 norm `feature_norm`
     unless that is 0.
     """
 
-    kind: Literal["classify", "lm"]
+    kind: Kind
     labels: tuple[str, ...] = ()
-    max_length: int = Field(ge=2, le=8192)
+    max_length: int = Field(default=0, ge=0, le=8192, exclude_if=lambda length: not length)
     pooling: Literal["model", "mean"] = "model"
     feature_norm: float = Field(default=0.0, ge=0)
+    options: Options = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.kind == "classify" and len(set(self.labels)) < 2:
-            raise ValueError("task classify needs at least two distinct labels")
-        if self.kind == "lm" and self.labels:
-            raise ValueError("task lm takes no labels")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("two labels are alike")
+        if self.max_length == 1:
+            raise ValueError("max_length must be at least 2")
         if self.pooling == "model" and self.feature_norm:
             raise ValueError("feature_norm needs pooling = mean")
-        if self.kind == "lm" and self.pooling != "model":
-            raise ValueError("task lm takes no pooling")
         return self
 
 

@@ -35,6 +35,8 @@ MODEL_CARD = "README.md"
 REPORT = "report.html"
 OPENING = "opening.safetensors"
 CERTIFICATE = "release.json"
+PIPELINES = {"classify": "text-classification", "lm": "text-generation"}
+"""What model hubs call a kind of task; others have no name there."""
 FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
 
 Short = Annotated[str, Field(min_length=1, max_length=300)]
@@ -306,12 +308,12 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
     """`README.md`, a model card with the front matter that model hubs read."""
     descriptor = certificate.session.descriptor.statement
     plan = descriptor.plan
-    task = "text-classification" if plan.task.kind == "classify" else "text-generation"
+    pipeline = PIPELINES.get(plan.task.kind)
     lines = [
         "---",
         f"base_model: {json.dumps(plan.base_model)}",
         "library_name: peft",
-        f"pipeline_tag: {task}",
+        *([f"pipeline_tag: {pipeline}"] if pipeline else []),
         "tags: [lora, federated-learning, differential-privacy, secure-aggregation]",
         "---",
         "",
@@ -350,15 +352,22 @@ def usage_lines(plan: Plan) -> list[str]:
     """Python lines that load the adapter; BASE and FOLDER are for the reader to fill in."""
     if plan.task.kind == "lm":
         load = ["from transformers import AutoModelForCausalLM", "base = AutoModelForCausalLM.from_pretrained(BASE)"]
-    elif plan.task.pooling == "mean":
+    elif plan.task.kind == "classify" and plan.task.pooling == "mean":
         load = [
             "from secagg_client.classifier import load_classifier",
             f"base = load_classifier(BASE, {len(plan.task.labels)}, feature_norm={plan.task.feature_norm!r})",
         ]
-    else:
+    elif plan.task.kind == "classify":
         load = [
             "from transformers import AutoModelForSequenceClassification",
             f"base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={len(plan.task.labels)})",
+        ]
+    else:
+        load = [
+            "from secagg.plan import TaskSpec",
+            "from secagg_client.models import load_base",
+            f"task = TaskSpec.model_validate_json({plan.task.model_dump_json()!r})",
+            "base = load_base(BASE, task).model",
         ]
     return [*load, "from peft import PeftModel", "model = PeftModel.from_pretrained(base, FOLDER)"]
 

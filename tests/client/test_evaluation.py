@@ -17,7 +17,8 @@ from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
-from secagg_client.tasks import language_metrics, make_task
+from secagg_client.tasks import make_task
+from secagg_client.tasks.language import language_metrics
 from secagg_client.training import TrainOptions, train
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 

@@ -12,7 +12,7 @@ from secagg_client.adapted import attached
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
 from secagg_client.prefix import DECODER, ENCODER, KeptPrefix, Layout, frozen_depth, training_task
-from secagg_client.tasks import Task, make_task
+from secagg_client.tasks import AnyTask, make_task
 from secagg_client.training import train
 from tests.client.support import LM, MEAN, examples, loaded, plan_for, settings
 
@@ -29,7 +29,7 @@ def either(request: pytest.FixtureRequest, tiny_bert_dir: Path, tiny_llama_dir: 
     return loaded(tiny_bert_dir, MEAN) if request.param == "encoder" else loaded(tiny_llama_dir, LM)
 
 
-def keeps(task: Task) -> bool:
+def keeps(task: AnyTask) -> bool:
     return isinstance(getattr(task, "_prefix", None), KeptPrefix)
 
 

@@ -33,7 +33,7 @@ from secagg_client.noise import SeededSource
 from secagg_client.plan_options import validated
 from secagg_client.planning import PlanConfig, make_plan
 from secagg_client.prefix import training_task
-from secagg_client.tasks import Metrics, Task
+from secagg_client.tasks import AnyTask, Metrics
 from secagg_client.training import Stage, TrainOptions, execute, mechanism_of, prepare_run
 
 Vector = NDArray[np.float32]
@@ -65,7 +65,7 @@ class Federation:
     clients: tuple[Examples, ...] = field(repr=False)
     held_out: Examples = field(repr=False)
     size: int
-    tasks: dict[str, Task] = field(default_factory=dict, repr=False)
+    tasks: dict[str, AnyTask] = field(default_factory=dict, repr=False)
 
     def source(self, who: str) -> SeededSource:
         """Sampling and noise of one training, by the cell's seed and not by its rounds."""

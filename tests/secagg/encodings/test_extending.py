@@ -16,7 +16,8 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 @pytest.fixture
 def from_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (source,) = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text("utf-8"), re.DOTALL)
+    section = (DOCS / "extending.md").read_text("utf-8").split("\n## An encoding\n")[1].split("\n## ")[0]
+    (source,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "soft_threshold_of_the_docs.py").write_text(source)
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     encodings.cache_clear()

@@ -1,0 +1,56 @@
+"""Loading from Hugging Face ids and local folders: safetensors or GGUF only, and no code of a model's."""
+
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from secagg.errors import ModelError
+from secagg.plan import TaskSpec
+from secagg_client.classifier import attention_for, load_options, quiet
+
+LOAD_ERRORS = (OSError, ValueError, ImportError, KeyError, RuntimeError)
+
+
+def load_tokenizer(model: str) -> Any:
+    """The model's tokenizer, with a token to pad with. Raises ModelError."""
+    source, options = load_options(model)
+    options.pop("dtype", None)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except LOAD_ERRORS as error:
+        raise ModelError(f"model {model}: the tokenizer cannot be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"model {model}: the tokenizer has no token to pad with")
+    return tokenizer
+
+
+def load_stock(model: str, auto: Any, task: TaskSpec, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """A model by one of Transformers' auto classes, in its stored precision; and what its file lacked.
+
+    Raises ModelError when it cannot be loaded. What may be lacking is for the caller to decide.
+    """
+    source, options = load_options(model)
+    if "gguf_file" not in options:
+        options |= {"dtype": "auto", "use_safetensors": True}
+    if task.max_length:
+        options["attn_implementation"] = attention_for(task.max_length)
+    try:
+        with quiet():
+            loaded, info = auto.from_pretrained(source, output_loading_info=True, **options, **more)
+    except LOAD_ERRORS as error:
+        raise ModelError(f"model {model}: cannot be loaded: {error}") from error
+    if getattr(loaded, "hf_quantizer", None) is not None:  # a GGUF file: the weights were dequantised on loading
+        loaded.hf_quantizer, loaded.is_quantized = None, False
+        del loaded.config.quantization_config
+    return loaded, info
+
+
+def load_complete(model: str, auto: Any, task: TaskSpec) -> Any:
+    """As `load_stock`; raises ModelError when the file lacks any tensor of the model."""
+    loaded, info = load_stock(model, auto, task)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(f"model {model}: the file lacks {missing[0]} and {len(missing) - 1} more tensors")
+    return loaded
