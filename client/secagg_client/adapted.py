@@ -5,6 +5,7 @@ What a plan may ask for is checked against a list of what is known to be right u
 """
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from secagg.adapter import start_tensors, unflatten
-from secagg.errors import ModelError
+from secagg.encodings.registry import encoding_of
+from secagg.errors import EncodingError, ModelError
 from secagg.plan import Plan
-from secagg_client.models import LoadedBase, refuse_batch_norm, reset_head
+from secagg_client.models import LoadedBase, refuse_batch_norm, refuse_checkpointing, reset_head
+from secagg_client.square import FACTOR, insert_squares
 
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
@@ -33,6 +36,14 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "use_dora": (False,),
     "init_lora_weights": (True,),
     "inference_mode": (True, False),
+}
+_INSTEAD = {
+    "use_dora": "DoRA's norms have no per-example gradients; train plain LoRA (use_dora = false) at a higher rank",
+    "lora_dropout": "noise is what regularises here; set lora_dropout = 0",
+    "bias": 'train LoRA alone (bias = "none")',
+    "init_lora_weights": "A comes from the plan's seed; set init_lora_weights = true",
+    "peft_type": 'only LoRA can be summed here; set peft_type = "LORA"',
+    "trainable_token_indices": "embeddings have no per-example gradients here; put LoRA on linear layers",
 }
 _FREE = {
     "base_model_name_or_path", "r", "lora_alpha", "target_modules", "layers_to_transform", "layers_pattern",
@@ -69,11 +80,10 @@ def state_key(parameter_name: str) -> str:
 def check_adapter_config(config: Mapping[str, JsonValue], head: str | None) -> None:
     """Raise ModelError for a setting under which per-example gradients, or the sum of adapters, would be wrong."""
     for key, value in config.items():
-        if key in _ALLOWED:
-            if value not in _ALLOWED[key]:
-                raise ModelError(f"adapter setting {key} = {value!r} is not supported")
-        elif key not in _FREE and value not in (None, False, {}, []):
-            raise ModelError(f"adapter setting {key} = {value!r} is not supported")
+        unknown = key not in _ALLOWED and key not in _FREE and value not in (None, False, {}, [])
+        if unknown or (key in _ALLOWED and value not in _ALLOWED[key]):
+            advice = _INSTEAD.get(key, "leave it out")
+            raise ModelError(f"adapter setting {key} = {value!r} is not supported: {advice}")
     saved = config.get("modules_to_save") or []
     if saved != ([head] if head else []):
         raise ModelError(f"the adapter saves modules {saved}, the task trains {[head] if head else []}")
@@ -83,7 +93,9 @@ def _inject(base: LoadedBase, config: Mapping[str, JsonValue]) -> Any:
     known = copy.deepcopy({key: value for key, value in config.items() if key in _ALLOWED or key in _FREE})
     known["base_model_name_or_path"] = None  # PEFT appends to the lists it gets, and warns of another path
     try:
-        model = get_peft_model(base.model, LoraConfig(**{**known, "inference_mode": False}))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT asks by its old name
+            model = get_peft_model(base.model, LoraConfig(**{**known, "inference_mode": False}))
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         linear = sorted({n.rsplit(".", 1)[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
         raise ModelError(
@@ -123,6 +135,12 @@ def injected(base: LoadedBase, config: Mapping[str, JsonValue]) -> Iterator[Adap
         reset_head(base.model, base.head)
 
 
+def with_squares(adapted: Adapted) -> Adapted:
+    """The same model, with a square factor R of zeros between each A and B (see `square`)."""
+    both = adapted.parameters | insert_squares(adapted.model)
+    return Adapted(adapted.model, dict(sorted(both.items())))
+
+
 @contextmanager
 def head_only(base: LoadedBase) -> Iterator[Adapted]:
     """The base with nothing to train but its head: for plans without LoRA tensors."""
@@ -157,9 +175,10 @@ def _check_tensors(plan: Plan, adapted: Adapted) -> None:
             raise ModelError(
                 f"tensor {name}: the plan has shape {expected.get(name)}, this model's adapter {actual.get(name)}"
             )
-    for spec in plan.tensors:
-        if spec.name.endswith(".lora_A.weight") == spec.trained:
-            raise ModelError(f"tensor {spec.name}: ffa-lora trains every tensor but LoRA's A")
+    try:
+        encoding_of(plan).check(plan)
+    except EncodingError as error:
+        raise ModelError(str(error)) from error
 
 
 @contextmanager
@@ -172,10 +191,12 @@ def attached(plan: Plan, base: LoadedBase, device: torch.device | None = None) -
     """
     check_base(plan, base)
     refuse_batch_norm(base.model)
+    refuse_checkpointing(base.model)
     if device is not None:
         base.model.to(device)
     with_lora = any(spec.name.endswith(".lora_A.weight") for spec in plan.tensors)
-    with injected(base, plan.adapter_config) if with_lora else head_only(base) as adapted:
+    with injected(base, plan.adapter_config) if with_lora else head_only(base) as bare:
+        adapted = with_squares(bare) if any(spec.name.endswith(FACTOR) for spec in plan.tensors) else bare
         _check_tensors(plan, adapted)
         adapted.assign(start_tensors(plan))
         for spec in plan.trained:
@@ -192,6 +213,6 @@ def _refuse_other_trainables(adapted: Adapted) -> None:
 
 
 def load_vector(plan: Plan, adapted: Adapted, change: NDArray[np.float32]) -> None:
-    """Set the trained tensors to start + change, for evaluation. `change` has shape [L]."""
+    """Set the trained tensors to start + change, for evaluation. `change` has shape [plan.length]."""
     start = start_tensors(plan)
     adapted.assign({name: start[name] + value for name, value in unflatten(plan, change).items()})

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secagg.encodings.registry import DEFAULT
 from secagg.errors import ConfigError
 from secagg.plan import Plan
 from secagg_client.adapted import attached
@@ -33,7 +34,9 @@ def zero_shot(plan: Plan, base: LoadedBase, test: Examples) -> Metrics:
 
 
 def head_plan(plan: Plan, **training: object) -> Plan:
-    """The plan without LoRA: only the head is trained, on frozen features. `training` overrides settings.
+    """The plan without LoRA: only the head is trained, on frozen features, and its change is summed as it is.
+
+    `training` overrides settings.
 
     Raises:
         ConfigError: the task has no head.
@@ -42,7 +45,8 @@ def head_plan(plan: Plan, **training: object) -> Plan:
     if not tensors:
         raise ConfigError("the plan has no head to train alone")
     settings = plan.training.model_validate({**plan.training.model_dump(), **training})
-    return Plan.model_validate({**plan.model_dump(), "tensors": tensors, "training": settings})
+    changes = {"method": DEFAULT, "options": {}, "tensors": tensors, "training": settings}
+    return Plan.model_validate({**plan.model_dump(), **changes})
 
 
 def without_privacy(plan: Plan) -> Plan:

@@ -43,9 +43,10 @@ class MeanPoolClassifier(nn.Module):
         self.classifier = nn.Linear(int(encoder.config.hidden_size), classes)
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Pooled float32 features of shape [n, hidden]."""
+        """Pooled features of shape [n, hidden]: float32, or float64 from a model in float64."""
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        hidden: Tensor = output.last_hidden_state.float()
+        hidden: Tensor = output.last_hidden_state
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0)
         if self.feature_norm:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from secagg.canonical import pretty_bytes
+from secagg.encodings.registry import DEFAULT, encoding_of, encodings
 from secagg.errors import SecaggError
 from secagg.identity import check_issued_by
 from secagg.policy import Policy, adapter_schema_hash
@@ -30,9 +31,17 @@ def client() -> None:
 client.add_command(ledger)
 
 
+def methods_help() -> str:
+    """Each encoding with what it reveals, a paragraph each."""
+    return "\n\n".join(
+        f"{name}: {encoding.summary}. Reveals: {encoding.reveals} Quantiser: at least {encoding.min_bits} bits."
+        for name, encoding in encodings().items()
+    )
+
+
 @client.command(
     epilog="Example: secagg client plan --model sentence-transformers/all-MiniLM-L6-v2 --task classify "
-    "--label ham --label spam --out plan.json"
+    f"--label ham --label spam --out plan.json\n\nMethods:\n\n{methods_help()}"
 )
 @click.option("--config", "config_file", type=FILE, help="TOML with all settings; the options below override it.")
 @click.option("--model", help="Base model: a Hugging Face id or a local folder.")
@@ -44,6 +53,8 @@ client.add_command(ledger)
 @click.option("--batch-size", type=click.IntRange(1), help="Expected examples in a step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
 @click.option("--rank", type=click.IntRange(1), help="LoRA rank.")
+@click.option("--method", help="What is trained, summed and released; see below.", show_default=DEFAULT)
+@click.option("--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method; repeat.")
 @click.option("--out", required=True, type=FILE, help="Where the plan goes; everybody may read it.")
 def plan(config_file: Path | None, out: Path, **options: str | float | tuple[str, ...] | None) -> None:
     """Derive the plan of a session from a base model: adapter, start values, training settings.
@@ -57,7 +68,8 @@ def plan(config_file: Path | None, out: Path, **options: str | float | tuple[str
     made = make_plan(plan_config(config_file, options))
     write_atomic(out, pretty_bytes(made), PUBLIC_FILE)
     click.echo(
-        f"{out}: {made.length} values from {len(made.trained)} trained tensors of {made.architecture}\n"
+        f"{out}: {encoding_of(made).layout(made).length} values from {len(made.trained)} trained tensors of "
+        f"{made.architecture}\nreveals             {encoding_of(made).reveals}\n"
         f"base_model_hash     {made.base_model_hash}\nadapter_schema_hash {adapter_schema_hash(made)}"
     )
 

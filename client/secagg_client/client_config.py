@@ -76,10 +76,15 @@ class EvaluationSection(DataSection):
 
 
 class TrainingSection(Frozen):
-    """What does not touch the result's privacy. `seed` is for sessions with seeded noise: experiments only."""
+    """What does not touch the result's privacy. `seed` is for sessions with seeded noise: experiments only.
+
+    `micro_batch` examples at most go through the model at a time; left out, as many as memory holds. `threads` are
+    those of one client, when several share a machine; left out, all processors.
+    """
 
     device: str | None = None
-    micro_batch: int = Field(ge=1, default=64)
+    micro_batch: int | None = Field(ge=1, default=None)
+    threads: int | None = Field(ge=1, default=None)
     seed: int | None = None
 
 

@@ -171,7 +171,7 @@ class ClientRun:
             "session",
             session=descriptor.ctx,
             coordinator=descriptor.coordinator_identity.title,
-            values=descriptor.plan.length,
+            values=descriptor.parameters.length,
             epsilon=descriptor.plan.training.epsilon,
             roster=len(descriptor.roster),
         )

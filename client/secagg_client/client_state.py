@@ -72,7 +72,7 @@ class ClientState:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The outcome of training: the change of the trained tensors, float32 [L], and what is said of its privacy."""
+    """The outcome of training: the trained tensors' change, float32 [plan.length], and what is said of its privacy."""
 
     change: NDArray[np.float32] = field(repr=False)
     privacy: PrivacyStatement

@@ -53,11 +53,18 @@ def _factors(views: list[NDArray[np.float32]], clip: float) -> NDArray[np.float6
 
 @kernel
 def _add_squares(rows: NDArray[np.float32], squares: NDArray[np.float64]) -> None:
+    length = rows.shape[1]
     for example in range(rows.shape[0]):
-        total = 0.0
-        for value in rows[example]:
-            total += np.float64(value) * np.float64(value)
-        squares[example] += total
+        row = rows[example]
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0  # four sums at a time: one would wait for each addition
+        for index in range(0, length - 3, 4):
+            a += np.float64(row[index]) * np.float64(row[index])
+            b += np.float64(row[index + 1]) * np.float64(row[index + 1])
+            c += np.float64(row[index + 2]) * np.float64(row[index + 2])
+            d += np.float64(row[index + 3]) * np.float64(row[index + 3])
+        for index in range(length - length % 4, length):
+            a += np.float64(row[index]) * np.float64(row[index])
+        squares[example] += (a + b) + (c + d)
 
 
 @kernel

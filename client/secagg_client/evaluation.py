@@ -25,7 +25,10 @@ def score(adapted: Adapted, base: LoadedBase, data: Examples) -> Metrics:
 
 
 def evaluate_change(plan: Plan, base: LoadedBase, change: NDArray[np.float32], data: Examples) -> Metrics:
-    """Metrics of start + change; a `change` of zeros [L] is the starting model. Raises ModelError, EncodingError."""
+    """Metrics of start + change; a `change` of zeros [plan.length] is the starting model.
+
+    Raises ModelError, EncodingError.
+    """
     with attached(plan, base) as adapted:
         load_vector(plan, adapted, change)
         return score(adapted, base, data)

@@ -141,8 +141,12 @@ class KeyHolderRun:
         index, _ = descriptor.holder(self.holder.signer.identity.fingerprint)
         self.shelf.keep_approved(descriptor, descriptor.committee[index - 1].offer.statement.digest)
         with self._until_expiry(descriptor):
-            self.patience.ask(lambda: self.committee.approve(approval), until=descriptor.expires_at)
-            log.emit("approved", session=descriptor.ctx, index=index)
+            try:
+                self.patience.ask(lambda: self.committee.approve(approval), until=descriptor.expires_at)
+                log.emit("approved", session=descriptor.ctx, index=index)
+            except SessionClosed:  # too late: learn how it ended, so that the key goes now and not at expiry
+                if not self.committee.work(descriptor.ctx, 0).state.ended:
+                    raise
             self._work(descriptor)
 
     def _work(self, descriptor: Descriptor) -> None:

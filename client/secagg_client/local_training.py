@@ -40,6 +40,8 @@ class LocalTraining:
     def prepare(self, descriptor: Descriptor) -> "LocalRun":
         """Load and check model and data. Raises ModelError, DataError, TrainingError, AccountingError, ConfigError."""
         plan = descriptor.plan
+        if self.config.training.threads is not None:
+            torch.set_num_threads(self.config.training.threads)
         base = self._base(plan)
         verify_plan(plan, base)
         data = load_examples(self.config.data.to_config(), plan.task)

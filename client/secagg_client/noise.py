@@ -109,12 +109,13 @@ def poisson_sample(stream: Keystream, size: int, rate: float) -> NDArray[np.int6
     return np.flatnonzero(words < np.uint64(int(rate * 2.0**64))).astype(np.int64)
 
 
-def _box_muller(stream: Keystream, pairs: int) -> NDArray[np.float64]:
-    """2 x `pairs` standard Gaussians from 64-bit uniforms strictly between 0 and 1."""
-    uniform = stream.read(16 * pairs).view("<u8").astype(np.float64) * 2.0**-64 + 2.0**-65
-    radius = np.sqrt(-2.0 * np.log(uniform[:pairs]))
-    angle = (2.0 * math.pi) * uniform[pairs:]
-    return np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))
+def _box_muller(stream: Keystream, pairs: int) -> Tensor:
+    """2 x `pairs` standard Gaussians, float64, from 64-bit uniforms strictly between 0 and 1, by vector kernels."""
+    words = stream.read(16 * pairs).view("<u8").astype(np.float64)
+    uniform = torch.from_numpy(words).mul_(2.0**-64).add_(2.0**-65)
+    radius = uniform[:pairs].log().mul_(-2.0).sqrt_()
+    angle = uniform[pairs:].mul_(2.0 * math.pi)
+    return torch.cat((radius * angle.cos(), radius * angle.sin()))
 
 
 def standard_normal(stream: Keystream, size: int) -> NDArray[np.float64]:
@@ -122,7 +123,7 @@ def standard_normal(stream: Keystream, size: int) -> NDArray[np.float64]:
     out = np.empty(size, dtype=np.float64)
     for start in range(0, size, _CHUNK):
         count = min(_CHUNK, size - start)
-        out[start : start + count] = _box_muller(stream, 2 * count).reshape(4, count).sum(axis=0) / 2.0
+        out[start : start + count] = _box_muller(stream, 2 * count).view(4, count).sum(0).div_(2.0).numpy()
     return out
 
 

@@ -21,14 +21,22 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
         clip: C, the largest norm of one example's gradient.
         batch_size: the expected batch size, public: sums are divided by it, never by the number of examples drawn.
         source: where the noise comes from.
+        first_step: the number of the first step, which the source gets with each use.
     """
 
     def __init__(
-        self, optimizer: Optimizer, *, sigma: float, clip: float, batch_size: int, source: NoiseSource
+        self,
+        optimizer: Optimizer,
+        *,
+        sigma: float,
+        clip: float,
+        batch_size: int,
+        source: NoiseSource,
+        first_step: int = 0,
     ) -> None:
         super().__init__(optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=batch_size)
         self._source = source
-        self.step_index = 0
+        self.step_index = first_step
 
     def clip_and_accumulate(self) -> None:
         """Add one micro-batch to the sum and forget its per-example gradients.

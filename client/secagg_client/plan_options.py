@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,34 @@ def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:
         task["kind"] = options["task"]
     if options.get("labels"):
         task["labels"] = list(_strings(options["labels"]))
-    if options.get("rank"):
-        plain["rank"] = options["rank"]
+    plain |= {name: options[name] for name in ("rank", "method") if options.get(name)}
+    if options.get("method_options"):
+        plain["options"] = dict(plain.get("options", {})) | _named_values(_strings(options["method_options"]))
     training |= {name: options[name] for name in TRAINING if options.get(name) is not None}
     defaults = {"max_length": 128, "pooling": "mean" if task.get("kind") == "classify" else "model"}
     content = {"lora_clip": DEFAULT_CLIP, **plain, "task": defaults | task, "training": DEFAULT_TRAINING | training}
+    return validated(content, str(path or "plan"))
+
+
+def validated(content: Mapping[str, Any], where: str) -> PlanConfig:
+    """The content of a plan.toml as settings. Raises ConfigError that names `where` and the setting."""
     try:
         return PlanConfig.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(top)"
-        raise ConfigError(f"{path or 'plan'}: {where}: {first['msg']}") from None
+        setting = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise ConfigError(f"{where}: {setting}: {first['msg']}") from None
+
+
+def _named_values(settings: Sequence[str]) -> dict[str, Any]:
+    """`name=value` each, the value as TOML writes it. Raises ConfigError."""
+    found = dict[str, Any]()
+    for setting in settings:
+        try:
+            found |= tomllib.loads(setting)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"--option {setting}: write NAME=VALUE, as in size=32") from error
+    return found
 
 
 def _strings(value: object) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """From a base model to the plan that every party sees (protocol.md §2.1, §4.2)."""
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch.nn import functional
 
+from secagg.encodings.base import lora_factor
+from secagg.encodings.registry import DEFAULT, encoding_named
 from secagg.errors import ConfigError, ModelError
-from secagg.plan import Hash, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
-from secagg_client.adapted import PREFIX, attached, injected
+from secagg.plan import Hash, Method, Options, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
+from secagg_client.adapted import PREFIX, attached, injected, with_squares
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase, load_base
@@ -29,6 +32,7 @@ class PlanConfig(BaseModel):
     `base_model` is a Hugging Face id or folder; `base_model_name` is what the plan and the adapter call it (default:
     the same). No `target_modules` means the query and value projections that PEFT knows for the architecture; no
     `layers` means all. `lora_clip` and `head_clip` limit each value's change over the whole run.
+    `method` names an encoding (`secagg.encodings`): what enters the vector and what is released; `options` are its own.
     The head starts at `zeros`, at `seeded` values, or at the embeddings of `label_descriptions` (one or more texts
     per label; `mean` pooling), so that the start is a zero-shot classifier. `a_seed` defaults to a hash of the base.
     """
@@ -43,6 +47,8 @@ class PlanConfig(BaseModel):
     alpha: float = Field(default=16, gt=0)
     target_modules: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
+    method: Method = DEFAULT
+    options: Options = Field(default_factory=dict)
     lora_clip: float = Field(gt=0)
     head_clip: float = Field(default=1.0, gt=0)
     head_start: Literal["zeros", "seeded", "descriptions"] = "zeros"
@@ -56,26 +62,33 @@ def make_plan(config: PlanConfig, base: LoadedBase | None = None) -> Plan:
     Raises:
         ModelError: the model cannot be loaded or adapted.
         ConfigError: the head's start does not fit task and pooling.
+        EncodingError: the method does not exist, or does not fit model and options.
     """
+    encoding = encoding_named(config.method)
     if base is None:
         base = load_base(config.base_model, config.task)
     elif base.task != config.task:
         raise ConfigError("the base was loaded for another task than the plan's")
     adapter = _adapter_config(config, base)
-    with injected(base, adapter) as adapted:
+    with injected(base, adapter) as bare:
+        adapted = with_squares(bare) if "R" in encoding.trained_factors else bare
         shapes = {name: tuple(parameter.shape) for name, parameter in adapted.parameters.items()}
     head = _head_inits(config, base, shapes)
     seed = config.a_seed or hashlib.sha256(SEED_TAG + bytes.fromhex(base.model_hash)).hexdigest()
-    return Plan(
+    plan = Plan(
         base_model=config.base_model_name or config.base_model,
         base_model_hash=base.model_hash,
         architecture=base.architecture,
         task=config.task,
+        method=config.method,
+        options=config.options,
         a_seed=seed,
         tensors=tuple(_tensor(name, shape, head, config) for name, shape in sorted(shapes.items())),
         adapter_config=adapter,
         training=config.training,
     )
+    encoding.check(plan)
+    return plan
 
 
 def verify_plan(plan: Plan, base: LoadedBase) -> None:
@@ -120,12 +133,18 @@ def _adapter_config(config: PlanConfig, base: LoadedBase) -> dict[str, JsonValue
 
 
 def _tensor(name: str, shape: tuple[int, ...], head: dict[str, TensorInit], config: PlanConfig) -> TensorSpec:
-    if name.endswith(".lora_A.weight"):
+    factor = lora_factor(name)
+    if factor is None:
+        return TensorSpec(name=name, shape=shape, init=head[name], clip=config.head_clip)
+    trained = encoding_named(config.method).trained_factors
+    init = TensorInit(kind="zeros")
+    if factor == "A":
         # the bound of PEFT's own start, kaiming_uniform_(a=sqrt(5))
-        return TensorSpec(name=name, shape=shape, init=TensorInit(kind="seeded", bound=_bound(shape)), clip=0.0)
-    if name.endswith(".lora_B.weight"):
-        return TensorSpec(name=name, shape=shape, init=TensorInit(kind="zeros"), clip=config.lora_clip)
-    return TensorSpec(name=name, shape=shape, init=head[name], clip=config.head_clip)
+        init = TensorInit(kind="seeded", bound=_bound(shape))
+    elif factor == "B" and "R" in trained:
+        # columns of about unit length, so that a step of R moves the weights as a step of B would
+        init = TensorInit(kind="seeded", bound=math.sqrt(3.0 / shape[0]))
+    return TensorSpec(name=name, shape=shape, init=init, clip=config.lora_clip if factor in trained else 0.0)
 
 
 def _bound(shape: tuple[int, ...]) -> float:
@@ -133,7 +152,7 @@ def _bound(shape: tuple[int, ...]) -> float:
 
 
 def _head_inits(config: PlanConfig, base: LoadedBase, shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInit]:
-    names = [name for name in shapes if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    names = [name for name in shapes if lora_factor(name) is None]
     start = config.head_start
     if start == "descriptions":
         rows = description_embeddings(base, [config.label_descriptions.get(label, ()) for label in config.task.labels])
@@ -161,13 +180,16 @@ def description_embeddings(base: LoadedBase, descriptions: Sequence[Sequence[str
         raise ConfigError('head_start = "descriptions" needs pooling = "mean"')
     if not all(descriptions):
         raise ConfigError("label_descriptions must hold at least one text for every label")
-    task, device = make_task(base.task, base.tokenizer), next(base.model.parameters()).device
-    rows = list[NDArray[np.float32]]()
+    task = make_task(base.task, base.tokenizer)
+    # In float64, so that what differs between machines and numbers of threads is lost in rounding to float32: the
+    # values are part of the plan, and two copies of a model must give the same plan.
+    model = copy.deepcopy(base.model).to("cpu", torch.float64)
+    rows = list[NDArray[np.float64]]()
     for texts in descriptions:
         encoded = task.encode(Examples("label descriptions", tuple(texts), (0,) * len(texts)))
-        batch = task.collate(encoded).to(device)
+        batch = task.collate(encoded)
         with torch.no_grad():
-            features = base.model.features(batch.input_ids, batch.attention_mask).float()
+            features = model.features(batch.input_ids, batch.attention_mask)
         mean = functional.normalize(features, dim=-1).mean(0)
-        rows.append(functional.normalize(mean, dim=-1).cpu().numpy())
-    return np.stack(rows)
+        rows.append(functional.normalize(mean, dim=-1).numpy())
+    return np.stack(rows).astype(np.float32)

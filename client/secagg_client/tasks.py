@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,13 +45,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Scores on a data set. `loss` is per example for `classify`, per token for `lm`."""
+    """Scores on a data set. `loss` is per example for `classify`, per token for `lm`.
+
+    `loss_error` is the standard error of a token's mean loss over the choice of examples, for `lm`.
+    """
 
     examples: int
     loss: float
     accuracy: float | None = None
     macro_f1: float | None = None
     perplexity: float | None = None
+    loss_error: float | None = None
 
 
 class Task(Protocol):
@@ -229,11 +234,20 @@ class LanguageTask:
     @torch.no_grad()
     def metrics(self, model: nn.Module, rows: Sequence[Encoded], *, micro_batch: int = 64) -> Metrics:
         """Mean loss per predicted token over all examples, and its exponential."""
-        total = tokens = 0.0
+        totals, tokens = np.zeros(len(rows)), np.zeros(len(rows))
         for index in _by_length(rows, micro_batch):
             batch = self.collate([rows[i] for i in index]).to(_device(model))
             losses, exists = self.token_losses(model, batch)
-            total += float((losses * exists).sum())
-            tokens += float(exists.sum())
-        mean = total / tokens
-        return Metrics(examples=len(rows), loss=mean, perplexity=float(np.exp(mean)))
+            totals[index], tokens[index] = (losses * exists).sum(1).cpu(), exists.sum(1).cpu()
+        return language_metrics(totals, tokens)
+
+
+def language_metrics(totals: NDArray[np.float64], tokens: NDArray[np.float64]) -> Metrics:
+    """Scores from the summed loss and the predicted tokens of each example, both [n].
+
+    The error is that of a ratio of sums (Cochran, Sampling Techniques, 1977, ch. 6): examples are drawn, not tokens.
+    """
+    count, mean = len(totals), float(totals.sum() / tokens.sum())
+    rest = totals - mean * tokens
+    error = float(np.sqrt(count / max(1, count - 1) * np.square(rest).sum()) / tokens.sum())
+    return Metrics(examples=count, loss=mean, perplexity=float(np.exp(mean)), loss_error=error)

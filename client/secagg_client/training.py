@@ -1,4 +1,4 @@
-"""DP-SGD on the adapter of a plan: from an institution's examples to one change vector (protocol.md §2.6).
+"""DP-SGD on the adapter of a plan: from an institution's examples to one vector of changes (protocol.md §2.6).
 
 Each step draws a Poisson sample, bounds and sums per-example gradients (Opacus hooks), adds noise and moves. An empty
 sample is a step like any other. Nothing but the change vector and the privacy statement leaves; losses stay local.
@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import nn
 
-from secagg.adapter import flatten, start_tensors
+from secagg.adapter import flatten
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TrainingSettings
 from secagg.privacy import PrivacyStatement
@@ -24,20 +25,22 @@ from secagg_client.accounting import (
     Mechanism,
     cross_check,
     epsilon_spent,
-    loss_interval,
     sampling_rate,
     solve_sigma,
 )
-from secagg_client.adapted import Adapted, attached
+from secagg_client.adapted import Adapted, attached, load_vector
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
 from secagg_client.optimizer import GridOptimizer
+from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.prefix import training_task
 from secagg_client.tasks import Encoded, Task
 
-EPSILON_POINTS = 20
+EPSILON_POINTS = 10
 """At how many steps of a run the spent epsilon is computed for the progress report."""
+COARSE = 1500
+"""Privacy losses are rounded up to this part of the run's epsilon there: a percent too much at most, in our runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class TrainedUpdate:
-    """The change of the trained tensors, float32 [L]: secret until it is summed. It has no way to a disk."""
+    """The change of the trained tensors, float32 [plan.length]: secret until it is summed. It has no way to a disk."""
 
     change: NDArray[np.float32] = field(repr=False)
     statement: PrivacyStatement
@@ -64,15 +67,38 @@ class TrainedUpdate:
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What does not touch the result's privacy. `allow_no_dp` is for comparisons on public data only."""
+    """What does not touch the result's privacy. `allow_no_dp` is for comparisons on public data only.
 
-    micro_batch: int = 64
+    At most `micro_batch` examples go through the model at a time; None leaves it to the memory that is free.
+    """
+
+    micro_batch: int | None = None
     device: str | None = None
     allow_no_dp: bool = False
 
     def torch_device(self) -> torch.device:
         """The device asked for, or the GPU when there is one."""
         return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Which part of the plan's steps one round takes, and from where.
+
+    `start` float32 [plan.length] is the change so far. Sigma, schedule and streams of randomness are those of the
+    whole plan, so R rounds of T/R steps are accounted as T steps in one; the optimiser starts anew in each round.
+    """
+
+    steps: range
+    start: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_round(cls, settings: TrainingSettings, number: int, rounds: int, start: NDArray[np.float32] | None) -> Self:
+        """Round `number` (from 0) of `rounds`. Raises TrainingError unless they divide the plan's steps."""
+        if settings.steps % rounds:
+            raise TrainingError(f"{settings.steps} steps cannot be shared by {rounds} rounds: choose a multiple")
+        each = settings.steps // rounds
+        return cls(range(number * each, (number + 1) * each), start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +111,7 @@ class Run:
     task: Task
     source: NoiseSource
     options: TrainOptions
+    stage: Stage
 
 
 def mechanism_of(settings: TrainingSettings, declared_size: int) -> Mechanism:
@@ -109,6 +136,7 @@ def train(
     source: NoiseSource,
     progress: Callable[[StepReport], None] = lambda _report: None,
     options: TrainOptions | None = None,
+    stage: Stage | None = None,
 ) -> TrainedUpdate:
     """Train the plan's adapter on `data` under the plan's (epsilon, delta) for one record.
 
@@ -117,6 +145,7 @@ def train(
             the private count is.
         source: must be of the kind that the plan says.
         progress: called after each step.
+        stage: the part of the plan's steps to take; all of them by default. The change is relative to its start.
 
     Raises:
         ModelError: base and plan do not fit.
@@ -125,11 +154,13 @@ def train(
         AccountingError: accountants that disagree.
     """
     options = options or TrainOptions()
-    run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options)
+    run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options, stage)
     return execute(run, plan, base, data, progress)
 
 
-def prepare_run(plan: Plan, task: Task, declared_size: int, source: NoiseSource, options: TrainOptions) -> Run:
+def prepare_run(
+    plan: Plan, task: Task, declared_size: int, source: NoiseSource, options: TrainOptions, stage: Stage | None = None
+) -> Run:
     """Everything that is decided before any example is read. Raises TrainingError, AccountingError."""
     settings = plan.training
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
@@ -140,7 +171,7 @@ def prepare_run(plan: Plan, task: Task, declared_size: int, source: NoiseSource,
         raise TrainingError(f"the plan asks for {settings.noise} noise, the source is {source.kind}")
     rate = sampling_rate(settings.batch_size, declared_size)
     mechanism = None if settings.epsilon is None else mechanism_of(settings, declared_size)
-    return Run(settings, mechanism, rate, task, source, options)
+    return Run(settings, mechanism, rate, task, source, options, stage or Stage(range(settings.steps)))
 
 
 def execute(
@@ -149,8 +180,11 @@ def execute(
     """Train. Raises as `train` does."""
     rows = run.task.encode(data)
     with attached(plan, base, run.options.torch_device()) as adapted:
+        if run.stage.start is not None:
+            load_vector(plan, adapted, run.stage.start)
+        before = flatten(plan, adapted.values())
         run_steps(run, plan, adapted, rows, progress)
-        change = flatten(plan, adapted.values()) - flatten(plan, start_tensors(plan))
+        change = flatten(plan, adapted.values()) - before
     if not np.isfinite(change).all():
         raise TrainingError("training diverged: the change is not finite. Lower the learning rate")
     return TrainedUpdate(change, statement_of(run.settings))
@@ -173,16 +207,18 @@ def run_steps(
     trained = {spec.name: adapted.parameters[spec.name] for spec in plan.trained}
     _hook_trained_layers_only(adapted.model)
     optimizer = _optimizer(run.settings, trained)
+    footprint = Footprint.of(getattr(adapted.model, "config", None), plan.length)
+    batches = PhysicalBatches.for_device(footprint, run.options.torch_device(), run.options.micro_batch)
     stepper: _PrivateStepper | _PlainStepper
     if run.mechanism is None:
-        stepper = _PlainStepper(run, adapted.model, optimizer)
+        stepper = _PlainStepper(run, adapted.model, optimizer, batches)
     else:
-        stepper = _PrivateStepper(run, adapted.model, optimizer)
+        stepper = _PrivateStepper(run, adapted.model, optimizer, batches)
     peaks = [group["lr"] for group in optimizer.param_groups]
     before = flatten(plan, adapted.values())
     checked = False
     try:
-        for step in range(run.settings.steps):
+        for step in run.stage.steps:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * learning_rate_factor(run.settings, step)
             indices = poisson_sample(run.source.stream(step, "sampling"), len(rows), run.rate)
@@ -211,8 +247,8 @@ def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
 
 
 def _optimizer(settings: TrainingSettings, trained: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    lora = [parameter for name, parameter in trained.items() if name.endswith(".lora_B.weight")]
-    head = [parameter for name, parameter in trained.items() if not name.endswith(".lora_B.weight")]
+    lora = [parameter for name, parameter in trained.items() if ".lora_" in name]
+    head = [parameter for name, parameter in trained.items() if ".lora_" not in name]
     groups = [
         {"params": parameters, "lr": rate}
         for parameters, rate in ((lora, settings.learning_rate), (head, settings.head_learning_rate))
@@ -239,19 +275,14 @@ def _check_moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> Non
 
 
 def _spent(run: Run, step: int) -> float | None:
-    if run.mechanism is None:
+    """An upper bound, from a coarse grid: the fine one that sigma was solved on would take longer than small steps."""
+    epsilon = run.settings.epsilon
+    if run.mechanism is None or epsilon is None:
         return None
     stride = max(1, run.mechanism.steps // EPSILON_POINTS)
     upto = min(run.mechanism.steps, -(-step // stride) * stride)
-    interval = loss_interval(run.settings.epsilon or 1.0, run.mechanism.steps)
-    return epsilon_spent(Mechanism(run.mechanism.rate, run.mechanism.sigma, upto), run.settings.delta, interval)
-
-
-def _micro_batches(run: Run, rows: Sequence[Encoded]) -> list[list[Encoded]]:
-    """At most `micro_batch` examples at a time, of like length: memory and padding stay bounded."""
-    ordered = sorted(rows, key=lambda row: len(row.ids))
-    size = run.options.micro_batch
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    mechanism = Mechanism(run.mechanism.rate, run.mechanism.sigma, upto)
+    return min(epsilon, epsilon_spent(mechanism, run.settings.delta, epsilon / COARSE))
 
 
 def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Encoded]) -> torch.Tensor:
@@ -265,10 +296,10 @@ def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Encoded]) -> torch.T
 class _PrivateStepper:
     """Steps with per-example clipping and noise."""
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batches: PhysicalBatches) -> None:
         if run.mechanism is None:
             raise TrainingError("a private step needs a mechanism")
-        self._run = run
+        self._run, self._batches = run, batches
         try:
             self._model = GradSampleModule(model, loss_reduction="sum", strict=True)
         except NotImplementedError as error:
@@ -279,12 +310,13 @@ class _PrivateStepper:
             clip=run.settings.max_grad_norm,
             batch_size=run.settings.batch_size,
             source=run.source,
+            first_step=run.stage.steps.start,
         )
 
     def step(self, rows: Sequence[Encoded]) -> float:
         """One step on a sample that may be empty; the summed loss."""
         total = 0.0
-        for part in _micro_batches(self._run, rows):
+        for part in self._batches.cut(rows):
             loss = _summed_loss(self._run, self._model, part)
             with warnings.catch_warnings():
                 # the first trained layer's input needs no gradient, and its per-example gradient needs none of it
@@ -303,13 +335,13 @@ class _PrivateStepper:
 class _PlainStepper:
     """The same steps without clipping and noise, for comparison."""
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._run, self._model, self._optimizer = run, model, optimizer
+    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batches: PhysicalBatches) -> None:
+        self._run, self._model, self._optimizer, self._batches = run, model, optimizer, batches
 
     def step(self, rows: Sequence[Encoded]) -> float:
         """One step; an empty sample moves nothing."""
         total = 0.0
-        for part in _micro_batches(self._run, rows):
+        for part in self._batches.cut(rows):
             loss = _summed_loss(self._run, self._model, part)
             torch.autograd.backward(loss / self._run.settings.batch_size)
             total += float(loss.detach())

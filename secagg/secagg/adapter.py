@@ -1,4 +1,4 @@
-"""From a plan to tensors and back: start values, the vector, and the released adapter (protocol.md §2.1, §2.2).
+"""From a plan to tensors and back: start values, a client's change, start plus change (protocol.md §2.1, §2.2).
 
 Pure and exact on every platform, so that client, server and verifier get the same bits.
 """
@@ -47,7 +47,7 @@ def start_tensors(plan: Plan) -> dict[str, NDArray[np.float32]]:
 
 
 def flatten(plan: Plan, tensors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The trained tensors as one vector of shape [L], in vector order (protocol.md §2.1).
+    """The trained tensors as one vector of shape [plan.length], in the plan's order (protocol.md §2.1).
 
     Raises:
         EncodingError: a trained tensor is missing or has another shape than the plan says.
@@ -67,7 +67,7 @@ def unflatten(plan: Plan, vector: NDArray[np.float32]) -> dict[str, NDArray[np.f
     """The trained tensors by name, each in its shape: the inverse of `flatten`.
 
     Raises:
-        EncodingError: the vector does not have shape [L].
+        EncodingError: the vector does not have shape [plan.length].
     """
     if vector.shape != (plan.length,):
         raise EncodingError(f"the vector has shape {vector.shape}, the plan says ({plan.length},)")
@@ -79,9 +79,9 @@ def unflatten(plan: Plan, vector: NDArray[np.float32]) -> dict[str, NDArray[np.f
 
 
 def release_tensors(plan: Plan, mean_change: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """What the released adapter holds: start values, plus the mean change where a tensor is trained.
+    """Start values, plus the mean change where a tensor is trained.
 
-    `mean_change` has shape [L]. The sum is one float32 addition per value.
+    `mean_change` has shape [plan.length]. The sum is one float32 addition per value.
     Raises EncodingError for a wrong length or a value that is not finite.
     """
     if not np.isfinite(mean_change).all():

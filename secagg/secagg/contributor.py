@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from secagg import shamir
 from secagg.boxes import BoxContext, seal_box
 from secagg.descriptor import Descriptor
+from secagg.encodings.registry import encoding_of
 from secagg.merkle import root
 from secagg.messages import SignedUpload, Upload
 from secagg.privacy import PrivacyStatement
@@ -33,17 +34,19 @@ def seal_contribution(
 ) -> SealedUpload:
     """Encode, encrypt and share one update under a fresh key, and sign the commitment.
 
-    `change` has shape [L]. Call it once per session: two vectors under one session from one client are refused
-    by the server, and the caller spools the result and resends the same bytes (protocol.md §5.4).
+    `change` has shape [plan.length]; the plan's encoding makes the vector of it (protocol.md §2.7).
+    Call it once per session: two vectors under one session from one client are refused by the server, and the caller
+    spools the result and resends the same bytes (protocol.md §5.4).
     Raises EncodingError for a wrong length or a value that is not finite.
     """
     fingerprint = signer.identity.fingerprint
     descriptor.client(fingerprint)
+    vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
     sealed = seal_update(
         descriptor.parameters,
         descriptor.quantiser,
         bytes.fromhex(descriptor.ctx),
-        change,
+        vector,
         random,
         weight=descriptor.weights[fingerprint],
     )

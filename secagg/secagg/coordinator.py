@@ -16,6 +16,7 @@ from pydantic import Field
 from secagg import shamir
 from secagg.accumulate import Accumulator
 from secagg.descriptor import CommitteeMember, Descriptor, RingChoice, RosterMember, SignedDescriptor, quorum
+from secagg.encodings.registry import encoding_of
 from secagg.errors import HashMismatch, MalformedError, OpeningError, ProtocolViolation, ShareError, TooFewContributions
 from secagg.evidence import ShareAnswer
 from secagg.messages import (
@@ -59,9 +60,12 @@ def create_session(
 ) -> SignedDescriptor:
     """Choose the parameter set, put the descriptor together and sign it (protocol.md §4.2).
 
-    Raises ParameterError when no safe set fits, MalformedError when the parts contradict each other.
+    Raises ParameterError when no safe set fits, EncodingError when the plan's encoding does not fit the session,
+    MalformedError when the parts contradict each other.
     """
-    parameters = choose(spec.bits, spec.n_max, plan.length)
+    encoding = encoding_of(plan)
+    encoding.check_session(plan, bits=spec.bits, weights=[member.weight for member in roster])
+    parameters = choose(spec.bits, spec.n_max, encoding.layout(plan).length)
     ring = RingChoice(
         name=parameters.name, limbs=parameters.limbs, bits=spec.bits, security_bits=parameters.security_bits
     )
@@ -190,7 +194,7 @@ def open_with_shares(
 
 
 def mean_change(descriptor: Descriptor, final: FinalSet, opening: Opening) -> NDArray[np.float32]:
-    """The decoded weighted mean of the members' changes, shape [L] (protocol.md §2.4, §9.3)."""
+    """The decoded weighted mean of the members' vectors, shape [L] (protocol.md §2.4, §9.3)."""
     weights = [descriptor.weights[member.client] for member in final.members]
     weight_sum = None if all(weight == 1.0 for weight in weights) else math.fsum(weights)
     return descriptor.quantiser.decode_mean(opening.sums, len(weights), weight_sum)

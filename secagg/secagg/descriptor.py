@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from secagg.canonical import canonical_bytes, tagged_hash
 from secagg.codec import Quantiser
+from secagg.encodings.layout import Layout
+from secagg.encodings.registry import encoding_of
 from secagg.errors import EndorsementInvalid, MalformedError, RoleViolation, SecaggError, VerificationError
 from secagg.identity import Identity, Role, identify
 from secagg.messages import Seconds, SignedApproval, SignedOffer
@@ -71,16 +73,21 @@ class Descriptor(Statement):
         return tagged_hash("secagg/v1/ctx", canonical_bytes(self)).hex()
 
     @cached_property
+    def layout(self) -> Layout:
+        """Where each value of the vector is (protocol.md §2.1). Raises EncodingError."""
+        return encoding_of(self.plan).layout(self.plan)
+
+    @cached_property
     def parameters(self) -> SealedParameters:
         """The ring parameters for this session's length and cohort. Raises ParameterError."""
         return SealedParameters.from_name(
-            self.ring.name, self.ring.limbs, bits=self.ring.bits, n_max=self.n_max, length=self.plan.length
+            self.ring.name, self.ring.limbs, bits=self.ring.bits, n_max=self.n_max, length=self.layout.length
         )
 
     @cached_property
     def quantiser(self) -> Quantiser:
-        """One clip per trained tensor (protocol.md §2.3)."""
-        return Quantiser.from_groups([(spec.size, spec.clip) for spec in self.plan.trained], self.ring.bits)
+        """One clip per part of the vector (protocol.md §2.3)."""
+        return self.layout.quantiser(self.ring.bits)
 
     @cached_property
     def clients(self) -> dict[str, Identity]:
@@ -152,6 +159,8 @@ class Descriptor(Statement):
             raise MalformedError("times must be in the order created_at < upload_deadline < expires_at")
         if max(member.weight for member in self.roster) != 1.0:
             raise MalformedError("weights are fractions of the largest, which must be 1")
+        weights = [member.weight for member in self.roster]
+        encoding_of(self.plan).check_session(self.plan, bits=self.ring.bits, weights=weights)
         if self.parameters.security_bits != self.ring.security_bits:
             raise MalformedError("ring.security_bits is not what the parameter table says")
 

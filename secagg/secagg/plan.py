@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Method = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Options = Annotated[dict[str, JsonValue], Field(exclude_if=lambda options: not options)]
+"""Options of an encoding; left out of a statement when there are none."""
 
 MAX_EMBEDDED_BYTES = 1 << 20
 
@@ -43,8 +46,8 @@ class TensorInit(Frozen):
 class TensorSpec(Frozen):
     """One tensor of the adapter, by its key in the PEFT state dict.
 
-    A tensor with `clip` > 0 is trained: clients send its change from the start value, clipped to
-    [-clip, clip], and the release holds start + mean change. A tensor with `clip` == 0 stays at its start value.
+    A tensor with `clip` > 0 is trained: each value's change from the start is meant to stay within [-clip, clip], and
+    the plan's encoding carries it no further. A tensor with `clip` == 0 stays at its start value.
     """
 
     name: str = Field(min_length=1, max_length=300)
@@ -128,7 +131,9 @@ class TrainingSettings(Frozen):
 class Plan(Frozen):
     """Model, adapter and training, as every party must see them alike.
 
-    `adapter_config` is the PEFT `adapter_config.json`, word for word. `a_seed` expands the frozen tensors.
+    `adapter_config` is the PEFT `adapter_config.json` that clients train with, word for word. `a_seed` expands the
+    frozen tensors. `method` names the encoding (`secagg.encodings`), which reads `options`, fixes the vector from the
+    trained tensors, and checks all three when a session is made.
     """
 
     version: Literal[1] = 1
@@ -136,7 +141,8 @@ class Plan(Frozen):
     base_model_hash: Hash
     architecture: str = Field(min_length=1, max_length=200)
     task: TaskSpec
-    method: Literal["ffa-lora"] = "ffa-lora"
+    method: Method = "ffa-lora"
+    options: Options = Field(default_factory=dict)
     a_seed: Hash
     tensors: tuple[TensorSpec, ...] = Field(min_length=1, max_length=100_000)
     adapter_config: dict[str, JsonValue]
@@ -144,12 +150,12 @@ class Plan(Frozen):
 
     @property
     def trained(self) -> tuple[TensorSpec, ...]:
-        """The tensors whose change enters the vector, in vector order."""
+        """The tensors that clients train, in the order in which their changes are joined."""
         return tuple(spec for spec in self.tensors if spec.trained)
 
     @property
     def length(self) -> int:
-        """L, the length of the vector."""
+        """How many values a client trains: the length of its change, which an encoding turns into the vector."""
         return sum(spec.size for spec in self.trained)
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from secagg.canonical import statement_hash
 from secagg.descriptor import Descriptor
 from secagg.errors import PolicyViolation
 from secagg.identity import Identity, check_issued_by
-from secagg.plan import Frozen, Hash, Plan, TaskSpec, TensorSpec
+from secagg.plan import Frozen, Hash, Method, Options, Plan, TaskSpec, TensorSpec
 
 Fingerprints = Annotated[dict[str, Hash], Field(min_length=1)]
 
@@ -25,7 +25,8 @@ class AdapterSchema(Frozen):
 
     architecture: str
     task: TaskSpec
-    method: str
+    method: Method
+    options: Options = Field(default_factory=dict)
     a_seed: Hash
     tensors: tuple[TensorSpec, ...]
     adapter: dict[str, JsonValue]
@@ -37,6 +38,7 @@ def adapter_schema_hash(plan: Plan) -> str:
         architecture=plan.architecture,
         task=plan.task,
         method=plan.method,
+        options=plan.options,
         a_seed=plan.a_seed,
         tensors=plan.tensors,
         adapter={key: value for key, value in plan.adapter_config.items() if key != "base_model_name_or_path"},

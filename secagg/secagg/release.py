@@ -12,10 +12,10 @@ from pydantic import Field
 from safetensors.numpy import load, save
 
 from secagg.accumulate import Accumulator
-from secagg.adapter import release_tensors
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import OpenedSum, Settlement, mean_change
 from secagg.descriptor import Descriptor, SignedDescriptor
+from secagg.encodings.registry import encoding_of
 from secagg.errors import MalformedError
 from secagg.messages import (
     Seconds,
@@ -137,14 +137,15 @@ class ReleaseParts:
 
 
 def adapter_file(descriptor: Descriptor, parts: ReleaseParts) -> bytes:
-    """`adapter_model.safetensors`: start values plus the decoded mean change, float32, by PEFT key."""
-    change = mean_change(descriptor, parts.settlement.final.statement, parts.opened.opening)
-    return save_adapter(descriptor.plan, change)
+    """`adapter_model.safetensors`: what the plan's encoding makes of the mean vector, float32, by PEFT key."""
+    final = parts.settlement.final.statement
+    return save_adapter(descriptor.plan, mean_change(descriptor, final, parts.opened.opening), len(final.members))
 
 
-def save_adapter(plan: Plan, change: NDArray[np.float32]) -> bytes:
-    """Serialise the adapter; the bytes depend on nothing but the plan and the change."""
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in release_tensors(plan, change).items()}
+def save_adapter(plan: Plan, mean: NDArray[np.float32], contributors: int) -> bytes:
+    """Decode and serialise; the bytes depend on nothing but the plan, the mean vector [L] and how many made it."""
+    decoded = encoding_of(plan).decode(plan, mean, contributors)
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in decoded.items()}
     return save(tensors, metadata={"format": "pt"})
 
 
@@ -169,8 +170,9 @@ def load_tensors(raw: bytes, name: str) -> dict[str, NDArray[Any]]:
 
 
 def adapter_config_file(plan: Plan) -> bytes:
-    """`adapter_config.json`, word for word from the plan."""
-    return json.dumps(plan.adapter_config, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    """`adapter_config.json`: the plan's, at the rank that its encoding releases."""
+    config = encoding_of(plan).adapter_config(plan)
+    return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def excluded_members(descriptor: Descriptor, parts: ReleaseParts) -> tuple[Excluded, ...]:
@@ -315,8 +317,8 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
         "",
         "# A jointly trained adapter",
         "",
-        f"A LoRA adapter ({plan.method}) for `{plan.base_model}` ({plan.architecture}), the mean of "
-        f"{len(certificate.final.statement.members)} institutions' updates, summed under encryption in one round.",
+        f"A LoRA adapter ({plan.method}) for `{plan.base_model}` ({plan.architecture}), from the updates of "
+        f"{len(certificate.final.statement.members)} institutions, summed under encryption in one round.",
         "",
         "## Privacy",
         "",

@@ -10,7 +10,10 @@ from secagg_app.lazy import LazyCommand, LazyGroup
     lazy={
         "protocols": LazyCommand(
             "secagg_app.bench_protocols:protocols", "Seal, add, open, key-holder work and bytes, beside CKKS.", "demo"
-        )
+        ),
+        "training": LazyCommand(
+            "secagg_app.bench_training:training", "A private step beside a plain one, in time and memory.", "demo"
+        ),
     },
     epilog="Example: secagg bench protocols --params 1000000 --json bench.json",
 )

@@ -16,7 +16,10 @@ COMMANDS = {
     "verify": LazyCommand("secagg_app.verify:verify", "Check a release offline, against anchors of your own."),
     "evaluate": LazyCommand("secagg_client.cli_evaluate:evaluate", "Measure a released adapter on data.", "client"),
     "release": LazyCommand("secagg_app.annotate:release", "Add an evaluation on public data to a release."),
-    "bench": LazyCommand("secagg_app.bench:bench", "Measure the protocols on this machine.", "demo"),
+    "simulate": LazyCommand(
+        "secagg_app.simulate.command:simulate", "A federation in memory, over a grid of settings.", "demo"
+    ),
+    "bench": LazyCommand("secagg_app.bench:bench", "Measure protocols and training on this machine.", "demo"),
 }
 
 

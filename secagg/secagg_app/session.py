@@ -13,6 +13,7 @@ from pydantic import Field
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
+from secagg.encodings.registry import encoding_of
 from secagg.errors import ConfigError, SecaggError
 from secagg.identity import Role, identify
 from secagg.messages import SignedOffer
@@ -122,7 +123,9 @@ def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] 
         "base model hash": plan.base_model_hash,
         "adapter schema hash": adapter_schema_hash(plan),
         "task": plan.task.kind,
-        "values": plan.length,
+        "method": plan.method,
+        "reveals": encoding_of(plan).reveals,
+        "values": descriptor.parameters.length,
         "epsilon": plan.training.epsilon,
         "delta": plan.training.delta,
         "noise": plan.training.noise,

@@ -39,12 +39,12 @@ class ClientBytes:
     @classmethod
     def of(cls, descriptor: Descriptor) -> "ClientBytes":
         """From the session's parameters: every client sends the same amount."""
-        parameters, length = descriptor.parameters, descriptor.plan.length
+        parameters = descriptor.parameters
         return cls(
             ciphertext=parameters.ciphertext_bytes,
             boxes=len(descriptor.committee) * box_bytes(parameters.share_bytes),
-            plain=4 * length,
-            ckks=math.ceil(length / CKKS_SLOTS) * CKKS_CIPHERTEXT_BYTES,
+            plain=4 * parameters.length,
+            ckks=math.ceil(parameters.length / CKKS_SLOTS) * CKKS_CIPHERTEXT_BYTES,
         )
 
     @property

@@ -60,8 +60,8 @@ def test_a_clear_gain_is_claimed() -> None:
 
 def test_a_gain_within_chance_is_not_claimed() -> None:
     said = results(head=0.795, local=0.805).verdict
-    assert "Federating did not help: the released adapter is 0.5 points better than the clients alone" in said
-    assert "A head would have done: the released adapter is 0.5 points better than the linear head, which" in said
+    assert "Not clear: the released adapter is 0.5 points better than the clients alone" in said
+    assert "Not clear: the released adapter is 0.5 points better than the linear head, which" in said
     assert said.count("2,000 examples cannot tell from chance") == 3
 
 
@@ -87,11 +87,23 @@ def test_what_was_not_computed_is_not_mentioned() -> None:
     assert found.verdict == ("Training worked: the released adapter is 20.0 points better than the starting model.")
 
 
+def perplexity(value: float, error: float) -> dict[str, float]:
+    return {"perplexity": value, "examples": 100, "loss_error": error}
+
+
 def test_lower_perplexity_is_better() -> None:
+    found = {RELEASED: perplexity(50.0, 0.02), START: perplexity(80.0, 0.03)}
+    made = gather(PERPLEXITY, found, {"North": perplexity(52.0, 0.02)}, 8.0)
+    assert "Training worked: the released adapter is 30.0 of perplexity better than the starting model" in made.verdict
+    assert "Not clear: the released adapter is 2.0 of perplexity better than the clients alone" in made.verdict
+    assert made.released.interval == pytest.approx((50 / 1.04, 50 * 1.04), rel=1e-3)
+
+
+def test_figures_without_an_error_are_not_told_apart() -> None:
     found = {RELEASED: {"perplexity": 50.0, "examples": 100}, START: {"perplexity": 80.0, "examples": 100}}
-    made = gather(PERPLEXITY, found, {"North": {"perplexity": 60.0, "examples": 100}}, 8.0)
-    assert "30.0 of perplexity better than the starting model" in made.verdict
+    made = gather(PERPLEXITY, found, {}, 8.0)
     assert made.released.interval is None
+    assert made.verdict.startswith("Not clear")
 
 
 def test_figures_become_an_evaluation_with_intervals() -> None:

@@ -17,7 +17,7 @@ from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
-from secagg_client.tasks import make_task
+from secagg_client.tasks import language_metrics, make_task
 from secagg_client.training import TrainOptions, train
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 
@@ -84,6 +84,17 @@ def test_lm_metrics_are_per_token(tiny_llama_dir: Path) -> None:
         task.encode(Examples("x", ("good food", "good")))
 
 
+def test_the_error_of_a_mean_token_loss_is_that_of_drawing_examples_again() -> None:
+    generator = np.random.default_rng(1)
+    tokens = generator.integers(2, 60, 300).astype(np.float64)
+    totals = tokens * (4 + generator.normal(0, 1, 300)) + generator.normal(0, 5, 300)
+    found = language_metrics(totals, tokens)
+    draws = generator.integers(0, 300, (4000, 300))
+    bootstrap = (totals[draws].sum(1) / tokens[draws].sum(1)).std()
+    assert found.loss_error == pytest.approx(bootstrap, rel=0.06)
+    assert found.loss == pytest.approx(totals.sum() / tokens.sum())
+
+
 def test_majority_class() -> None:
     test = Examples("x", ("a", "b", "c", "d"), (1, 1, 1, 0))
     metrics = majority((1, 1, 0), test, 2)
@@ -127,7 +138,7 @@ def test_misuse_of_head_plans(base: LoadedBase, tiny_llama_dir: Path) -> None:
 def test_the_model_card_loads_the_adapter_as_it_says(tiny_bert_dir: Path, tmp_path: Path) -> None:
     """Its Python lines, run as they stand, with the two names filled in."""
     plan = plan_for(loaded(tiny_bert_dir, MEAN), settings())
-    (tmp_path / "adapter_model.safetensors").write_bytes(save_adapter(plan, np.zeros(plan.length, np.float32)))
+    (tmp_path / "adapter_model.safetensors").write_bytes(save_adapter(plan, np.zeros(plan.length, np.float32), 1))
     (tmp_path / "adapter_config.json").write_bytes(adapter_config_file(plan))
     names: dict[str, object] = {"BASE": str(tiny_bert_dir), "FOLDER": str(tmp_path)}
     exec("\n".join(usage_lines(plan)), names)

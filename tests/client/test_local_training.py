@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
+from secagg.encodings.registry import encoding_of, encodings
 from secagg.errors import ConfigError, DataError, LedgerError, ModelError, PolicyViolation
 from secagg.plan import Plan
 from secagg.release import Evaluation
@@ -77,6 +79,15 @@ def test_a_run_is_charged_and_trained(small: Small, tiny_bert_dir: Path, tmp_pat
     assert trained.privacy.epsilon == small.plan.training.epsilon
     last = events(tmp_path, "step")[-1]
     assert last["step"] == last["steps"] == small.plan.training.steps
+
+
+def test_a_client_takes_as_many_threads_as_it_is_given(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        training(small, tmp_path, tiny_bert_dir, training={"threads": 3}).prepare(small.descriptor)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_second_attempt_is_entered_and_marks_are_made_once(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
@@ -250,6 +261,28 @@ def test_plan_from_options_and_from_a_file_agree(tiny_bert_dir: Path, tmp_path: 
     again = CliRunner().invoke(cli, ["client", "plan", "--config", str(tmp_path / "plan.toml"), "--out", str(out)])
     assert again.exit_code == 0, again.output
     assert parse_model(Plan, out.read_bytes()) == made
+
+
+def test_a_plan_for_another_method_says_what_it_reveals(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    words = ["client", "plan", "--model", str(tiny_bert_dir), "--task", "classify", "--label", "no", "--label", "yes"]
+    words += ["--rank", "2", "--method", "sketch", "--out", str(out)]
+    result = CliRunner().invoke(cli, [*words, "--option", "size=8"])
+    assert result.exit_code == 0, result.output
+    made = parse_model(Plan, out.read_bytes())
+    assert (made.method, made.options) == ("sketch", {"size": 8})
+    assert encoding_of(made).reveals in result.output
+    assert f"{encoding_of(made).layout(made).length} values" in result.output
+    (tmp_path / "plan.toml").write_text(
+        f'base_model = "{tiny_bert_dir}"\nrank = 2\nmethod = "sketch"\n[options]\nsize = 4\n'
+        '[task]\nkind = "classify"\nlabels = ["no", "yes"]\n'
+    )
+    config = plan_config(tmp_path / "plan.toml", {"method_options": ("size=8",)})
+    assert (config.method, config.options) == ("sketch", {"size": 8})
+    with pytest.raises(ConfigError, match=r"--option size: write NAME=VALUE"):
+        plan_config(tmp_path / "plan.toml", {"method_options": ("size",)})
+    help_text = "".join(CliRunner().invoke(cli, ["client", "plan", "--help"]).output.split())
+    assert all("".join(encoding.reveals.split()) in help_text for encoding in encodings().values())
 
 
 def test_a_plan_file_with_an_unknown_setting(tmp_path: Path) -> None:

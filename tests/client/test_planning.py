@@ -1,6 +1,7 @@
 """From a model to the plan, and what a client refuses to train."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,20 @@ def test_head_from_label_descriptions_is_a_zero_shot_classifier(base: LoadedBase
     assert float(logits.detach()[0, 1]) == pytest.approx(10.0, rel=1e-4), "feature norm 10 times a cosine of 1"
 
 
+def test_the_plan_does_not_depend_on_the_number_of_threads(base: LoadedBase) -> None:
+    texts = {"negative": ("very bad food", "they hated it"), "positive": ("very good food",)}
+    before = torch.get_num_threads()
+    plans = list[Plan]()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            plans.append(plan_for(base, head_start="descriptions", label_descriptions=texts))
+    finally:
+        torch.set_num_threads(before)
+    assert plans[0] == plans[1] == plans[2]
+    assert next(base.model.parameters()).dtype == torch.float32, "the base itself stays as it was"
+
+
 def test_head_starts_that_do_not_fit(base: LoadedBase, tiny_bert_dir: Path) -> None:
     with pytest.raises(ConfigError, match="at least one text for every label"):
         plan_for(base, head_start="descriptions", label_descriptions={"negative": ("x",)})
@@ -103,6 +118,17 @@ def test_target_modules_that_are_not_there(base: LoadedBase) -> None:
         plan_for(base, target_modules=("q_proj",))
     with pytest.raises(ModelError, match="LoRA does not fit"):
         plan_for(base, layers=(7,))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_is_refused(base: LoadedBase, reentrant: bool) -> None:
+    plan = plan_for(base)
+    model: Any = base.model
+    model.encoder.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    with pytest.raises(ModelError, match=r"gradient checkpointing on.*gradient_checkpointing_disable"):
+        verify_plan(plan, base)
+    model.encoder.gradient_checkpointing_disable()
+    verify_plan(plan, base)
 
 
 def test_embeddings_are_refused(base: LoadedBase) -> None:

@@ -219,6 +219,28 @@ def test_the_key_goes_when_the_session_ends_without_a_release(shelf: Shelf) -> N
         shelf.keys.get(small.members[0].offer.statement.digest)
 
 
+def test_one_that_comes_after_the_release_erases_its_key_all_the_same(shelf: Shelf) -> None:
+    class Over(Hub):
+        def approve(self, approval: SignedApproval) -> None:
+            raise SessionClosed("the session is released: nothing more is taken")
+
+    small = on_disk(shelf)
+    serve(small, shelf, Over(small))
+    with pytest.raises(SessionClosed, match="erased"):
+        shelf.keys.get(small.members[0].offer.statement.digest)
+
+
+def test_a_closed_session_that_has_not_ended_keeps_the_key(shelf: Shelf) -> None:
+    class Closed(Hub):
+        def approve(self, approval: SignedApproval) -> None:
+            raise SessionClosed("the candidate set is fixed")
+
+    small = on_disk(shelf)
+    with pytest.raises(SessionClosed, match="candidate set is fixed"):
+        serve(small, shelf, Closed(small, *tasks(small)))
+    assert shelf.keys.get(small.members[0].offer.statement.digest)
+
+
 def test_the_key_goes_at_expiry_even_when_the_coordinator_is_away(shelf: Shelf) -> None:
     small = on_disk(shelf)
     clock = iter([float(NOW)] * 6)

@@ -131,4 +131,5 @@ def plain_adapter(deployment: Deployment) -> bytes:
     for upload in deployment.uploads:
         total.add(upload.ciphertext)
     opened = open_with_shares(deployment.descriptor, final, tuple(store.shares().values()), total)
-    return save_adapter(deployment.plan, mean_change(deployment.descriptor, final, opened.opening))
+    mean = mean_change(deployment.descriptor, final, opened.opening)
+    return save_adapter(deployment.plan, mean, len(final.members))

@@ -218,15 +218,17 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
         return
     console = Console()
     table = Table("", results.measure.name, "95% interval", title=f"{results.released.examples:,} held-out texts")
+    digits = ".3f" if results.measure.higher_is_better else ".1f"
     for figure in results.figures:
         low_high = figure.interval
-        shown = f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+        shown = f"{low_high[0]:{digits}} to {low_high[1]:{digits}}" if low_high else ""
         style = "bold green" if figure.kind == "released" else ""
-        table.add_row(figure.title, f"{figure.value:.3f}", shown, style=style)
+        table.add_row(figure.title, f"{figure.value:{digits}}", shown, style=style)
     console.print(table)
     console.print(results.verdict, style="bold")
+    more = "docs/demo.md has five seeds. " if settings.task == "classify" and settings.data is None else ""
     console.print(
-        f"One run with split seed {settings.seed}; the noise is drawn anew each time. docs/demo.md has five seeds. "
+        f"One run with split seed {settings.seed}; the noise is drawn anew each time. {more}"
         "The run without privacy and the head were simulated in memory; nothing of them was released.",
         style="dim",
     )

@@ -29,18 +29,31 @@ PERPLEXITY = Measure("perplexity", False, "of perplexity", 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One value on `examples` held-out examples. `is_share`: of these examples, which gives it an interval."""
+    """One value on `examples` held-out examples.
+
+    `is_share`: of these examples, which gives it an interval. `log_error` is the standard error of the logarithm of
+    another kind of value, where it is known. A mean of several figures shows no interval of its own.
+    """
 
     title: str
     value: float
     kind: Kind
     examples: int
     is_share: bool
+    log_error: float | None = None
+    is_mean: bool = False
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of 95%, for a share."""
-        return wilson(self.value, self.examples) if self.is_share else None
+        """Of 95%."""
+        if self.is_mean:
+            return None
+        if self.is_share:
+            return wilson(self.value, self.examples)
+        if self.log_error is None:
+            return None
+        factor = math.exp(Z95 * self.log_error)
+        return self.value / factor, self.value * factor
 
     def metric(self) -> Metric:
         """For the certificate."""
@@ -58,12 +71,16 @@ def wilson(share: float, examples: int) -> tuple[float, float]:
 
 
 def beyond_noise(a: Figure, b: Figure) -> bool:
-    """Whether two shares differ by more than chance would make two samples of that size differ (95%).
+    """Whether two figures differ by more than chance would make two samples of that size differ (95%).
 
-    Both were measured on the same examples, which makes chance smaller than that: the test is cautious.
+    Both were measured on the same examples, which makes chance smaller than that: the test is cautious. Figures whose
+    errors are not known are not told apart.
     """
-    variance = sum(f.value * (1 - f.value) / f.examples for f in (a, b))
-    return abs(a.value - b.value) > Z95 * math.sqrt(variance)
+    if a.is_share and b.is_share:
+        return abs(a.value - b.value) > Z95 * math.sqrt(sum(f.value * (1 - f.value) / f.examples for f in (a, b)))
+    if a.log_error is None or b.log_error is None:
+        return False
+    return abs(math.log(a.value / b.value)) > Z95 * math.hypot(a.log_error, b.log_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +125,7 @@ class Results:
         return " ".join(sentence for sentence in sentences if sentence)
 
     def _against(self, whom: str, other: Figure | None, good: str, bad: str) -> str:
-        """`GOOD: ...` only when the gain is beyond chance; `BAD: ...` otherwise."""
+        """`GOOD: ...` or `BAD: ...` only when the difference is beyond chance, or nought; else `Not clear: ...`."""
         if other is None:
             return ""
         gain = self.released_gain(other)
@@ -117,10 +134,12 @@ class Results:
             said = f"the released adapter is level with {whom}"
         else:
             said = f"the released adapter is {words} {'better' if gain > 0 else 'worse'} than {whom}"
-        unsure = self.measure is ACCURACY and not beyond_noise(self.released, other)
+        unsure = not beyond_noise(self.released, other)
         if unsure and abs(gain) >= LEVEL:
             said += f", which {other.examples:,} examples cannot tell from chance"
-        lead = good if gain > 0 and not unsure else bad
+        if unsure and abs(gain) >= LEVEL:
+            return f"Not clear: {said}."
+        lead = good if gain > 0 else bad
         return f"{lead}: {said}." if lead else f"{said[0].upper()}{said[1:]}."
 
     def _cost(self, other: Figure | None) -> str:
@@ -167,12 +186,20 @@ def gather(
     figures = [_figure(measure, *names[key], found[key]) for key in names if key in found]
     alone = [_figure(measure, f"{title} alone (epsilon {epsilon:g})", "local", local[title]) for title in local]
     if alone:
-        mean = sum(figure.value for figure in alone) / len(alone)
-        alone.append(Figure(f"{LOCAL_MEAN} (epsilon {epsilon:g})", mean, "local", alone[0].examples, is_share=False))
+        alone.append(_mean(f"{LOCAL_MEAN} (epsilon {epsilon:g})", alone))
     position = next((i for i, figure in enumerate(figures) if figure.kind == "simulation"), len(figures))
     return Results(measure, (*figures[:position], *alone, *figures[position:]))
 
 
+def _mean(title: str, figures: list[Figure]) -> Figure:
+    """The mean of figures of one kind; its error is taken as large as theirs, as all come from the same examples."""
+    value = sum(figure.value for figure in figures) / len(figures)
+    errors = [figure.log_error for figure in figures if figure.log_error is not None]
+    first = figures[0]
+    return Figure(title, value, "local", first.examples, first.is_share, max(errors, default=None), is_mean=True)
+
+
 def _figure(measure: Measure, title: str, kind: str, metrics: Mapping[str, float]) -> Figure:
     chosen: Kind = next(k for k in ("released", "baseline", "local", "simulation") if k == kind)
-    return Figure(title, float(metrics[measure.name]), chosen, int(metrics["examples"]), measure is ACCURACY)
+    value, examples = float(metrics[measure.name]), int(metrics["examples"])
+    return Figure(title, value, chosen, examples, measure is ACCURACY, metrics.get("loss_error"))

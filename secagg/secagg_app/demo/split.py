@@ -5,7 +5,7 @@ Everything is determined by the corpus and one seed.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -144,6 +144,13 @@ def split(corpus: Corpus, recipe: Recipe, clients: int, vanishing: int, seed: in
         parts = by_label(records, corpus.labels, clients, size, recipe.alpha, rng)
     parts += [tuple(unique[i] for i in lost[start : start + size]) for start in range(0, vanishing * size, size)]
     return Split(corpus, tuple(parts), tuple(unique[i] for i in test), len(corpus.records) - len(unique))
+
+
+def tuning_part(corpus: Corpus, size: int) -> Corpus:
+    """The records that `split` sets aside first, whatever the seed of a run: what settings may be chosen on."""
+    unique = deduplicate(corpus.records)
+    order = np.random.default_rng(_TUNING_SEED).permutation(len(unique))[:size]
+    return replace(corpus, records=tuple(unique[row] for row in order))
 
 
 def _apart(rows: NDArray[np.int64], groups: Sequence[str], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

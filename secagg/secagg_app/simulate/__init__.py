@@ -1,0 +1,1 @@
+"""A federation in one process: `secagg simulate`, for experiments. The same training and protocol, no TLS."""

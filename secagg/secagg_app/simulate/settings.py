@@ -1,0 +1,93 @@
+"""What a simulation file says: data, model, plan, and the grid of cells to run."""
+
+import itertools
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from secagg.errors import ConfigError
+from secagg_app.simulate.cell import Arm, Cell
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(_Strict):
+    """`source`: `tweets` or `plays` (the demo's), a data set id, or a local file. Columns matter for the last two.
+
+    `size` records a client, `held_out` records that nobody trains on. `tuning` records are set aside before anything.
+    `part = "tuning"` runs on those that are set aside instead: choose settings there, then run on the rest.
+    """
+
+    source: str = "tweets"
+    text_column: str = "text"
+    label_column: str | None = "label"
+    size: int = Field(default=1800, ge=20)
+    held_out: int = Field(default=1828, ge=20)
+    tuning: int = Field(default=4800, ge=0)
+    part: Literal["main", "tuning"] = "main"
+
+
+class Grid(_Strict):
+    """Every combination is a cell. `epsilon` 0 is no differential privacy; `alpha` 0 is no skew by label.
+
+    `learning_rates` are factors on the plan's.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    arms: tuple[Arm, ...] = ("federated",)
+    rounds: tuple[int, ...] = (1,)
+    clients: tuple[int, ...] = (4,)
+    alpha: tuple[float, ...] = (3.0,)
+    epsilon: tuple[float, ...] = (8.0,)
+    methods: tuple[str, ...] = ("ffa-lora",)
+    learning_rates: tuple[float, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(epsilon < 0 for epsilon in self.epsilon) or any(alpha < 0 for alpha in self.alpha):
+            raise ValueError("epsilon and alpha are not below 0")
+        if any(rounds < 1 for rounds in self.rounds) or any(clients < 3 for clients in self.clients):
+            raise ValueError("a session has at least one round and three clients")
+        return self
+
+
+class Simulation(_Strict):
+    """A whole file. `plan` is the content of a plan.toml, laid over the demo's recipe for `tweets` and `plays`.
+
+    `sealed` false adds up the quantised vectors without encrypting them: the same sum, sooner.
+    """
+
+    model: str = "minilm"
+    data: Data = Data()
+    plan: dict[str, Any] = Field(default_factory=dict)
+    grid: Grid = Grid()
+    sealed: bool = True
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From TOML. Raises ConfigError that names the setting."""
+        try:
+            return cls.model_validate_json(json.dumps(tomllib.loads(path.read_text("utf-8")), default=str))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not TOML: {error}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "(top)"
+            raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, without those that differ only in what does not concern their arm."""
+        grid = self.grid
+        axes = (
+            grid.arms, grid.seeds, grid.rounds, grid.clients, grid.alpha, grid.epsilon, grid.methods,
+            grid.learning_rates,
+        )  # fmt: skip
+        found = (Cell(*values).canonical() for values in itertools.product(*axes))
+        return tuple(dict.fromkeys(found))
