@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
 from secagg_client.classifier import HEAD, MeanPoolClassifier, attention_for, load_encoder, load_options, quiet
+from secagg_client.loading import LOAD_ERRORS, load_error
 
 HASH_TAG = b"secagg/v1/base-model\x00"
 HEAD_NAMES = (HEAD, "score")
-LOAD_ERRORS = (OSError, ValueError, ImportError, KeyError, RuntimeError)
 
 CONFIG_KEYS = (
     "activation_function", "attention_bias", "head_dim", "hidden_act", "hidden_size", "intermediate_size",
@@ -81,7 +81,7 @@ def _load_tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
-        raise ModelError(f"model {model}: the tokenizer cannot be loaded: {error}") from error
+        raise load_error(model, "the tokenizer cannot be loaded", error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
@@ -98,7 +98,7 @@ def _load_stock(model: str, auto: Any, task: TaskSpec, **more: Any) -> tuple[Any
         with quiet():
             loaded, info = auto.from_pretrained(source, output_loading_info=True, **options, **more)
     except LOAD_ERRORS as error:
-        raise ModelError(f"model {model}: cannot be loaded: {error}") from error
+        raise load_error(model, "cannot be loaded", error) from error
     if getattr(loaded, "hf_quantizer", None) is not None:  # a GGUF file: the weights were dequantised on loading
         loaded.hf_quantizer, loaded.is_quantized = None, False
         del loaded.config.quantization_config
