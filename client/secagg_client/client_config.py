@@ -39,6 +39,9 @@ class DataSection(Frozen):
     revision: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"
+    response_column: str = "response"
     limit: int | None = Field(default=None, ge=1)
 
     @property

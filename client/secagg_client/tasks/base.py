@@ -44,10 +44,11 @@ O = TypeVar("O", bound="TaskOptions")  # noqa: E741 - options
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One text: token ids and, where there are classes, its class."""
+    """One text: token ids; its class, where there are classes; and which tokens its loss counts (none said: all)."""
 
     ids: tuple[int, ...] = field(repr=False)
     label: int = field(default=-1, repr=False)
+    counted: tuple[bool, ...] = field(default=(), repr=False)
 
     @property
     def length(self) -> int:
@@ -57,15 +58,17 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded token ids and mask, int64 [n, tokens]; classes int64 [n]."""
+    """Right-padded token ids, which of them exist and which of those count, int64 [n, tokens]; classes int64 [n]."""
 
     input_ids: Tensor = field(repr=False)
     attention_mask: Tensor = field(repr=False)
+    counted: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        tensors = (self.input_ids, self.attention_mask, self.counted, self.labels)
+        return Batch(*(tensor.to(device) for tensor in tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +194,13 @@ def pad(rows: Sequence[Encoded], token: int) -> Batch:
     """Right-padded with `token` to the longest of `rows`."""
     width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), token, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
+    mask, counted = np.zeros((2, len(rows), width), dtype=np.int64)
     for number, row in enumerate(rows):
         ids[number, : len(row.ids)] = row.ids
         mask[number, : len(row.ids)] = 1
+        counted[number, : len(row.ids)] = row.counted or 1
     labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(mask), labels)
+    return Batch(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(counted), labels)
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], length: int) -> list[tuple[int, ...]]:
