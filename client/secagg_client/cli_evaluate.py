@@ -23,6 +23,10 @@ PUBLIC_FILE = 0o644
 @click.option("--split", default="train", show_default=True, help="Of a data set id.")
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
+@click.option("--image-column", default="image", show_default=True)
+@click.option("--messages-column", default="messages", show_default=True, help="Of conversations; where it is missing,")
+@click.option("--prompt-column", default="prompt", show_default=True, help="this column")
+@click.option("--response-column", default="response", show_default=True, help="and this are read.")
 @click.option("--base", help="The base model, an id or a folder; by default the one that the release names.")
 @click.option("--public", "description", help="Declares DATA public and describes them; goes with --out.")
 @click.option(
@@ -50,7 +54,7 @@ def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Pa
         raise click.UsageError("--public and --out go together")
     plan = read_certificate(release).session.descriptor.statement.plan
     source = str(options["data"])
-    columns = {name: str(options[name]) for name in ("split", "text_column", "label_column")}
+    columns = {name: str(value) for name, value in options.items() if name == "split" or name.endswith("_column")}
     data = load_examples(DataConfig(source=source, **columns), plan.task)
     loaded = load_base(base or plan.base_model, plan.task)
     verify_plan(plan, loaded)

@@ -29,6 +29,10 @@ class DataConfig(BaseModel):
     revision: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    image_column: str = "image"
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"
+    response_column: str = "response"
     limit: int | None = Field(default=None, ge=1)
 
 
@@ -71,11 +75,11 @@ def _class_index(value: object, row: int, task: TaskSpec, feature: object, where
     raise DataError(f"{where}, row {row}: the label {shown} ({', '.join(task.labels)})")
 
 
-def _text(value: object, row: int, where: str) -> str:
+def _text(value: object, row: int, where: str, what: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}, row {row}: the text is {'missing' if value is None else 'not a string'}")
+        raise DataError(f"{where}, row {row}: the {what} is {'missing' if value is None else 'not a string'}")
     if not value.strip():
-        raise DataError(f"{where}, row {row}: the text is empty")
+        raise DataError(f"{where}, row {row}: the {what} is empty")
     return value
 
 
@@ -90,9 +94,9 @@ def column(table: Dataset, config: DataConfig, setting: str) -> Any:
     return table[name]
 
 
-def texts(values: Iterable[object], where: str) -> tuple[str, ...]:
-    """Each value as a text that is not empty. Raises DataError."""
-    return tuple(_text(value, row, where) for row, value in enumerate(values, 1))
+def texts(values: Iterable[object], where: str, what: str = "text") -> tuple[str, ...]:
+    """Each value as a text that is not empty; errors call it `what`. Raises DataError."""
+    return tuple(_text(value, row, where, what) for row, value in enumerate(values, 1))
 
 
 def class_indices(table: Dataset, config: DataConfig, task: TaskSpec) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from secagg.plan import Plan
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.models import LoadedBase
-from secagg_client.tasks import AnyTask, Batch, Encoded, make_task
+from secagg_client.tasks import AnyTask, Batch, Encoded, kind_of, make_task
 
 MAX_BYTES = 1 << 30
 """More is not kept: the layers are computed anew in each step then."""
@@ -61,7 +61,8 @@ def _stack(base: LoadedBase) -> Any:
     """The module that holds embeddings and layers; None for a class of model that is not known."""
     if isinstance(base.model, MeanPoolClassifier):
         return base.model.encoder
-    return getattr(base.model, "model", None) if base.task.kind == "lm" else None
+    is_causal = kind_of(base.task).peft_task_type == "CAUSAL_LM"
+    return getattr(base.model, "model", None) if is_causal else None
 
 
 def frozen_depth(plan: Plan, layout: Layout) -> int:

@@ -35,7 +35,10 @@ MODEL_CARD = "README.md"
 REPORT = "report.html"
 OPENING = "opening.safetensors"
 CERTIFICATE = "release.json"
-PIPELINES = {"classify": "text-classification", "lm": "text-generation"}
+PIPELINES = {
+    "classify": "text-classification", "lm": "text-generation", "chat": "text-generation",
+    "image": "image-classification",
+}  # fmt: skip
 """What model hubs call a kind of task; others have no name there."""
 FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
 
@@ -350,7 +353,7 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
 
 def usage_lines(plan: Plan) -> list[str]:
     """Python lines that load the adapter; BASE and FOLDER are for the reader to fill in."""
-    if plan.task.kind == "lm":
+    if plan.task.kind in {"lm", "chat"}:
         load = ["from transformers import AutoModelForCausalLM", "base = AutoModelForCausalLM.from_pretrained(BASE)"]
     elif plan.task.kind == "classify" and plan.task.pooling == "mean":
         load = [

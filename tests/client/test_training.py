@@ -365,10 +365,10 @@ def test_padding_does_not_reach_the_loss(tiny_llama_dir: Path) -> None:
     task = make_task(LM, base.tokenizer)
     row = task.encode(examples(1, LM))[0]
     short = task.collate([row])
-    padded = Batch(
-        torch.nn.functional.pad(short.input_ids, (0, 9)), torch.nn.functional.pad(short.attention_mask, (0, 9)),
-        short.labels,
-    )  # fmt: skip
+    ids, mask, counted = (
+        torch.nn.functional.pad(tensor, (0, 9)) for tensor in (short.input_ids, short.attention_mask, short.counted)
+    )
+    padded = Batch(ids, mask, counted, short.labels)
     assert torch.allclose(task.losses(base.model, short), task.losses(base.model, padded), atol=1e-5)
 
 

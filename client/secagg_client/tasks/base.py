@@ -1,9 +1,10 @@
 """The interface of a task, and what tasks share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -44,10 +45,11 @@ O = TypeVar("O", bound="TaskOptions")  # noqa: E741 - options
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One text: token ids and, where there are classes, its class."""
+    """One text: token ids; its class, where there are classes; and which tokens its loss counts (none said: all)."""
 
     ids: tuple[int, ...] = field(repr=False)
     label: int = field(default=-1, repr=False)
+    counted: tuple[bool, ...] = field(default=(), repr=False)
 
     @property
     def length(self) -> int:
@@ -57,15 +59,17 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded token ids and mask, int64 [n, tokens]; classes int64 [n]."""
+    """Right-padded token ids, which of them exist and which of those count, int64 [n, tokens]; classes int64 [n]."""
 
     input_ids: Tensor = field(repr=False)
     attention_mask: Tensor = field(repr=False)
+    counted: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        tensors = (self.input_ids, self.attention_mask, self.counted, self.labels)
+        return Batch(*(tensor.to(device) for tensor in tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,13 @@ class BaseParts:
     """A base model in its stored precision, what prepares its inputs, and the module that is trained in full.
 
     `processor` is a tokenizer, or whatever else the task's `make` takes. `head` is the module's name, or None.
+    `architecture` is what plans call the function that the weights compute; by default the model's class.
     """
 
     model: nn.Module = field(repr=False)
     processor: Any = field(repr=False)
     head: str | None
+    architecture: str = ""
 
 
 class TaskOptions(Frozen):
@@ -163,12 +169,16 @@ class TaskKind(ABC):
         summary: one line for `--help`.
         peft_task_type: PEFT's name for it, which goes into `adapter_config.json`; None for plain PEFT.
         options_type: the model of `task.options`.
+        defaults: what a plan.toml need not say of `[task]`.
+        config_keys: what of a config changes the function that the weights compute, beyond `models.CONFIG_KEYS`.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     peft_task_type: ClassVar[str | None] = None
     options_type: ClassVar[type[TaskOptions]] = TaskOptions
+    defaults: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    config_keys: ClassVar[tuple[str, ...]] = ()
 
     def check(self, spec: TaskSpec) -> None:
         """Refuse a task that cannot be learnt. Raises ConfigError that says what to write instead."""
@@ -191,12 +201,13 @@ def pad(rows: Sequence[Encoded], token: int) -> Batch:
     """Right-padded with `token` to the longest of `rows`."""
     width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), token, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
+    mask, counted = np.zeros((2, len(rows), width), dtype=np.int64)
     for number, row in enumerate(rows):
         ids[number, : len(row.ids)] = row.ids
         mask[number, : len(row.ids)] = 1
+        counted[number, : len(row.ids)] = row.counted or 1
     labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(mask), labels)
+    return Batch(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(counted), labels)
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], length: int) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,8 +56,8 @@ class LanguageTask(Task[Encoded, Batch]):
         return pad(rows, int(self._tokenizer.pad_token_id))
 
     def token_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss of each predicted token and which of them exist, both [n, tokens - 1]."""
-        exists = batch.attention_mask[:, 1:].bool()
+        """Loss of each predicted token and which of them count, both [n, tokens - 1]."""
+        exists = batch.counted[:, 1:].bool()
         targets = batch.input_ids[:, 1:][exists]
         found = frozen_head(model)
         with self._prefix.applied(batch), without_head(found[0]) if found else nullcontext():
@@ -112,6 +113,7 @@ class Language(TaskKind):
     name = "lm"
     summary = "the next token of a text"
     peft_task_type = "CAUSAL_LM"
+    defaults = MappingProxyType({"max_length": 128})
 
     def check(self, spec: TaskSpec) -> None:
         """Neither labels nor pooling."""
