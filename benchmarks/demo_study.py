@@ -5,9 +5,9 @@
 A seed that is finished is kept beside the output, in study.seeds/: an interrupted study goes on where it stopped when
 the same command is given again. Remove that folder after a change of the code. Takes about 20 minutes on two cores.
 
-Sampling and noise of every training are seeded and can be drawn again. The released means go through the protocol
-itself, whose keys and stochastic rounding (16 bits a value) come from the operating system: these two may differ by a
-tweet from run to run.
+Sampling and noise of every training are seeded. Two things are not held fixed, so a second run may differ a little:
+bfloat16 kernels round otherwise with other libraries, processors or physical batches; and the released means go through
+the protocol itself, whose keys and stochastic rounding (16 bits a value) come from the operating system.
 """
 
 import argparse
