@@ -34,6 +34,9 @@ def test_it_serves_until_sigterm_and_the_folder_belongs_to_it(tmp_path: Path) ->
     assert listening["event"] == "listening"
     with Caller(listening["address"], deployment.client_files[0]) as caller:
         assert caller.status().state == pb.SESSION_STATE_PROPOSED
+    stranger = Deployment(tmp_path / "elsewhere").client_files[0]
+    with Caller(listening["address"], stranger) as caller, pytest.raises(CertificateInvalid):
+        caller.status()
     second = run_server(config)
     _, errors = second.communicate(timeout=20)
     assert second.returncode == 1
