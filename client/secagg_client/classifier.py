@@ -22,7 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from secagg.errors import ModelError
-from secagg_client.load_errors import LOAD_ERRORS, load_error
+from secagg_client.load_error import LOAD_ERRORS, load_error
 
 HEAD = "classifier"
 

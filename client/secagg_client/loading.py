@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
 from secagg_client.classifier import attention_for, load_options, quiet
-from secagg_client.load_errors import LOAD_ERRORS, load_error
+from secagg_client.load_error import LOAD_ERRORS, load_error
 
 
 def load_tokenizer(model: str) -> Any:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from secagg.errors import ConfigError, ProcessFailed
 from secagg_app.demo.layout import MARKER, claim
-from secagg_app.demo.processes import Event, Supervisor, environment, last_error, run_command
+from secagg_app.demo.processes import Event, Supervisor, as_typed, environment, last_error, run_command
 from secagg_app.demo.settings import DemoSettings, own_classify_recipe, scaled, tweets_recipe
 from secagg_app.demo.toml import dump
 from secagg_app.demo.view import Board, JsonView, LineView, ScreenView
@@ -156,6 +156,22 @@ def test_no_process_is_left_when_the_supervisor_is_left(tmp_path: Path) -> None:
     assert second.status in (-signal.SIGKILL, -signal.SIGTERM)
     events = [supervisor.next_event(0.1) for _ in range(4)]
     assert sorted(event.name for event in events if event) == ["ended", "ended", "started", "started"]
+
+
+def test_the_command_is_named_as_the_users_shell_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / ".venv" / "bin" / "secagg"
+    script.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(script.with_name("python")))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert as_typed().endswith("-m secagg_app")
+    script.touch(mode=0o755)
+    assert as_typed() == ".venv/bin/secagg"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert as_typed() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert as_typed() == "secagg"
 
 
 def _env() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from tests.client.support import plan_for, settings
 
 IMAGE = TaskSpec(kind="image", labels=DIGITS)
 GROUP = TaskSpec(kind="image", labels=DIGITS, options={"norm": "group"})
-CONVOLUTIONS = {"target_modules": ("convolution",), "rank": 4, "alpha": 8, "lora_clip": 1.0}
+CONVOLUTIONS: dict[str, Any] = {"target_modules": ("convolution",), "rank": 4, "alpha": 8, "lora_clip": 1.0}
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,8 @@ def resnet(resnet_dir: Path) -> LoadedBase:
 
 
 def vit_plan(base: LoadedBase, **changes: object) -> Plan:
-    return plan_for(base, **{"target_modules": ("q_proj", "v_proj"), **changes})  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"target_modules": ("q_proj", "v_proj"), **changes}
+    return plan_for(base, **settings)
 
 
 def test_per_sample_gradients_of_a_vit_are_those_of_each_image_alone(vit: LoadedBase) -> None:

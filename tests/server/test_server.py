@@ -67,7 +67,7 @@ def test_the_configuration_file_names_its_mistakes(tmp_path: Path) -> None:
     assert load_toml(path, ServerConfig).release == tmp_path / "release"
     text = path.read_text()
     for old, new, match in (
-        ('"127.0.0.1:0"', '"nowhere"', "listen"),
+        ('"127.0.0.1:0"', '"nowhere"', "listen: must be host:port"),
         ('"127.0.0.1:0"', '"127.0.0.1:65536"', "listen: .* above 65535"),
         ('sessions = ["session.json"]', "sessions = []", "sessions"),
         ('state = "state"', "", "state: Field required"),

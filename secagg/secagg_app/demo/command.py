@@ -22,7 +22,7 @@ from secagg_app.demo import corpora, layout
 from secagg_app.demo.federation import COORDINATOR, Federation
 from secagg_app.demo.figures import ACCURACY, PERPLEXITY, RELEASED, START, Results, gather
 from secagg_app.demo.layout import Base, RunFolder
-from secagg_app.demo.processes import Supervisor, environment, run_command
+from secagg_app.demo.processes import Supervisor, as_typed, environment, run_command
 from secagg_app.demo.settings import (
     DemoSettings,
     TaskKind,
@@ -239,7 +239,7 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
         ("certificates, policies, configuration, logs", folder.root),
     ):
         console.print(f"  {name}: {path}", soft_wrap=True, highlight=False)
-    again = f"secagg verify {folder.release} --trust {folder.anchors}"
+    again = f"{as_typed()} verify {folder.release} --trust {folder.anchors}"
     console.print(f"  check it again: {again}", soft_wrap=True, highlight=False)
 
 
