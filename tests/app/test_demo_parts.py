@@ -100,6 +100,24 @@ def test_lines_say_who_did_what_and_not_every_step() -> None:
     assert "client North: was killed" in text
 
 
+def test_the_coordinator_does_not_claim_what_others_did() -> None:
+    board = Board(TITLES)
+
+    def line(name: str, **fields: Any) -> tuple[str | None, str]:
+        return board.take(Event("coordinator", name, fields)), board.rows["coordinator"].state
+
+    assert line("approved", holder="Trustee A/holder", count=1, needed=3) == (
+        "took the approval of Trustee A/holder: 1, 3 needed", "collects approvals"
+    )  # fmt: skip
+    assert line("enrolled", client="North desk/trainer") == ("enrolled North desk/trainer", "waits for uploads")
+    assert line("endorsed", holder="Trustee B/holder", stage="candidate") == (
+        "took the endorsement of the candidate set by Trustee B/holder", "collects endorsements"
+    )  # fmt: skip
+    assert line("waiting", what="approvals", missing=["Trustee C/holder"])[0] == "waits for approvals: Trustee C/holder"
+    assert line("erased", files=4)[0] == "deleted 4 stored files"
+    assert board.take(Event("client-1", "enrolled", {"session": "ab"})) == "enrolled"
+
+
 def test_json_lines_hold_every_event() -> None:
     stream = io.StringIO()
     with JsonView(Board(TITLES), stream) as view:
