@@ -28,6 +28,9 @@ from secagg_client.square import FACTOR, insert_squares
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
 
+TRAINABLE = (nn.Linear, nn.Conv2d)
+"""Layers whose per-example gradients are compared with autograd in the tests."""
+
 _ALLOWED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "task_type": ("SEQ_CLS", "CAUSAL_LM", None),
@@ -104,7 +107,7 @@ def _adapter_parameters(model: nn.Module, head: str | None) -> dict[str, nn.Para
             continue
         key = state_key(name)
         if not key.endswith((".lora_A.weight", ".lora_B.weight")) and not (head and key.startswith(f"{PREFIX}{head}.")):
-            raise ModelError(f"{key}: only LoRA on linear layers is supported")
+            raise ModelError(f"{key}: only LoRA on linear and convolutional layers is supported")
         parameter.data = parameter.data.float()
         found[key] = parameter
     return dict(sorted(found.items()))
@@ -200,8 +203,8 @@ def attached(plan: Plan, base: LoadedBase, device: torch.device | None = None) -
 def _refuse_other_trainables(adapted: Adapted) -> None:
     for name, module in adapted.model.named_modules():
         own: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if own and type(module) is not nn.Linear:
-            raise ModelError(f"{name} is a {type(module).__name__}: only linear layers may be trained")
+        if own and type(module) not in TRAINABLE:
+            raise ModelError(f"{name} is a {type(module).__name__}: only linear layers and convolutions may be trained")
 
 
 def load_vector(plan: Plan, adapted: Adapted, change: NDArray[np.float32]) -> None:

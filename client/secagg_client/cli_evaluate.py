@@ -23,6 +23,7 @@ PUBLIC_FILE = 0o644
 @click.option("--split", default="train", show_default=True, help="Of a data set id.")
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
+@click.option("--image-column", default="image", show_default=True)
 @click.option("--messages-column", default="messages", show_default=True, help="Of conversations; where it is missing,")
 @click.option("--prompt-column", default="prompt", show_default=True, help="this column")
 @click.option("--response-column", default="response", show_default=True, help="and this are read.")

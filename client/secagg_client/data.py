@@ -39,6 +39,7 @@ class DataConfig(BaseModel):
     revision: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    image_column: str = "image"
     messages_column: str = "messages"
     prompt_column: str = "prompt"
     response_column: str = "response"

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
-from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.tasks import kind_of
 
 HASH_TAG = b"secagg/v1/base-model\x00"
@@ -47,11 +46,12 @@ def _rotary(config: Any) -> dict[str, Any]:
     return {key: parameters[key] for key in sorted(parameters) if isinstance(parameters[key], int | float | str)}
 
 
-def relevant_config(config: Any) -> dict[str, Any]:
-    """The part of a Hugging Face config that the hash covers."""
+def relevant_config(config: Any, more: Iterable[str] = ()) -> dict[str, Any]:
+    """The part of a Hugging Face config that the hash covers: CONFIG_KEYS, and `more` of a kind of task's own."""
     values = {key: getattr(config, key, None) for key in CONFIG_KEYS}
     kept = {key: value for key, value in values.items() if isinstance(value, bool | int | float | str)}
-    return {**kept, "rope": _rotary(config)}
+    own = {key: getattr(config, key) for key in more if hasattr(config, key)}
+    return {**kept, **own, "rope": _rotary(config)}
 
 
 def _tensor_hash(tensor: Tensor) -> str:
@@ -59,7 +59,9 @@ def _tensor_hash(tensor: Tensor) -> str:
     return hashlib.sha256(values.astype("<f4", copy=False).data).hexdigest()
 
 
-def base_model_hash(state: Iterable[tuple[str, Tensor]], architecture: str, config: Any, head: str | None) -> str:
+def base_model_hash(
+    state: Iterable[tuple[str, Tensor]], architecture: str, config: dict[str, Any], head: str | None
+) -> str:
     """SHA-256 over class name, relevant config and every pretrained tensor (name, dtype, shape, hash of its values).
 
     Values are hashed as little-endian float32, to which float16 and bfloat16 convert exactly: the hash does not
@@ -70,7 +72,7 @@ def base_model_hash(state: Iterable[tuple[str, Tensor]], architecture: str, conf
         for name, tensor in sorted(state, key=lambda item: item[0])
         if tensor.is_floating_point() and not (head and name.startswith(f"{head}."))
     ]
-    content = {"architecture": architecture, "config": relevant_config(config), "tensors": tensors}
+    content = {"architecture": architecture, "config": config, "tensors": tensors}
     return hashlib.sha256(HASH_TAG + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -81,13 +83,13 @@ def load_base(model: str, task: TaskSpec, *, precision: Literal["fp32", "bf16"] 
     converted to float32; with `bf16` it stays as stored and computes under autocast.
     Raises ModelError with what is missing; ConfigError for a task that does not exist or is not well set.
     """
-    parts = kind_of(task).load(model, task)
+    kind = kind_of(task)
+    parts = kind.load(model, task)
     loaded: Any = parts.model
     refuse_batch_norm(loaded)
-    architecture = type(loaded).__name__
-    if isinstance(loaded, MeanPoolClassifier):
-        architecture += f"({type(loaded.encoder).__name__})"
-    digest = base_model_hash(loaded.state_dict().items(), architecture, loaded.config, parts.head)
+    architecture = parts.architecture or type(loaded).__name__
+    config = relevant_config(loaded.config, kind.config_keys)
+    digest = base_model_hash(loaded.state_dict().items(), architecture, config, parts.head)
     if precision == "fp32":
         loaded = loaded.float()
     reset_head(loaded, parts.head)
@@ -107,4 +109,7 @@ def refuse_batch_norm(model: nn.Module) -> None:
     """Raise ModelError when a layer mixes the examples of a batch: per-example gradients do not exist then."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ModelError(f"layer {name} is a batch norm, which mixes examples: DP-SGD is not defined for it")
+            raise ModelError(
+                f"layer {name} is a batch norm, which mixes examples: DP-SGD is not defined for it. Take a model "
+                'without, or for task image options.norm = "group"'
+            )

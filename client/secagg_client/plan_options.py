@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from secagg.errors import ConfigError
 from secagg_client.planning import PlanConfig
+from secagg_client.tasks import task_kinds
 
 TRAINING = ("epsilon", "delta", "steps", "batch_size", "learning_rate")
 DEFAULT_TRAINING: dict[str, Any] = {
@@ -38,8 +39,14 @@ def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:
     if options.get("method_options"):
         plain["options"] = dict(plain.get("options", {})) | _named_values(_strings(options["method_options"]))
     training |= {name: options[name] for name in TRAINING if options.get(name) is not None}
-    defaults = {"max_length": 128, "pooling": "mean" if task.get("kind") == "classify" else "model"}
-    content = {"lora_clip": DEFAULT_CLIP, **plain, "task": defaults | task, "training": DEFAULT_TRAINING | training}
+    kind = task_kinds().get(str(task.get("kind")))
+    defaults = kind.defaults if kind is not None else {}
+    content = {
+        "lora_clip": DEFAULT_CLIP,
+        **plain,
+        "task": {**defaults, **task},
+        "training": DEFAULT_TRAINING | training,
+    }
     return validated(content, str(path or "plan"))
 
 

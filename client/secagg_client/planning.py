@@ -148,7 +148,7 @@ def _tensor(name: str, shape: tuple[int, ...], head: dict[str, TensorInit], conf
 
 
 def _bound(shape: tuple[int, ...]) -> float:
-    return 1.0 / math.sqrt(shape[-1])
+    return 1.0 / math.sqrt(math.prod(shape[1:]))
 
 
 def _head_inits(config: PlanConfig, base: LoadedBase, shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInit]:

@@ -4,6 +4,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from secagg.errors import ModelError
+
 FACTOR = ".lora_R.weight"
 
 
@@ -32,13 +34,15 @@ class SquareAfterDown(nn.Module):
 def insert_squares(model: nn.Module) -> dict[str, nn.Parameter]:
     """Put an R of zeros into every LoRA layer of `model`; each by the layer's name and `.lora_R.weight`.
 
-    They go when the adapter is taken out.
+    They go when the adapter is taken out. Raises ModelError for a layer that is not linear.
     """
     inserted = dict[str, nn.Parameter]()
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, LoraLayer):
             continue
         for adapter, down in list(layer.lora_A.items()):
+            if not isinstance(down, nn.Linear):
+                raise ModelError(f"{name} is not linear, and fed-sb takes linear layers only: take ffa-lora")
             both = SquareAfterDown(down)
             layer.lora_A[adapter] = both
             inserted[name + FACTOR] = both.square.get_parameter("weight")

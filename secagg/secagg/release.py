@@ -35,7 +35,10 @@ MODEL_CARD = "README.md"
 REPORT = "report.html"
 OPENING = "opening.safetensors"
 CERTIFICATE = "release.json"
-PIPELINES = {"classify": "text-classification", "lm": "text-generation", "chat": "text-generation"}
+PIPELINES = {
+    "classify": "text-classification", "lm": "text-generation", "chat": "text-generation",
+    "image": "image-classification",
+}  # fmt: skip
 """What model hubs call a kind of task; others have no name there."""
 FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
 

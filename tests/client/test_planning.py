@@ -121,7 +121,7 @@ def test_target_modules_that_are_not_there(base: LoadedBase) -> None:
 
 def test_embeddings_are_refused(base: LoadedBase) -> None:
     for name in ("word_embeddings", "position_embeddings"):
-        with pytest.raises(ModelError, match="only LoRA on linear layers is supported"):
+        with pytest.raises(ModelError, match="only LoRA on linear and convolutional layers is supported"):
             plan_for(base, target_modules=("query", name))
 
 

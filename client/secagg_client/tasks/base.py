@@ -1,9 +1,10 @@
 """The interface of a task, and what tasks share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -137,11 +138,13 @@ class BaseParts:
     """A base model in its stored precision, what prepares its inputs, and the module that is trained in full.
 
     `processor` is a tokenizer, or whatever else the task's `make` takes. `head` is the module's name, or None.
+    `architecture` is what plans call the function that the weights compute; by default the model's class.
     """
 
     model: nn.Module = field(repr=False)
     processor: Any = field(repr=False)
     head: str | None
+    architecture: str = ""
 
 
 class TaskOptions(Frozen):
@@ -166,12 +169,16 @@ class TaskKind(ABC):
         summary: one line for `--help`.
         peft_task_type: PEFT's name for it, which goes into `adapter_config.json`; None for plain PEFT.
         options_type: the model of `task.options`.
+        defaults: what a plan.toml need not say of `[task]`.
+        config_keys: what of a config changes the function that the weights compute, beyond `models.CONFIG_KEYS`.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     peft_task_type: ClassVar[str | None] = None
     options_type: ClassVar[type[TaskOptions]] = TaskOptions
+    defaults: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    config_keys: ClassVar[tuple[str, ...]] = ()
 
     def check(self, spec: TaskSpec) -> None:
         """Refuse a task that cannot be learnt. Raises ConfigError that says what to write instead."""

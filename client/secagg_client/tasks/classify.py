@@ -1,6 +1,7 @@
 """Text classification: sequences of tokens with a class each."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,6 +106,7 @@ class Classify(TaskKind):
     name = "classify"
     summary = "a class for each text"
     peft_task_type = "SEQ_CLS"
+    defaults = MappingProxyType({"max_length": 128, "pooling": "mean"})
 
     def check(self, spec: TaskSpec) -> None:
         """Two labels or more, and room for tokens."""
@@ -126,7 +128,8 @@ class Classify(TaskKind):
         tokenizer = load_tokenizer(model)
         if spec.pooling == "mean":
             encoder = load_encoder(model, spec.max_length)
-            return BaseParts(MeanPoolClassifier(encoder, len(spec.labels), spec.feature_norm), tokenizer, HEAD)
+            pooled = MeanPoolClassifier(encoder, len(spec.labels), spec.feature_norm)
+            return BaseParts(pooled, tokenizer, HEAD, f"{MeanPoolClassifier.__name__}({type(encoder).__name__})")
         loaded, head = _load_sequence_classifier(model, spec, tokenizer.pad_token_id)
         return BaseParts(loaded, tokenizer, head)
 

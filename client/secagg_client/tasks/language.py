@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +113,7 @@ class Language(TaskKind):
     name = "lm"
     summary = "the next token of a text"
     peft_task_type = "CAUSAL_LM"
+    defaults = MappingProxyType({"max_length": 128})
 
     def check(self, spec: TaskSpec) -> None:
         """Neither labels nor pooling."""
