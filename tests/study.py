@@ -102,7 +102,7 @@ class Study:
             self.offer(name)
         self.create_session()
         for name in self.client_names:
-            self.write_client(name)
+            secagg("client", "ledger", "init", "--config", self.write_client(name))
         server = {
             "listen": f"127.0.0.1:{self.port}", "identity": "identity", "state": "state", "release": "../release",
             "sessions": ["../session.json"], "close_at_uploads": self.clients,

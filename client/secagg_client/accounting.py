@@ -8,7 +8,7 @@ PRV: Gopi et al. 2021 (Opacus); RDP: Mironov 2017.
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -84,6 +84,18 @@ def epsilon_of(events: Sequence[DpEvent], delta: float, *, interval: float = 1e-
             raise AccountingError(f"the accountant does not know this mechanism: {type(event).__name__}")
         accountant.compose(event)
     return float(accountant.get_epsilon(delta))
+
+
+def merged(mechanisms: Iterable[Mechanism]) -> list[Mechanism]:
+    """The same one after the other, with those of equal rate and sigma as one that has all their steps.
+
+    Composition does not ask how steps were grouped: R rounds of T/R steps are one round of T steps, to the last digit.
+    """
+    steps = dict[tuple[float, float], int]()
+    for each in mechanisms:
+        kind = (each.rate, each.sigma)
+        steps[kind] = steps.get(kind, 0) + each.steps
+    return [Mechanism(rate, sigma, count) for (rate, sigma), count in steps.items()]
 
 
 def loss_interval(epsilon: float, steps: int) -> float:

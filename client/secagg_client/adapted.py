@@ -22,7 +22,7 @@ from secagg.adapter import start_tensors, unflatten
 from secagg.encodings.registry import encoding_of
 from secagg.errors import EncodingError, ModelError
 from secagg.plan import Plan
-from secagg_client.models import LoadedBase, refuse_batch_norm, reset_head
+from secagg_client.models import LoadedBase, refuse_batch_norm, refuse_checkpointing, reset_head
 from secagg_client.square import FACTOR, insert_squares
 from secagg_client.tasks import kind_of
 
@@ -39,6 +39,14 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "use_dora": (False,),
     "init_lora_weights": (True,),
     "inference_mode": (True, False),
+}
+_INSTEAD = {
+    "use_dora": "DoRA's norms have no per-example gradients; train plain LoRA (use_dora = false) at a higher rank",
+    "lora_dropout": "noise is what regularises here; set lora_dropout = 0",
+    "bias": 'train LoRA alone (bias = "none")',
+    "init_lora_weights": "A comes from the plan's seed; set init_lora_weights = true",
+    "peft_type": 'only LoRA can be summed here; set peft_type = "LORA"',
+    "trainable_token_indices": "embeddings have no per-example gradients here; put LoRA on linear layers",
 }
 _FREE = {
     "base_model_name_or_path", "r", "lora_alpha", "target_modules", "layers_to_transform", "layers_pattern",
@@ -75,11 +83,10 @@ def state_key(parameter_name: str) -> str:
 def check_adapter_config(config: Mapping[str, JsonValue], head: str | None) -> None:
     """Raise ModelError for a setting under which per-example gradients, or the sum of adapters, would be wrong."""
     for key, value in config.items():
-        if key in _ALLOWED:
-            if value not in _ALLOWED[key]:
-                raise ModelError(f"adapter setting {key} = {value!r} is not supported")
-        elif key not in _FREE and value not in (None, False, {}, []):
-            raise ModelError(f"adapter setting {key} = {value!r} is not supported")
+        unknown = key not in _ALLOWED and key not in _FREE and value not in (None, False, {}, [])
+        if unknown or (key in _ALLOWED and value not in _ALLOWED[key]):
+            advice = _INSTEAD.get(key, "leave it out")
+            raise ModelError(f"adapter setting {key} = {value!r} is not supported: {advice}")
     saved = config.get("modules_to_save") or []
     if saved != ([head] if head else []):
         raise ModelError(f"the adapter saves modules {saved}, the task trains {[head] if head else []}")
@@ -192,6 +199,7 @@ def attached(plan: Plan, base: LoadedBase, device: torch.device | None = None) -
     """
     check_base(plan, base)
     refuse_batch_norm(base.model)
+    refuse_checkpointing(base.model)
     if device is not None:
         base.model.to(device)
     with_lora = any(spec.name.endswith(".lora_A.weight") for spec in plan.tensors)

@@ -8,14 +8,15 @@ import click
 
 from secagg.canonical import pretty_bytes
 from secagg.encodings.registry import DEFAULT, encoding_of, encodings
-from secagg.errors import ConfigError, SecaggError
-from secagg.identity import Role, check_issued_by
+from secagg.errors import SecaggError
+from secagg.identity import check_issued_by
 from secagg.policy import Policy, adapter_schema_hash
+from secagg_client.cli_ledger import ledger
 from secagg_client.client_config import ClientConfig
 from secagg_host.config import load_toml
 from secagg_host.durable import FolderLock, write_atomic
 from secagg_host.events import EventLog
-from secagg_host.identity import PartyFiles, load_identity
+from secagg_host.identity import PartyFiles
 
 PUBLIC_FILE = 0o644
 EVENTS = "events.jsonl"
@@ -25,6 +26,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.group()
 def client() -> None:
     """Plan a training, and take part in one: train here, seal once, upload."""
+
+
+client.add_command(ledger)
 
 
 def methods_help() -> str:
@@ -51,17 +55,34 @@ def methods_help() -> str:
 @click.option("--rank", type=click.IntRange(1), help="LoRA rank.")
 @click.option("--method", help="What is trained, summed and released; see below.", show_default=DEFAULT)
 @click.option("--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method; repeat.")
+@click.option("--calibrate", type=FILE, help="PUBLIC examples: train on them once to choose each tensor's clip.")
+@click.option("--calibrate-size", type=click.IntRange(1), default=1000, show_default=True,
+              help="So many of them stand for a client's.")  # fmt: skip
 @click.option("--out", required=True, type=FILE, help="Where the plan goes; everybody may read it.")
-def plan(config_file: Path | None, out: Path, **options: str | float | tuple[str, ...] | None) -> None:
+def plan(
+    config_file: Path | None,
+    calibrate: Path | None,
+    calibrate_size: int,
+    out: Path,
+    **options: str | float | tuple[str, ...] | None,
+) -> None:
     """Derive the plan of a session from a base model: adapter, start values, training settings.
 
     The coordinator embeds it in the session; each client derives it again from its own copy of the model. The two
     hashes that are printed are for policies.
     """
+    from secagg_client.calibration import calibrated
+    from secagg_client.data import DataConfig, load_examples
+    from secagg_client.models import load_base
     from secagg_client.plan_options import plan_config
     from secagg_client.planning import make_plan
 
-    made = make_plan(plan_config(config_file, options))
+    config = plan_config(config_file, options)
+    base = load_base(config.base_model, config.task)
+    made = make_plan(config, base)
+    if calibrate is not None:
+        public = load_examples(DataConfig(source=str(calibrate)), config.task)
+        made = calibrated(made, base, public, calibrate_size)
     write_atomic(out, pretty_bytes(made), PUBLIC_FILE)
     click.echo(
         f"{out}: {encoding_of(made).layout(made).length} values from {len(made.trained)} trained tensors of "
@@ -79,9 +100,7 @@ def run(config_file: Path, as_json: bool) -> None:
     May be killed and started again at any time: it goes on where it was, and neither trains nor seals twice.
     """
     config = load_toml(config_file, ClientConfig)
-    party = load_identity(config.identity)
-    if party.identity.role is not Role.CLIENT:
-        raise ConfigError(f"{config.identity}: holds the identity of a {party.identity.role}, not of a client")
+    party = config.load_party()
     with FolderLock(config.state):
         log = EventLog(config.state / EVENTS, sys.stdout, as_json=as_json)
         try:
@@ -106,6 +125,8 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     patience = Patience(log, config.patience_minutes)
     check_issued_by(party.identity, party.authority, patience.now)
     policy = load_toml(config.policy, Policy)
+    training = LocalTraining(config, policy, log)
+    training.ledger.entries()  # one that is missing or altered is said before anything is asked of the coordinator
     with channel(config.coordinator, party) as line:
         ClientRun(
             signer=party.signer,
@@ -114,7 +135,7 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
             shelf=SessionShelf(config.state / "sessions", party.signer, os.urandom),
             contribution=ContributionCalls(line),
             publication=PublicationCalls(line),
-            training=LocalTraining(config, policy, log),
+            training=training,
             release=config.release,
             patience=patience,
             random=os.urandom,

@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from secagg.errors import ConfigError
+from secagg.identity import Role
 from secagg.plan import Frozen, Hash
+from secagg.policy import Policy
+from secagg_client.ledger_entry import LedgerLimits
+from secagg_client.ledger_files import LedgerFiles
 from secagg_host.config import LocalPath
+from secagg_host.identity import PartyFiles, load_identity
 
 if TYPE_CHECKING:
     from secagg_client.data import DataConfig
+
+WITNESS_FOLDER = "ledger-witness"
 
 
 class ModelSection(Frozen):
@@ -71,22 +79,16 @@ class EvaluationSection(DataSection):
     models: tuple[Literal["start", "own", "release"], ...] = ("start", "own", "release")
 
 
-class LimitsSection(Frozen):
-    """What the institution allows on one and the same data over all sessions (protocol.md §4.5).
+class TrainingSection(Frozen):
+    """What does not touch the result's privacy. `seed` is for sessions with seeded noise: experiments only.
 
-    Left out, it is one session with the policy's largest epsilon and delta.
+    `micro_batch` examples at most go through the model at a time; left out, as many as memory holds. `threads` are
+    those of one client, when several share a machine; left out, all processors.
     """
 
-    total_epsilon: float = Field(gt=0)
-    delta: float = Field(gt=0, lt=1)
-    allow_repeated: bool = False
-
-
-class TrainingSection(Frozen):
-    """What does not touch the result's privacy. `seed` is for sessions with seeded noise: experiments only."""
-
     device: str | None = None
-    micro_batch: int = Field(ge=1, default=64)
+    micro_batch: int | None = Field(ge=1, default=None)
+    threads: int | None = Field(ge=1, default=None)
     seed: int | None = None
 
 
@@ -94,8 +96,11 @@ class ClientConfig(Frozen):
     """Where the coordinator is, where this client keeps what is its own, and what it trains on.
 
     `declared_size` is what the institution says publicly, once, about the size of its data; `data_name` is what its
-    ledger calls them. `ledger` and `release` are folders. `session` names the session when the coordinator runs
-    several with this client. `patience_minutes` is how long the coordinator may be out of reach at a stretch.
+    ledger calls them. `ledger` and `release` are folders. `witness` is the folder of the ledger's key and witness,
+    apart from the ledger; left out, it is one in the identity folder. `limits` hold for one and the same data over all
+    sessions (protocol.md §4.5); left out, they are one session with the policy's largest epsilon and delta. `session`
+    names the session when the coordinator runs several with this client. `patience_minutes` is how long the coordinator
+    may be out of reach at a stretch.
     """
 
     coordinator: str = Field(pattern=r"^\S+:\d{1,5}$")
@@ -103,17 +108,43 @@ class ClientConfig(Frozen):
     state: LocalPath
     policy: LocalPath
     ledger: LocalPath
+    witness: LocalPath | None = None
     release: LocalPath
     model: ModelSection
     data: DataSection
     declared_size: int = Field(ge=1)
     data_name: str = Field(min_length=1, max_length=200, default="default")
     evaluation: EvaluationSection | None = None
-    limits: LimitsSection | None = None
+    limits: LedgerLimits | None = None
     training: TrainingSection = TrainingSection()
     session: Hash | None = None
     wait_for_release: bool = True
     patience_minutes: float = Field(gt=0, default=60.0)
+
+    @property
+    def ledger_files(self) -> LedgerFiles:
+        """Where the ledger and its witness are."""
+        return LedgerFiles(self.ledger, self.witness or self.identity / WITNESS_FOLDER)
+
+    def ledger_limits(self, policy: Policy) -> LedgerLimits:
+        """What the ledger allows on the same data."""
+        if self.limits is not None:
+            return self.limits
+        return LedgerLimits(total_epsilon=policy.max_epsilon, delta=policy.max_delta)
+
+    def load_party(self) -> PartyFiles:
+        """The identity folder. Raises ConfigError when it is missing, or not a client's."""
+        party = load_identity(self.identity)
+        if party.identity.role is not Role.CLIENT:
+            raise ConfigError(f"{self.identity}: holds the identity of a {party.identity.role}, not of a client")
+        return party
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        files = self.ledger_files
+        if files.witness.is_relative_to(files.folder) or files.folder.is_relative_to(files.witness):
+            raise ValueError("ledger and witness must be apart: what happens to one must not happen to the other")
+        return self
 
 
 def _exactly_one(name: str | None, path: Path | None) -> None:

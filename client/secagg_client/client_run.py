@@ -86,8 +86,11 @@ class Training(Protocol):
     def prepare(self, descriptor: Descriptor) -> Prepared:
         """Load model and data, and check them against the plan. Raises ModelError or DataError."""
 
-    def mark_sealed(self, ctx: str) -> None:
-        """The result is about to leave: never train for this session again. Doing it again changes nothing."""
+    def mark_sealed(self, ctx: str, upload_root: str) -> None:
+        """This upload is about to leave: never train for this session again. Doing it again changes nothing.
+
+        Raises LedgerError for another upload than the first: only one result of a session may leave.
+        """
 
     def abandon(self, ctx: str) -> None:
         """The session ended before anything was sealed. Does nothing when no run was begun."""
@@ -238,11 +241,11 @@ class ClientRun:
 
     def _send(self, descriptor: Descriptor, folder: SessionFolder) -> None:
         """Send the spooled upload until there is a receipt for it (protocol.md §7.2)."""
-        self.training.mark_sealed(descriptor.ctx)
+        upload = folder.upload(descriptor)
+        self.training.mark_sealed(descriptor.ctx, upload.signed.statement.upload_root)
         self.checkpoint("marked")
         folder.erase_trained()
         self.checkpoint("cleared")
-        upload = folder.upload(descriptor)
         try:
             receipt = self.patience.ask(lambda: self._offer(upload), until=descriptor.expires_at)
         except SessionClosed as error:

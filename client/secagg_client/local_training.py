@@ -18,7 +18,7 @@ from secagg_client.client_config import ClientConfig
 from secagg_client.client_state import Trained
 from secagg_client.data import Examples, load_examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
-from secagg_client.ledger import Ledger, LedgerLimits, Spend
+from secagg_client.ledger import Ledger, Spend
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import NoiseSource, SecureSource, SeededSource
 from secagg_client.planning import verify_plan
@@ -40,6 +40,8 @@ class LocalTraining:
     def prepare(self, descriptor: Descriptor) -> "LocalRun":
         """Load and check model and data. Raises ModelError, DataError, TrainingError, AccountingError, ConfigError."""
         plan = descriptor.plan
+        if self.config.training.threads is not None:
+            torch.set_num_threads(self.config.training.threads)
         base = self._base(plan)
         verify_plan(plan, base)
         data = load_examples(self.config.data.to_config(), plan.task)
@@ -49,10 +51,9 @@ class LocalTraining:
         self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, records=len(data))
         return LocalRun(self, descriptor, base, data, held_out, mechanism, source)
 
-    def mark_sealed(self, ctx: str) -> None:
-        """Enter that the result is about to leave, unless it is entered."""
-        if self._last(ctx) != "sealed":
-            self.ledger.mark_sealed(ctx)
+    def mark_sealed(self, ctx: str, upload_root: str) -> None:
+        """Enter that this result is about to leave. Raises LedgerError when another did, or may."""
+        self.ledger.mark_sealed(ctx, upload_root)
 
     def abandon(self, ctx: str) -> None:
         """Enter that nothing was spent, when a run was begun and did not come to anything."""
@@ -74,15 +75,7 @@ class LocalTraining:
     @property
     def ledger(self) -> Ledger:
         """The institution's ledger."""
-        return Ledger(self.config.ledger, lambda: int(time.time()))
-
-    @property
-    def limits(self) -> LedgerLimits:
-        """What the ledger allows on the same data."""
-        own = self.config.limits
-        if own is not None:
-            return LedgerLimits(**own.model_dump())
-        return LedgerLimits(total_epsilon=self.policy.max_epsilon, delta=self.policy.max_delta)
+        return Ledger(self.config.ledger_files, lambda: int(time.time()))
 
     def _scored(self) -> set[str]:
         return set(self.config.evaluation.models) if self.config.evaluation is not None else set()
@@ -93,7 +86,7 @@ class LocalTraining:
         return load_examples(self.config.evaluation.to_config(), plan.task)
 
     def _last(self, ctx: str) -> str | None:
-        kinds = [entry.kind for entry in self.ledger.entries() if entry.session == ctx]
+        kinds = [entry.kind for entry in self.ledger.entries() if entry.run == (ctx, 0)]
         return kinds[-1] if kinds else None
 
     def _base(self, plan: Plan) -> LoadedBase:
@@ -116,7 +109,7 @@ class LocalRun:
         """Enter the run in the ledger. Raises PolicyViolation or LedgerError."""
         settings = self.descriptor.plan.training
         spend = Spend.of(self.descriptor.ctx, self.owner.config.data_name, self.data, self.mechanism, settings)
-        entry = self.owner.ledger.begin(spend, self.owner.limits)
+        entry = self.owner.ledger.begin(spend, self.owner.config.ledger_limits(self.owner.policy))
         self.owner.log.emit("charged", attempt=entry.attempt, epsilon=entry.epsilon, delta=entry.delta)
 
     def train(self) -> Trained:

@@ -113,3 +113,18 @@ def refuse_batch_norm(model: nn.Module) -> None:
                 f"layer {name} is a batch norm, which mixes examples: DP-SGD is not defined for it. Take a model "
                 'without, or for task image options.norm = "group"'
             )
+
+
+def refuse_checkpointing(model: nn.Module) -> None:
+    """Raise ModelError when layers are to be computed again in the backward pass.
+
+    Opacus' hooks then see a layer twice, or not at all (non-reentrant checkpointing). Nothing is lost without it:
+    the base is frozen, and physical batches bound what is kept.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "gradient_checkpointing", False):
+            raise ModelError(
+                f"layer {name or type(module).__name__} has gradient checkpointing on, under which per-example "
+                "gradients are wrong: call model.gradient_checkpointing_disable(), and bound memory with "
+                "[training] micro_batch instead"
+            )

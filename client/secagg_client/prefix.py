@@ -129,12 +129,13 @@ class KeptPrefix:
 
     @torch.no_grad()
     def keep(self, rows: Sequence[Encoded], collate: Callable[[Sequence[Encoded]], Batch]) -> None:
-        """Compute the layers for all rows, unless that is too much to hold."""
+        """Compute the layers for all rows that are not kept yet, unless all are too much to hold."""
         width = int(self._stack.config.hidden_size)
         if sum(len(row.ids) for row in rows) * width * 4 > MAX_BYTES:
+            self._kept.clear()
             return
         self._stack.to(self._device)
-        ordered = sorted(rows, key=lambda row: len(row.ids))
+        ordered = sorted((row for row in rows if row.ids not in self._kept), key=lambda row: len(row.ids))
         for start in range(0, len(ordered), _MICRO_BATCH):
             part = ordered[start : start + _MICRO_BATCH]
             batch = collate(part).to(self._device)

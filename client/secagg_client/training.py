@@ -33,6 +33,7 @@ from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
 from secagg_client.optimizer import GridOptimizer
+from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.prefix import training_task
 from secagg_client.tasks import AnyTask, Row
 
@@ -66,9 +67,12 @@ class TrainedUpdate:
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What does not touch the result's privacy. `allow_no_dp` is for comparisons on public data only."""
+    """What does not touch the result's privacy. `allow_no_dp` is for comparisons on public data only.
 
-    micro_batch: int = 64
+    At most `micro_batch` examples go through the model at a time; None leaves it to the memory that is free.
+    """
+
+    micro_batch: int | None = None
     device: str | None = None
     allow_no_dp: bool = False
 
@@ -208,11 +212,13 @@ def run_steps(
     trained = {spec.name: adapted.parameters[spec.name] for spec in plan.trained}
     _hook_trained_layers_only(adapted.model)
     optimizer = _optimizer(run.settings, trained)
+    footprint = Footprint.of(getattr(adapted.model, "config", None), plan.length)
+    batches = PhysicalBatches.for_device(footprint, run.options.torch_device(), run.options.micro_batch)
     stepper: _PrivateStepper | _PlainStepper
     if run.mechanism is None:
-        stepper = _PlainStepper(run, adapted.model, optimizer)
+        stepper = _PlainStepper(run, adapted.model, optimizer, batches)
     else:
-        stepper = _PrivateStepper(run, adapted.model, optimizer)
+        stepper = _PrivateStepper(run, adapted.model, optimizer, batches)
     peaks = [group["lr"] for group in optimizer.param_groups]
     before = flatten(plan, adapted.values())
     checked = False
@@ -284,13 +290,6 @@ def _spent(run: Run, step: int) -> float | None:
     return min(epsilon, epsilon_spent(mechanism, run.settings.delta, epsilon / COARSE))
 
 
-def _micro_batches(run: Run, rows: Sequence[Row]) -> list[list[Row]]:
-    """At most `micro_batch` examples at a time, of like length: memory and padding stay bounded."""
-    ordered = sorted(rows, key=lambda row: row.length)
-    size = run.options.micro_batch
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
 def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Row]) -> torch.Tensor:
     device = next(model.parameters()).device
     batch = run.task.collate(rows).to(device)
@@ -302,10 +301,10 @@ def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Row]) -> torch.Tenso
 class _PrivateStepper:
     """Steps with per-example clipping and noise."""
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batches: PhysicalBatches) -> None:
         if run.mechanism is None:
             raise TrainingError("a private step needs a mechanism")
-        self._run = run
+        self._run, self._batches = run, batches
         try:
             self._model = GradSampleModule(model, loss_reduction="sum", strict=True)
         except NotImplementedError as error:
@@ -322,7 +321,7 @@ class _PrivateStepper:
     def step(self, rows: Sequence[Row]) -> float:
         """One step on a sample that may be empty; the summed loss."""
         total = 0.0
-        for part in _micro_batches(self._run, rows):
+        for part in self._batches.cut(rows):
             loss = _summed_loss(self._run, self._model, part)
             with warnings.catch_warnings():
                 # the first trained layer's input needs no gradient, and its per-example gradient needs none of it
@@ -341,13 +340,13 @@ class _PrivateStepper:
 class _PlainStepper:
     """The same steps without clipping and noise, for comparison."""
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._run, self._model, self._optimizer = run, model, optimizer
+    def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batches: PhysicalBatches) -> None:
+        self._run, self._model, self._optimizer, self._batches = run, model, optimizer, batches
 
     def step(self, rows: Sequence[Row]) -> float:
         """One step; an empty sample moves nothing."""
         total = 0.0
-        for part in _micro_batches(self._run, rows):
+        for part in self._batches.cut(rows):
             loss = _summed_loss(self._run, self._model, part)
             torch.autograd.backward(loss / self._run.settings.batch_size)
             total += float(loss.detach())

@@ -15,7 +15,8 @@ from tests.study import Study
 
 LEAVES = (
     "ca init", "ca request", "ca issue", "ca show", "session create", "session show", "server run", "keyholder offer",
-    "keyholder run", "client plan", "client run", "verify", "evaluate", "release annotate", "bench protocols", "demo",
+    "keyholder run", "client plan", "client ledger init", "client ledger show", "client run", "verify", "evaluate",
+    "release annotate", "bench protocols", "demo",
 )  # fmt: skip
 
 BLOCK = """
@@ -55,7 +56,8 @@ def test_the_list_of_commands_imports_none_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["server run", "keyholder run", "keyholder offer", "verify", "ca init", "session show"]
+    "command",
+    ["server run", "keyholder run", "keyholder offer", "client ledger init", "verify", "ca init", "session show"],
 )
 def test_these_commands_work_without_torch(command: str) -> None:
     result = run_without(TRAINING, *command.split(), "--help")

@@ -45,7 +45,7 @@ class CountedTraining:
         self.note("prepared")
         return CountedRun(self, descriptor)
 
-    def mark_sealed(self, ctx: str) -> None:
+    def mark_sealed(self, ctx: str, upload_root: str) -> None:
         if "sealed" not in self.notes:
             self.note("sealed")
 

@@ -1,51 +1,50 @@
-"""The institution's own ledger: entered before training, found out when altered, alive after kill -9."""
+"""The institution's own ledger: entered before training, composed over sessions and rounds, refused beyond limits."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-from secagg.errors import LedgerError, PolicyViolation, StorageError
+from secagg.errors import LedgerError, PolicyViolation
 from secagg_client.accounting import Mechanism, epsilon_of
-from secagg_client.data import Examples
-from secagg_client.ledger import Ledger, LedgerLimits, Spend
+from secagg_client.ledger import Ledger, Spend
+from secagg_client.ledger_entry import LedgerLimits
+from tests.client.ledgers import (
+    AGAIN,
+    MECHANISM,
+    ONCE,
+    OTHER_ROOT,
+    ROOT,
+    STRICT,
+    A,
+    B,
+    C,
+    D,
+    ledger_in,
+    new_ledger,
+    quick,
+    spend,
+)  # fmt: skip
 from tests.client.support import LM, examples, settings
-
-ONCE = LedgerLimits(total_epsilon=8.0, delta=1e-5)
-AGAIN = LedgerLimits(total_epsilon=8.0, delta=1e-5, allow_repeated=True)
-MECHANISM = Mechanism(0.2, 1.6, 20)
-A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger", clock=lambda: 1_700_000_000)
-
-
-def spend(session: str, data: Examples, name: str = "", mechanism: Mechanism = MECHANISM) -> Spend:
-    return Spend.of(session, name or data.source, data, mechanism, settings(noise="secure"))
+    return new_ledger(tmp_path)
 
 
 def test_an_entry_is_there_before_training_and_says_what_runs(ledger: Ledger, tmp_path: Path) -> None:
     entry = ledger.begin(spend(A, examples(5, LM)), ONCE)
     assert ledger.entries() == (entry,)
     assert (entry.kind, entry.session, entry.attempt, entry.time) == ("begun", A, 1, 1_700_000_000)
-    assert entry.mechanism.mechanism() == MECHANISM
+    assert Mechanism(**entry.mechanism.model_dump()) == MECHANISM
     assert (entry.epsilon, entry.delta, entry.noise) == (4.0, 1e-5, "secure")
-    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "ledger").rglob("*") if path.suffix == ".bin"} == {
-        0o600
-    }
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
 
 
 def test_no_text_and_no_plain_hash_is_on_the_disk(ledger: Ledger, tmp_path: Path) -> None:
     data = examples(5, LM)
     ledger.begin(spend(A, data), ONCE)
-    content = b"".join(path.read_bytes() for path in (tmp_path / "ledger").rglob("*") if path.is_file())
+    content = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert data.fingerprint().encode() not in content
     for text, digest in zip(data.texts, data.record_hashes(), strict=True):
         assert text.encode() not in content
@@ -111,11 +110,9 @@ def test_a_run_that_crashed_before_sealing_may_run_again_and_counts_once(ledger:
         ledger.begin(spend(A, data, mechanism=Mechanism(0.1, 1.1, 20)), ONCE)
     with pytest.raises(LedgerError, match="other data or settings"):
         ledger.begin(spend(A, examples(6, LM)), ONCE)
-    assert ledger.mark_sealed(A).kind == "sealed"
+    assert ledger.mark_sealed(A, ROOT).kind == "sealed"
     with pytest.raises(LedgerError, match="already sealed: it is not trained again"):
         ledger.begin(spend(A, data), ONCE)
-    with pytest.raises(LedgerError, match="already sealed"):
-        ledger.mark_sealed(A)
     with pytest.raises(LedgerError, match="already sealed"):
         ledger.abandon(A)
 
@@ -128,7 +125,7 @@ def test_an_abandoned_session_spent_nothing_and_cannot_come_back(ledger: Ledger)
         ledger.begin(spend(A, data), ONCE)
     ledger.begin(spend(B, data), ONCE)
     with pytest.raises(LedgerError, match="never begun"):
-        ledger.mark_sealed(C)
+        ledger.mark_sealed(C, ROOT)
 
 
 def test_runs_without_privacy_have_no_place_here() -> None:
@@ -136,117 +133,102 @@ def test_runs_without_privacy_have_no_place_here() -> None:
         Spend.of(A, "x", examples(3, LM), MECHANISM, settings(epsilon=None))
 
 
-def _filled(ledger: Ledger) -> None:
-    for number, session in enumerate((A, B, C)):
-        ledger.begin(spend(session, examples(4, LM, seed=number)), ONCE)
-
-
-@pytest.mark.parametrize("what", ["edit", "drop-first", "drop-middle", "drop-last", "drop-all", "swap", "forge"])
-def test_altered_lines_are_found(ledger: Ledger, tmp_path: Path, what: str) -> None:
-    _filled(ledger)
-    path = tmp_path / "ledger" / "ledger.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    first = json.loads(lines[0])
-    changed = {
-        "edit": [lines[0].replace(b'"epsilon":4.0', b'"epsilon":0.4'), *lines[1:]],
-        "drop-first": lines[1:],
-        "drop-middle": [lines[0], lines[2]],
-        "drop-last": lines[:1],
-        "drop-all": [],
-        "swap": [lines[1], lines[0], lines[2]],
-        "forge": [json.dumps({**first, "mac": "0" * 64}).encode() + b"\n", *lines[1:]],
-    }[what]
-    path.write_bytes(b"".join(changed))
-    for use in (ledger.entries, lambda: ledger.begin(spend("d" * 64, examples(4, LM, seed=9)), ONCE)):
-        with pytest.raises(LedgerError, match=r"altered|shortened"):
-            use()
-
-
-def test_every_flipped_byte_of_the_last_line_is_found(ledger: Ledger, tmp_path: Path) -> None:
-    _filled(ledger)
-    path = tmp_path / "ledger" / "ledger.jsonl"
-    good = path.read_bytes()
-    for at in range(good.rindex(b"\n", 0, len(good) - 1) + 1, len(good), 7):
-        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
-        with pytest.raises(LedgerError):
-            ledger.entries()
-    path.write_bytes(good)
-    assert len(ledger.entries()) == 3
-
-
-def test_lost_and_altered_companions_are_found(ledger: Ledger, tmp_path: Path) -> None:
-    _filled(ledger)
-    folder = tmp_path / "ledger"
-    (records,) = [folder / "records" / f"{ledger.entries()[0].data}.bin"]
-    good = records.read_bytes()
-    records.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    fresh = spend("d" * 64, examples(4, LM, seed=9))
-    with pytest.raises(LedgerError, match="were altered"):
-        ledger.check(fresh, ONCE)
-    records.unlink()
-    with pytest.raises(LedgerError, match="are missing"):
-        ledger.check(fresh, ONCE)
-    records.write_bytes(good)
-    ledger.check(fresh, ONCE)
-    (folder / "key").unlink()
-    with pytest.raises(LedgerError, match="lost its key"):
-        ledger.check(fresh, ONCE)
-
-
-def test_a_torn_last_line_is_forgotten(ledger: Ledger, tmp_path: Path) -> None:
-    """A crash while writing: `begin` had not returned, so nothing was trained."""
-    _filled(ledger)
-    path = tmp_path / "ledger" / "ledger.jsonl"
-    with path.open("ab") as file:
-        file.write(b'{"number":3,"kind":"begun"')
-    assert len(ledger.entries()) == 3
-    ledger.begin(spend("d" * 64, examples(4, LM, seed=9)), ONCE)
-    assert len(ledger.entries()) == 4
-    assert len(path.read_bytes().splitlines()) == 4
-
-
-def test_a_crash_between_line_and_head_is_no_alteration(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.begin(spend(A, examples(4, LM, seed=1)), ONCE)
-    head = (tmp_path / "ledger" / "head.json").read_bytes()
-    ledger.begin(spend(B, examples(4, LM, seed=2)), ONCE)
-    (tmp_path / "ledger" / "head.json").write_bytes(head)
+def test_one_result_of_a_run_may_leave_and_no_other(ledger: Ledger) -> None:
+    """An upload of an earlier attempt, put back with the client's state, is the second thing that would leave."""
+    ledger.begin(quick(A, 1), ONCE)
+    sealed = ledger.mark_sealed(A, ROOT)
+    assert sealed.upload_root == ROOT
+    assert ledger.mark_sealed(A, ROOT) == sealed
+    with pytest.raises(LedgerError, match="another result: this one must not leave"):
+        ledger.mark_sealed(A, OTHER_ROOT)
     assert len(ledger.entries()) == 2
 
 
-def test_kill_dash_nine_at_any_time_loses_no_entry_that_was_acknowledged(tmp_path: Path) -> None:
-    """A process enters sessions as fast as it can, says which returned, and is killed. Five times over."""
-    program = textwrap.dedent(
-        """
-        import sys
-        from pathlib import Path
-        from secagg_client.accounting import Mechanism
-        from secagg_client.ledger import Ledger, LedgerLimits, Spend
-        ledger = Ledger(Path(sys.argv[1]), clock=lambda: 0)
-        limits = LedgerLimits(total_epsilon=8.0, delta=1e-5)
-        start = len(ledger.entries())
-        for number in range(start, start + 1000):
-            session = f"{number:064x}"
-            record, mechanism = number.to_bytes(32), Mechanism(0.1, 1.0, 20)
-            ledger.begin(Spend(session, session, session, (record,), mechanism, 4.0, 1e-5, "secure"), limits)
-            print(session, flush=True)
-        """
-    )
-    folder, acknowledged = tmp_path / "ledger", list[str]()
-    for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for _ in range(7):
-            acknowledged.append(process.stdout.readline().strip())
-        os.kill(process.pid, signal.SIGKILL)
-        acknowledged += process.stdout.read().split()
-        process.wait()
-        sessions = [entry.session for entry in Ledger(folder, clock=lambda: 0).entries()]
-        assert sessions[: len(acknowledged)] == acknowledged
-        assert len(sessions) <= len(acknowledged) + 1
-        acknowledged = sessions
+def test_rounds_compose_in_one_session_and_their_attempts_do_not(ledger: Ledger) -> None:
+    data = examples(5, LM)
+    for number in range(3):
+        here = spend(A, data, round_number=number)
+        once = ledger.check(here, ONCE)
+        assert once == pytest.approx(epsilon_of([MECHANISM.event()] * (number + 1), 1e-5), rel=0.01)
+        assert ledger.begin(here, ONCE).attempt == 1
+        assert ledger.begin(here, ONCE).attempt == 2
+        assert ledger.check(here, ONCE) == once
+        ledger.mark_sealed(A, ROOT, number)
+    with pytest.raises(LedgerError, match="round 1 is already sealed: it is not trained again"):
+        ledger.check(spend(A, data, round_number=1), ONCE)
+    with pytest.raises(PolicyViolation, match="already used in session aaaa"):
+        ledger.check(spend(B, data), ONCE)
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError):
-        Ledger(tmp_path / "file" / "ledger", clock=lambda: 0).entries()
+def test_rounds_are_refused_beyond_the_total(ledger: Ledger) -> None:
+    data, limits = examples(5, LM), LedgerLimits(total_epsilon=5.0, delta=1e-5)
+    ledger.begin(spend(A, data), limits)
+    ledger.begin(spend(A, data, round_number=1), limits)
+    with pytest.raises(PolicyViolation, match="above the policy's total 5"):
+        ledger.begin(spend(A, data, round_number=2), limits)
+    assert len(ledger.entries()) == 2
+
+
+def test_rounds_of_one_session_count_together_whatever_their_data(ledger: Ledger) -> None:
+    ledger.begin(spend(A, examples(5, LM, seed=1), "first"), ONCE)
+    second = spend(A, examples(5, LM, seed=2), "second", round_number=1)
+    assert ledger.check(second, ONCE) == pytest.approx(epsilon_of([MECHANISM.event()] * 2, 1e-5), rel=0.01)
+
+
+def test_an_abandoned_round_leaves_the_others(ledger: Ledger) -> None:
+    data = examples(5, LM)
+    ledger.begin(spend(A, data), ONCE)
+    ledger.begin(spend(A, data, round_number=1), ONCE)
+    ledger.abandon(A, 1)
+    one = epsilon_of([MECHANISM.event()], 1e-5)
+    assert ledger.spent(ONCE)[0].epsilon == pytest.approx(one, rel=0.01)
+    with pytest.raises(LedgerError, match="round 1 is already abandoned"):
+        ledger.mark_sealed(A, ROOT, 1)
+    ledger.mark_sealed(A, ROOT, 0)
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 6])
+def test_rounds_cost_what_one_round_of_as_many_steps_costs(tmp_path: Path, rounds: int) -> None:
+    """At equal rate and sigma. The accountant agrees within its grid; the ledger, which adds up the steps, exactly."""
+    steps, data = 30, examples(5, LM)
+    whole, part = Mechanism(0.2, 1.6, steps), Mechanism(0.2, 1.6, steps // rounds)
+    one = epsilon_of([whole.event()], 1e-5)
+    assert epsilon_of([part.event()] * rounds, 1e-5) == pytest.approx(one, rel=1e-3)
+    shot, ledger = new_ledger(tmp_path / "one"), new_ledger(tmp_path / "many")
+    for number in range(rounds):
+        total = ledger.check(spend(A, data, mechanism=part, round_number=number), ONCE)
+        ledger.begin(spend(A, data, mechanism=part, round_number=number), ONCE)
+    assert total == shot.check(spend(A, data, mechanism=whole), ONCE)
+
+
+def test_an_institution_may_count_every_attempt(ledger: Ledger) -> None:
+    """Also those of which nothing left, and those of sessions that were abandoned."""
+    data = examples(5, LM)
+    one, two = (epsilon_of([MECHANISM.event()] * count, 1e-5) for count in (1, 2))
+    ledger.begin(spend(A, data), STRICT)
+    assert ledger.check(spend(A, data), AGAIN) == pytest.approx(one, rel=0.01)
+    assert ledger.check(spend(A, data), STRICT) == pytest.approx(two, rel=0.01)
+    ledger.abandon(A)
+    assert ledger.check(spend(B, data), AGAIN) == pytest.approx(one, rel=0.01)
+    assert ledger.check(spend(B, data), STRICT) == pytest.approx(two, rel=0.01)
+
+
+def test_what_was_spent_on_each_data_set(ledger: Ledger) -> None:
+    data = examples(9, LM)
+    ledger.begin(spend(A, data.select(range(5)), "ward 7"), AGAIN)
+    ledger.begin(spend(B, data.select(range(4, 9)), "ward 8"), AGAIN)
+    ledger.begin(spend(C, examples(5, LM, seed=5), "ward 9"), AGAIN)
+    ledger.begin(spend(D, examples(5, LM, seed=6), "never left"), AGAIN)
+    ledger.abandon(D)
+    seven, eight, nine, left = ledger.spent(AGAIN)
+    assert [each.name for each in (seven, eight, nine, left)] == ["ward 7", "ward 8", "ward 9", "never left"]
+    assert (seven.sessions, seven.steps) == (eight.sessions, eight.steps) == (2, 40), "they share a record"
+    assert (nine.sessions, nine.steps, left.sessions, left.steps, left.epsilon) == (1, 20, 0, 0, 0.0)
+    assert nine.epsilon == pytest.approx(epsilon_of([MECHANISM.event()], 1e-5), rel=0.01)
+    assert seven.epsilon == eight.epsilon == pytest.approx(epsilon_of([MECHANISM.event()] * 2, 1e-5), rel=0.01)
+
+
+def test_a_ledger_is_never_made_on_the_way(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="no ledger was made yet; `secagg client ledger init` makes it"):
+        ledger_in(tmp_path).check(quick(A, 1), ONCE)
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from secagg.encodings.registry import encoding_of, encodings
@@ -20,6 +21,7 @@ from secagg_client.plan_options import plan_config
 from secagg_client.tasks import Metrics
 from secagg_host.config import load_toml
 from secagg_host.events import EventLog
+from tests.client.ledgers import OTHER_ROOT, ROOT
 from tests.client.support import MEAN, loaded, plan_for, settings
 from tests.small import Small
 from tests.study import toml
@@ -50,7 +52,10 @@ def config(folder: Path, model: Path, **changes: Any) -> ClientConfig:
         "data": {"path": "data.jsonl"}, **changes,
     }  # fmt: skip
     (folder / "client.toml").write_text(toml(content))
-    return load_toml(folder / "client.toml", ClientConfig)
+    made = load_toml(folder / "client.toml", ClientConfig)
+    if not made.ledger.exists():
+        made.ledger_files.make()
+    return made
 
 
 def training(small: Small, folder: Path, model: Path, **changes: Any) -> LocalTraining:
@@ -76,25 +81,36 @@ def test_a_run_is_charged_and_trained(small: Small, tiny_bert_dir: Path, tmp_pat
     assert last["step"] == last["steps"] == small.plan.training.steps
 
 
+def test_a_client_takes_as_many_threads_as_it_is_given(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        training(small, tmp_path, tiny_bert_dir, training={"threads": 3}).prepare(small.descriptor)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_second_attempt_is_entered_and_marks_are_made_once(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
     run = local.prepare(small.descriptor)
     run.charge()
     run.charge()
-    local.mark_sealed(small.descriptor.ctx)
-    local.mark_sealed(small.descriptor.ctx)
+    local.mark_sealed(small.descriptor.ctx, ROOT)
+    local.mark_sealed(small.descriptor.ctx, ROOT)
     local.abandon(small.descriptor.ctx)
     assert [(entry.kind, entry.attempt) for entry in local.ledger.entries()] == [
         ("begun", 1), ("begun", 2), ("sealed", 2),
     ]  # fmt: skip
     with pytest.raises(LedgerError, match="already sealed"):
         run.charge()
+    with pytest.raises(LedgerError, match="this one must not leave"):
+        local.mark_sealed(small.descriptor.ctx, OTHER_ROOT)
 
 
 def test_the_same_data_are_not_used_for_a_second_session(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
     local.prepare(small.descriptor).charge()
-    local.mark_sealed(small.descriptor.ctx)
+    local.mark_sealed(small.descriptor.ctx, ROOT)
     second = Small(plan=small.plan)
     with pytest.raises(PolicyViolation, match="already used in session"):
         local.prepare(second.descriptor).charge()
@@ -112,10 +128,11 @@ def test_an_abandoned_session_has_spent_nothing(small: Small, tiny_bert_dir: Pat
 def test_limits_are_the_policy_s_unless_the_institution_sets_its_own(
     small: Small, tiny_bert_dir: Path, tmp_path: Path
 ) -> None:
-    assert training(small, tmp_path, tiny_bert_dir).limits.total_epsilon == small.policy.max_epsilon
-    own = {"total_epsilon": 20.0, "delta": 1e-6, "allow_repeated": True}
-    limits = training(small, tmp_path, tiny_bert_dir, limits=own).limits
-    assert (limits.total_epsilon, limits.delta, limits.allow_repeated) == (20.0, 1e-6, True)
+    limits = config(tmp_path, tiny_bert_dir).ledger_limits(small.policy)
+    assert (limits.total_epsilon, limits.delta) == (small.policy.max_epsilon, small.policy.max_delta)
+    assert not limits.allow_repeated
+    own = {"total_epsilon": 20.0, "delta": 1e-6, "allow_repeated": True, "count_attempts": True}
+    assert config(tmp_path, tiny_bert_dir, limits=own).ledger_limits(small.policy).model_dump() == own
 
 
 def test_another_model_than_the_plan_s_is_refused_before_the_ledger(
@@ -266,6 +283,19 @@ def test_a_plan_for_another_method_says_what_it_reveals(tiny_bert_dir: Path, tmp
         plan_config(tmp_path / "plan.toml", {"method_options": ("size",)})
     help_text = "".join(CliRunner().invoke(cli, ["client", "plan", "--help"]).output.split())
     assert all("".join(encoding.reveals.split()) in help_text for encoding in encodings().values())
+
+
+def test_clips_from_public_examples(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    write_data(tmp_path / "public.jsonl", 60)
+    plain = ["client", "plan", "--model", str(tiny_bert_dir), "--task", "classify", "--label", LABELS[0], "--label",
+             LABELS[1], "--steps", "2", "--batch-size", "10"]  # fmt: skip
+    calibrate = ["--calibrate", str(tmp_path / "public.jsonl"), "--calibrate-size", "50"]
+    for name, more in (("plain", []), ("made", calibrate)):
+        run = CliRunner().invoke(cli, [*plain, *more, "--out", str(tmp_path / f"{name}.json")])
+        assert run.exit_code == 0, run.output
+    before, after = (parse_model(Plan, (tmp_path / f"{name}.json").read_bytes()) for name in ("plain", "made"))
+    assert {spec.clip for spec in before.trained} == {0.2, 1.0}
+    assert all(spec.clip != 1.0 for spec in after.trained)
 
 
 def test_a_plan_file_with_an_unknown_setting(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From a model to the plan, and what a client refuses to train."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +118,17 @@ def test_target_modules_that_are_not_there(base: LoadedBase) -> None:
         plan_for(base, target_modules=("q_proj",))
     with pytest.raises(ModelError, match="LoRA does not fit"):
         plan_for(base, layers=(7,))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_is_refused(base: LoadedBase, reentrant: bool) -> None:
+    plan = plan_for(base)
+    model: Any = base.model
+    model.encoder.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    with pytest.raises(ModelError, match=r"gradient checkpointing on.*gradient_checkpointing_disable"):
+        verify_plan(plan, base)
+    model.encoder.gradient_checkpointing_disable()
+    verify_plan(plan, base)
 
 
 def test_embeddings_are_refused(base: LoadedBase) -> None:

@@ -96,3 +96,10 @@ def test_adapters_on_the_lowest_layer_leave_nothing_to_keep(either: LoadedBase) 
     assert frozen_depth(plan_for(either), layout) == 0
     assert frozen_depth(plan_for(either, layers=(1,)), layout) == 1
     assert not keeps(training_task(plan_for(either), either, CPU))
+
+
+def test_what_is_kept_is_not_computed_again(either: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = training_task(plan_for(either, layers=(1,)), either, CPU)
+    task.encode(examples(12, either.task))
+    monkeypatch.setattr(prefix, "only_lowest", lambda *_: pytest.fail("computed again"))
+    task.encode(examples(12, either.task))

@@ -7,7 +7,9 @@ import pytest
 
 from secagg.plan import Plan
 from secagg.signing import parse_model
+from secagg_client.client_config import ClientConfig
 from secagg_client.ledger import Ledger
+from secagg_host.config import load_toml
 from tests.client.test_local_training import write_data
 from tests.study import Process, Study, secagg
 from tests.tiny import LABELS, make_bert
@@ -45,7 +47,8 @@ def test_the_whole_road_with_a_client_and_a_key_holder_killed(study: Study) -> N
         processes["holder-1"], processes[last] = again(study, "holder-1"), again(study, last)
         for name in (*study.client_names, *study.holder_names):
             assert processes[name].wait(240) == 0, processes[name].errors
-        entries = Ledger(folder / last / "ledger", lambda: 0).entries()
+        files = load_toml(folder / last / "client.toml", ClientConfig).ledger_files
+        entries = Ledger(files, lambda: 0).entries()
         assert [(entry.kind, entry.attempt) for entry in entries] == [("begun", 1), ("begun", 2), ("sealed", 2)]
         found = [event["model"] for event in processes[last].events if event["event"] == "evaluated"]
         assert found == ["own", "start", "release"], "the run that was killed scored nothing"

@@ -1,19 +1,23 @@
 """Uploading with a bad connection: the same bytes, resumed, until there is a receipt (protocol.md §7.2)."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import secagg_client.calls as calls
-from secagg.errors import ProtocolViolation, SessionClosed, StorageError, TransportError
+from secagg.errors import LedgerError, ProtocolViolation, SessionClosed, StorageError, TransportError
 from secagg.messages import SignedReceipt, SignedUpload
 from secagg_client.calls import ContributionCalls, PublicationCalls
 from secagg_client.client_run import ClientRun
+from secagg_client.ledger import Ledger
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
 from secagg_host.tls import channel
+from tests.client.ledgers import ONCE, new_ledger, quick
 from tests.client.runner import SMALL_CHUNK, CountedTraining, make_run
 from tests.deployment import HOUR, Deployment, Running
 
@@ -132,7 +136,7 @@ def test_a_receipt_for_another_upload_is_not_taken(running: Running, line: Any, 
 
 def test_a_damaged_spool_is_never_sent(running: Running, line: Any, tmp_path: Path) -> None:
     def spoil(step: str) -> None:
-        if step == "cleared":
+        if step == "spooled":
             (path,) = tmp_path.glob("state/sessions/*/upload/ciphertext.bin")
             path.write_bytes(b"\x00" * path.stat().st_size)
 
@@ -144,6 +148,46 @@ def test_a_damaged_spool_is_never_sent(running: Running, line: Any, tmp_path: Pa
     with pytest.raises(StorageError, match="not what was signed"):
         run.run(wait_for_release=False)
     assert not flaky.sent
+
+
+@dataclass(frozen=True)
+class Booked(CountedTraining):
+    """With the institution's real ledger where a result is about to leave."""
+
+    ledger: Ledger
+
+    def mark_sealed(self, ctx: str, upload_root: str) -> None:
+        self.ledger.mark_sealed(ctx, upload_root)
+
+
+def test_an_upload_of_an_earlier_attempt_never_leaves(running: Running, line: Any, tmp_path: Path) -> None:
+    """The client's state is put back from a copy that was made before a later attempt was sent."""
+    deployment, ledger = running.deployment, new_ledger(tmp_path / "book")
+    training = Booked(tmp_path / "book.txt", ledger)
+    sessions, copy = tmp_path / "state" / "sessions", tmp_path / "copy"
+
+    def stop(step: str) -> None:
+        if step == "spooled":
+            raise KeyboardInterrupt
+
+    def run(contribution: Any, **more: Any) -> None:
+        made = make_run(
+            tmp_path, deployment.client_files[0], deployment.policy, contribution, PublicationCalls(line),
+            training=training, **more,
+        )  # fmt: skip
+        made.run(wait_for_release=False)
+
+    ledger.begin(quick(deployment.descriptor.ctx, 1), ONCE)
+    with pytest.raises(KeyboardInterrupt):
+        run(ContributionCalls(line), checkpoint=stop)
+    sessions.rename(copy)
+    run(ContributionCalls(line))
+    shutil.rmtree(sessions)
+    copy.rename(sessions)
+    flaky = Flaky(ContributionCalls(line), 0, 0)
+    with pytest.raises(LedgerError, match="this one must not leave"):
+        run(flaky)
+    assert not flaky.announced
 
 
 def test_a_closed_session_ends_the_run_and_leaves_nothing_trained(running: Running, line: Any, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def run_everything(net: dict[str, Machine]) -> dict[str, int]:
     north.run(create)
     assert "3 of 4" in north.run(show)
     (hold,) = commands_with("keyholder run")
+    (make,) = commands_with("client ledger init")
     (train,) = commands_with("client run")
     server = north.start(serve, "server.log")
     started = {"server": server}
@@ -120,6 +121,7 @@ def run_everything(net: dict[str, Machine]) -> dict[str, int]:
                 command = hold.replace("holder.toml", f"{folder}.toml")
                 started[f"{name} {folder}"] = machine.start(command, f"{folder}.log")
             (machine.folder / "client.toml").write_text(toml_with("declared_size"))
+            machine.run(make)
             started[f"{name} client"] = machine.start(train, "client.log")
         return {who: process.wait(240) for who, process in started.items() if process is not server}
     finally:

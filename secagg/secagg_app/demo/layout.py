@@ -117,7 +117,7 @@ def build(settings: DemoSettings, recipe: TaskRecipe, base: Base, split: Split, 
         _identities(folder)
         _data(folder, split)
         plan.result()
-    say("policies: what each party accepts; key offers; the signed session descriptor")
+    say("policies: what each party accepts; empty ledgers; key offers; the signed session descriptor")
     _policies(settings, folder)
     address = f"localhost:{free_port()}"
     _party_configs(settings, base, split, folder, address)
@@ -249,11 +249,14 @@ def client_config(base: Base, split: Split, address: str) -> dict[str, Value]:
 
 
 def _session(settings: DemoSettings, folder: RunFolder) -> None:
-    offers = list[list[str | Path]]()
+    """What each party does before a session, and the session."""
+    commands = list[list[str | Path]]()
     for name in folder.holder_names:
         home = folder.root / name
-        offers.append(["keyholder", "offer", "--config", home / "keyholder.toml", "--out", home / "offer.json"])
-    _run_all(folder, offers)
+        commands.append(["keyholder", "offer", "--config", home / "keyholder.toml", "--out", home / "offer.json"])
+    for name in folder.client_names:
+        commands.append(["client", "ledger", "init", "--config", folder.root / name / "client.toml"])
+    _run_all(folder, commands)
     roster: list[Value] = [{"certificate": f"{name}/identity/{CERTIFICATE}"} for name in folder.client_names]
     committee: list[Value] = [
         {"certificate": f"{name}/identity/{CERTIFICATE}", "offer": f"{name}/offer.json"} for name in folder.holder_names

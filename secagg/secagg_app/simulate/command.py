@@ -7,6 +7,7 @@ import click
 
 from secagg.errors import ConfigError
 from secagg_app.simulate.settings import Simulation
+from secagg_app.simulate.summary import lines, markdown
 from secagg_app.simulate.sweep import Sweep, run_sweep
 
 
@@ -20,7 +21,8 @@ from secagg_app.simulate.sweep import Sweep, run_sweep
 def simulate(file: Path, out: Path, workers: int, ray: str | None) -> None:
     """Run every cell of FILE: the training and the protocol of a deployment, without TLS and processes.
 
-    Each cell is determined by its seed. The results are written to OUT/results.parquet, one row a cell.
+    Each cell is determined by its seed. Prints a table over the seeds with 95% t-intervals; the results are written to
+    OUT/results.parquet, one row a cell.
     """
     sweep = Sweep(Simulation.read(file), out)
     with sweep.locked():
@@ -30,7 +32,9 @@ def simulate(file: Path, out: Path, workers: int, ray: str | None) -> None:
             raise ConfigError(
                 f"no cell came to a result; the first: {failed[0].reason}" if failed else "no cell to run"
             )
-        click.echo(str(sweep.write_table()))
+        table = sweep.write_table()
+    click.echo(markdown(lines(sweep.rows())))
+    click.echo(f"results: {table}", err=True)
     if failed:
         raise ConfigError(f"{len(failed)} cells were refused; the first ({failed[0].cell}): {failed[0].reason}")
 

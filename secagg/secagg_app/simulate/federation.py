@@ -32,8 +32,9 @@ from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import SeededSource
 from secagg_client.plan_options import validated
 from secagg_client.planning import PlanConfig, make_plan
-from secagg_client.tasks import Metrics
-from secagg_client.training import Stage, TrainOptions, mechanism_of, train
+from secagg_client.prefix import training_task
+from secagg_client.tasks import AnyTask, Metrics
+from secagg_client.training import Stage, TrainOptions, execute, mechanism_of, prepare_run
 
 Vector = NDArray[np.float32]
 EPOCH = 1_700_000_000
@@ -64,6 +65,7 @@ class Federation:
     clients: tuple[Examples, ...] = field(repr=False)
     held_out: Examples = field(repr=False)
     size: int
+    tasks: dict[str, AnyTask] = field(default_factory=dict, repr=False)
 
     def source(self, who: str) -> SeededSource:
         """Sampling and noise of one training, by the cell's seed and not by its rounds."""
@@ -75,9 +77,11 @@ class Federation:
         return self.train_on(self.clients[number], self.size, f"client {number}", stage, self.plan)
 
     def train_on(self, data: Examples, size: int, who: str, stage: Stage | None, plan: Plan) -> Vector:
-        """The change of whoever holds `data`."""
+        """The change of whoever holds `data`. What is computed once of its examples serves all its rounds."""
         options = TrainOptions(allow_no_dp=True)
-        return train(plan, self.base, data, size, self.source(who), options=options, stage=stage).change
+        task = self.tasks.setdefault(who, training_task(plan, self.base, options.torch_device()))
+        run = prepare_run(plan, task, size, self.source(who), options, stage)
+        return execute(run, plan, self.base, data, lambda _report: None).change
 
     def score(self, change: Vector) -> Metrics:
         """Of start + change, on the held-out records, in float32."""

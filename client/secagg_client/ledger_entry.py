@@ -1,0 +1,66 @@
+"""What stands in a ledger, and what an institution allows (protocol.md §4.5). Values only: no files, no accountant."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from secagg.plan import Frozen, Hash
+
+Kind = Literal["begun", "sealed", "abandoned"]
+
+
+class LedgerLimits(Frozen):
+    """What the institution allows on one and the same data, over all sessions. Part of the client's policy.
+
+    `count_attempts` also charges attempts whose result never left: for an institution where somebody who watches a
+    training run might stop it and start it again for what it showed.
+    """
+
+    total_epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    allow_repeated: bool = False
+    count_attempts: bool = False
+
+
+class MechanismRecord(Frozen):
+    """DP-SGD as the accountant needs it again later: Poisson rate, noise multiplier, steps."""
+
+    rate: float = Field(gt=0, le=1)
+    sigma: float = Field(gt=0)
+    steps: int = Field(ge=1)
+
+
+class LedgerEntry(Frozen):
+    """One line. `begun`: a run is about to start. `sealed`: its result is about to leave. `abandoned`: it never will.
+
+    A run is one round of one session. `attempt` counts its starts, each of which draws new noise. The sealed line
+    names by `upload_root` the one result that may leave, so what an earlier attempt drew never does, and the attempts
+    of a run count once. `records` of the data are in a file named by `data`, their keyed fingerprint.
+    """
+
+    number: int = Field(ge=0)
+    kind: Kind
+    time: int
+    session: Hash
+    round_number: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    name: str
+    data: Hash
+    mechanism: MechanismRecord
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    noise: Literal["secure", "seeded"]
+    upload_root: Hash | None = None
+    previous: Hash
+    mac: Hash
+
+    @property
+    def run(self) -> tuple[str, int]:
+        """Session and round."""
+        return self.session, self.round_number
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "sealed") != (self.upload_root is not None):
+            raise ValueError("a sealed line, and no other, names what left")
+        return self
