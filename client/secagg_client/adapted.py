@@ -6,8 +6,8 @@ What a plan may ask for is checked against a list of what is known to be right u
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,10 @@ from secagg.errors import EncodingError, ModelError
 from secagg.plan import Plan
 from secagg_client.models import LoadedBase, refuse_batch_norm, refuse_checkpointing, reset_head
 from secagg_client.square import FACTOR, insert_squares
+from secagg_client.tasks import kind_of
 
+NO_ADAPTER = "NONE"
+"""The `peft_type` of a plan whose task trains its head alone, or a whole small model as its head."""
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
 
@@ -159,6 +162,11 @@ def head_only(base: LoadedBase) -> Iterator[Adapted]:
         reset_head(base.model, base.head)
 
 
+def untrained(base: LoadedBase, config: Mapping[str, JsonValue]) -> AbstractContextManager[Adapted]:
+    """`injected`; or `head_only` where `config` says that there is no adapter."""
+    return head_only(base) if config.get("peft_type") == NO_ADAPTER else injected(base, config)
+
+
 def check_base(plan: Plan, base: LoadedBase) -> None:
     """Raise ModelError unless `base` is the model of the plan, loaded for its task."""
     if base.model_hash != plan.base_model_hash:
@@ -204,15 +212,16 @@ def attached(plan: Plan, base: LoadedBase, device: torch.device | None = None) -
         adapted.assign(start_tensors(plan))
         for spec in plan.trained:
             adapted.parameters[spec.name].requires_grad_(True)
-        _refuse_other_trainables(adapted)
+        _refuse_other_trainables(adapted, kind_of(base.task).trained_layers)
         yield adapted
 
 
-def _refuse_other_trainables(adapted: Adapted) -> None:
+def _refuse_other_trainables(adapted: Adapted, layers: Sequence[type[nn.Module]]) -> None:
     for name, module in adapted.model.named_modules():
         own: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if own and type(module) not in TRAINABLE:
-            raise ModelError(f"{name} is a {type(module).__name__}: only linear layers and convolutions may be trained")
+        if own and type(module) not in layers:
+            kinds = ", ".join(layer.__name__ for layer in layers)
+            raise ModelError(f"{name} is a {type(module).__name__}: only {kinds} may be trained")
 
 
 def load_vector(plan: Plan, adapted: Adapted, change: NDArray[np.float32]) -> None:

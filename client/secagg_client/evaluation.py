@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from secagg.errors import ModelError
 from secagg.plan import Plan
-from secagg_client.adapted import Adapted, attached, injected, load_vector
+from secagg_client.adapted import Adapted, attached, load_vector, untrained
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.tasks import Metrics, make_task
@@ -57,7 +57,7 @@ def evaluate_release(folder: Path, base: LoadedBase, data: Examples) -> Metrics:
         ModelError: the folder holds no adapter, or one that does not fit the base.
     """
     config, tensors = read_adapter(folder)
-    with injected(base, config) as adapted:
+    with untrained(base, config) as adapted:
         expected = {name: tuple(parameter.shape) for name, parameter in adapted.parameters.items()}
         actual = {name: tensor.shape for name, tensor in tensors.items()}
         if expected != actual:

@@ -17,7 +17,7 @@ from secagg.encodings.base import lora_factor
 from secagg.encodings.registry import DEFAULT, encoding_named
 from secagg.errors import ConfigError, ModelError
 from secagg.plan import Hash, Method, Options, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
-from secagg_client.adapted import PREFIX, attached, injected, with_squares
+from secagg_client.adapted import NO_ADAPTER, PREFIX, attached, untrained, with_squares
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase, load_base
@@ -70,7 +70,7 @@ def make_plan(config: PlanConfig, base: LoadedBase | None = None) -> Plan:
     elif base.task != config.task:
         raise ConfigError("the base was loaded for another task than the plan's")
     adapter = _adapter_config(config, base)
-    with injected(base, adapter) as bare:
+    with untrained(base, adapter) as bare:
         adapted = with_squares(bare) if "R" in encoding.trained_factors else bare
         shapes = {name: tuple(parameter.shape) for name, parameter in adapted.parameters.items()}
     head = _head_inits(config, base, shapes)
@@ -103,6 +103,8 @@ def verify_plan(plan: Plan, base: LoadedBase) -> None:
 
 
 def _adapter_config(config: PlanConfig, base: LoadedBase) -> dict[str, JsonValue]:
+    if not kind_of(config.task).adapts:
+        return {"peft_type": NO_ADAPTER, "base_model_name_or_path": config.base_model_name or config.base_model}
     targets = list(config.target_modules)
     model_type = getattr(base.model.config, "model_type", "")
     if not targets:
@@ -148,7 +150,7 @@ def _tensor(name: str, shape: tuple[int, ...], head: dict[str, TensorInit], conf
 
 
 def _bound(shape: tuple[int, ...]) -> float:
-    return 1.0 / math.sqrt(math.prod(shape[1:]))
+    return 1.0 / math.sqrt(math.prod(shape[1:] or shape))
 
 
 def _head_inits(config: PlanConfig, base: LoadedBase, shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInit]:
@@ -164,7 +166,7 @@ def _head_inits(config: PlanConfig, base: LoadedBase, shapes: dict[str, tuple[in
     seeded = TensorInit(kind="seeded", bound=0.0)
     return {
         name: seeded.model_copy(update={"bound": _bound(shapes[name])})
-        if start == "seeded" and name.endswith(".weight")
+        if start == "seeded" and (name.endswith(".weight") or len(shapes[name]) > 1)
         else TensorInit(kind="zeros")
         for name in names
     }

@@ -37,7 +37,7 @@ OPENING = "opening.safetensors"
 CERTIFICATE = "release.json"
 PIPELINES = {
     "classify": "text-classification", "lm": "text-generation", "chat": "text-generation",
-    "image": "image-classification",
+    "image": "image-classification", "chars": "text-generation",
 }  # fmt: skip
 """What model hubs call a kind of task; others have no name there."""
 FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
@@ -312,6 +312,7 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
     descriptor = certificate.session.descriptor.statement
     plan = descriptor.plan
     pipeline = PIPELINES.get(plan.task.kind)
+    what = f"A LoRA adapter ({plan.method})" if plan.adapter_config.get("peft_type") == "LORA" else "Trained weights"
     lines = [
         "---",
         f"base_model: {json.dumps(plan.base_model)}",
@@ -322,7 +323,7 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
         "",
         "# A jointly trained adapter",
         "",
-        f"A LoRA adapter ({plan.method}) for `{plan.base_model}` ({plan.architecture}), from the updates of "
+        f"{what} for `{plan.base_model}` ({plan.architecture}), from the updates of "
         f"{len(certificate.final.statement.members)} institutions, summed under encryption in one round.",
         "",
         "## Privacy",
@@ -372,7 +373,16 @@ def usage_lines(plan: Plan) -> list[str]:
             f"task = TaskSpec.model_validate_json({plan.task.model_dump_json()!r})",
             "base = load_base(BASE, task).model",
         ]
-    return [*load, "from peft import PeftModel", "model = PeftModel.from_pretrained(base, FOLDER)"]
+    if plan.adapter_config.get("peft_type") == "LORA":
+        return [*load, "from peft import PeftModel", "model = PeftModel.from_pretrained(base, FOLDER)"]
+    return [
+        *load,
+        "from safetensors.torch import load_file",
+        f'tensors = load_file(f"{{FOLDER}}/{ADAPTER}")',
+        "for name, parameter in base.named_parameters():",
+        '    parameter.data.copy_(tensors[f"base_model.model.{name}"])',
+        "model = base",
+    ]
 
 
 def certificate_file(signed: SignedRelease) -> bytes:

@@ -133,7 +133,7 @@ def test_gradient_checkpointing_is_refused(base: LoadedBase, reentrant: bool) ->
 
 def test_embeddings_are_refused(base: LoadedBase) -> None:
     for name in ("word_embeddings", "position_embeddings"):
-        with pytest.raises(ModelError, match="only LoRA on linear layers is supported"):
+        with pytest.raises(ModelError, match="only LoRA on linear and convolutional layers is supported"):
             plan_for(base, target_modules=("query", name))
 
 

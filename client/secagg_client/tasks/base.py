@@ -161,6 +161,9 @@ def read_options(spec: TaskSpec, options: type[O]) -> O:
         raise ConfigError(f"options of task {spec.kind}: {where}: {first['msg']}") from None
 
 
+TRAINED_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
+
+
 class TaskKind(ABC):
     """One kind of task. A subclass sets the names below and writes the four methods.
 
@@ -169,6 +172,8 @@ class TaskKind(ABC):
         summary: one line for `--help`.
         peft_task_type: PEFT's name for it, which goes into `adapter_config.json`; None for plain PEFT.
         options_type: the model of `task.options`.
+        adapts: whether adapters are put into the base; without, the head is all that is trained, and it may be all.
+        trained_layers: layers that may be trained: those whose per-example gradients a test compares with autograd.
         defaults: what a plan.toml need not say of `[task]`.
         config_keys: what of a config changes the function that the weights compute, beyond `models.CONFIG_KEYS`.
     """
@@ -177,6 +182,8 @@ class TaskKind(ABC):
     summary: ClassVar[str]
     peft_task_type: ClassVar[str | None] = None
     options_type: ClassVar[type[TaskOptions]] = TaskOptions
+    adapts: ClassVar[bool] = True
+    trained_layers: ClassVar[tuple[type[nn.Module], ...]] = TRAINED_LAYERS
     defaults: ClassVar[Mapping[str, object]] = MappingProxyType({})
     config_keys: ClassVar[tuple[str, ...]] = ()
 

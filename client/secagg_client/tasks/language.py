@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ class Language(TaskKind):
 
     name = "lm"
     summary = "the next token of a text"
-    peft_task_type = "CAUSAL_LM"
+    peft_task_type: ClassVar[str | None] = "CAUSAL_LM"
     defaults = MappingProxyType({"max_length": 128})
 
     def check(self, spec: TaskSpec) -> None:
