@@ -110,7 +110,10 @@ def _adapter_config(config: PlanConfig, base: LoadedBase) -> dict[str, JsonValue
     if not targets:
         known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
         if not isinstance(known, list):
-            raise ModelError(f"no default target modules for {model_type!r}: name them with target_modules")
+            raise ModelError(
+                f"no default target modules for {model_type!r}: name them with target_modules "
+                "in plan.toml, or with --target-modules of `secagg demo`"
+            )
         targets = known
     targets_list: list[JsonValue] = [*sorted(set(targets))]
     layers: list[JsonValue] | None = None if config.layers is None else [*sorted(set(config.layers))]

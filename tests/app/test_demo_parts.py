@@ -8,15 +8,17 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from secagg.errors import ConfigError, ProcessFailed
+from secagg_app.demo.command import demo as demo_command
 from secagg_app.demo.layout import MARKER, claim
 from secagg_app.demo.processes import Event, Supervisor, as_typed, environment, last_error, run_command
-from secagg_app.demo.settings import DemoSettings, own_classify_recipe, scaled, tweets_recipe
+from secagg_app.demo.settings import DemoSettings, own_classify_recipe, scaled, targeted, tweets_recipe
 from secagg_app.demo.toml import dump
 from secagg_app.demo.view import Board, JsonView, LineView, ScreenView
 
@@ -59,6 +61,33 @@ def test_an_earlier_run_is_kept_unless_it_is_to_be_replaced(tmp_path: Path) -> N
 def test_too_few_clients_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 3 must stay"):
         DemoSettings(tmp_path, "classify", 2, 1, 8.0, None, None, "text", "label", 1)
+
+
+@pytest.mark.parametrize("model", ["./nothere", "/no/such/model", "models/mine/"])
+def test_a_model_folder_that_is_not_there_is_refused_at_once(tmp_path: Path, model: str) -> None:
+    with pytest.raises(ConfigError, match=f"--model {model}: no such folder"):
+        DemoSettings(tmp_path, "classify", 4, 1, 8.0, model, None, "text", "label", 1)
+    assert DemoSettings(tmp_path, "classify", 4, 1, 8.0, "owner/model", None, "text", "label", 1).model
+
+
+def test_target_modules_are_the_users_on_every_layer() -> None:
+    recipe = targeted(tweets_recipe(), ("q_lin", "v_lin"))
+    assert recipe.plan["target_modules"] == ["q_lin", "v_lin"]
+    assert "layers" not in recipe.plan
+    assert targeted(tweets_recipe(), ()) == tweets_recipe()
+
+
+def test_target_modules_come_repeated_or_with_commas() -> None:
+    with demo_command.make_context("demo", ["--target-modules", "a,b", "--target-modules", "c"]) as context:
+        assert context.params["target_modules"] == ("a", "b", "c")
+
+
+def test_every_option_of_the_demo_says_what_it_is_and_what_it_takes() -> None:
+    options = [option for option in demo_command.params if isinstance(option, click.Option)]
+    assert not [option.name for option in options if not option.help]
+    (clients,) = [option.type for option in options if option.name == "clients"]
+    assert isinstance(clients, click.IntRange)
+    assert clients.min == 3
 
 
 def test_smaller_clients_have_smaller_batches_and_the_same_sampling_rate() -> None:

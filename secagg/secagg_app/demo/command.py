@@ -24,6 +24,7 @@ from secagg_app.demo.figures import ACCURACY, HEAD, PERPLEXITY, PLAIN, RELEASED,
 from secagg_app.demo.layout import Base, RunFolder
 from secagg_app.demo.processes import Supervisor, as_typed, environment, run_command
 from secagg_app.demo.settings import (
+    MIN_CLIENTS,
     DemoSettings,
     TaskKind,
     TaskRecipe,
@@ -31,6 +32,7 @@ from secagg_app.demo.settings import (
     institution,
     own_classify_recipe,
     scaled,
+    targeted,
     text_recipe,
     tweets_recipe,
 )
@@ -44,17 +46,46 @@ INTERRUPTED = 130
 
 
 @click.command(epilog="Example: secagg demo --out runs/demo; then open runs/demo/release/report.html")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Folder of the run: parties, logs and release.",
+)
 @click.option("--replace", is_flag=True, help="Remove an earlier demo run from OUT first.")
-@click.option("--task", type=click.Choice(["classify", "lm"]), default="classify", show_default=True)
-@click.option("--clients", type=click.IntRange(2, 64), default=4, show_default=True, help="Clients that stay.")
+@click.option(
+    "--task",
+    type=click.Choice(["classify", "lm"]),
+    default="classify",
+    show_default=True,
+    help="Tell labels of texts, or continue texts.",
+)
+@click.option(
+    "--clients", type=click.IntRange(MIN_CLIENTS, 64), default=4, show_default=True, help="Clients that stay."
+)
 @click.option("--drop", type=click.IntRange(0, 16), default=1, show_default=True, help="More that enrol and vanish.")
-@click.option("--epsilon", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True)
-@click.option("--protocol", type=click.Choice(["sealed"]), default="sealed", show_default=True)
+@click.option(
+    "--epsilon",
+    type=click.FloatRange(0, min_open=True),
+    default=8.0,
+    show_default=True,
+    help="Privacy of each client's records, at delta 1e-5; smaller is more private.",
+)
+@click.option(
+    "--protocol", type=click.Choice(["sealed"]), default="sealed", show_default=True, help="How uploads are summed."
+)
 @click.option("--model", help="Base model: a Hugging Face id or a local folder. Default: one that is fetched once.")
+@click.option(
+    "--target-modules",
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    callback=lambda _context, _option, values: tuple(name for value in values for name in value.split(",") if name),
+    help="Modules of the model that get an adapter; needed where its kind has no usual ones. Repeat, or use commas.",
+)
 @click.option("--data", help="Texts: JSONL, CSV or Parquet file, or a Hugging Face id. Default: fetched once.")
-@click.option("--text-column", default="text", show_default=True)
-@click.option("--label-column", default="label", show_default=True)
+@click.option("--text-column", default="text", show_default=True, help="Of --data, with the texts.")
+@click.option("--label-column", default="label", show_default=True, help="Of --data, with labels; not for lm.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the split, never of the noise.")
 @click.option("--steps", type=click.IntRange(1), help="Steps of training; default by task.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Compute what to compare with.")
@@ -136,6 +167,7 @@ def prepare(settings: DemoSettings, view: View) -> Task:
         is_text = settings.task == "lm"
         own_model = settings.model is not None
         recipe = text_recipe(own_model=own_model) if is_text else own_classify_recipe(corpus.labels)
+    recipe = targeted(recipe, settings.target_modules)
     view.say("data: removing near-duplicates, setting the test set aside, splitting over the clients")
     parts = split(corpus, recipe.split, settings.clients, settings.drop, settings.seed)
     base = _base(settings.task, settings.model, view)

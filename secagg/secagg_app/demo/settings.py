@@ -3,7 +3,7 @@
 Both recipes were tuned on data that no run sees (docs/demo.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,11 @@ class DemoSettings:
     seed: int
     steps: int | None = None
     baselines: bool = True
+    target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.model is not None and _names_a_path(self.model) and not Path(self.model).exists():
+            raise ConfigError(f"--model {self.model}: no such folder")
         if self.clients < MIN_CLIENTS:
             raise ConfigError(f"--clients {self.clients}: at least {MIN_CLIENTS} must stay for the sum to be opened")
 
@@ -52,6 +55,19 @@ class TaskRecipe:
     plan: dict[str, Any]
     split: Recipe
     head: dict[str, Any]
+
+
+def _names_a_path(model: str) -> bool:
+    """Whether `model` can only be a folder or file here: no model of the Hugging Face hub has such a name."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/")
+
+
+def targeted(recipe: TaskRecipe, modules: tuple[str, ...]) -> TaskRecipe:
+    """The recipe with adapters on `modules` of every layer; as it is when none is named."""
+    if not modules:
+        return recipe
+    kept = {name: value for name, value in recipe.plan.items() if name != "layers"}
+    return replace(recipe, plan={**kept, "target_modules": list(modules)})
 
 
 def scaled(recipe: TaskRecipe, size: int) -> TaskRecipe:
