@@ -27,6 +27,9 @@ from secagg.sets import check_candidate, check_final, check_upload, verify_endor
 
 ReadUpload = Callable[[str, int], Iterable[bytes]]
 
+NOT_LINKED = "the sum is NOT linked to the uploads: run again with the stored uploads to add them"
+"""Among the checks of a report: not one that held, but one that could not be made."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
@@ -60,7 +63,7 @@ def verify_release(
     if certificate.evaluation is not None:
         checks.append("the evaluation on public data is the coordinator's word; run `secagg evaluate` to repeat it")
     if read_upload is None:
-        checks.append("the sum is NOT linked to the uploads: run again with the stored uploads to add them")
+        checks.append(NOT_LINKED)
     else:
         _check_link(certificate, descriptor, uploads, total, read_upload)
         checks.append(f"{len(certificate.final.statement.members)} uploads were hashed and added again")

@@ -10,7 +10,7 @@ import click
 from secagg.errors import HashMismatch, SecaggError, VerificationError
 from secagg.policy import Anchors, Policy
 from secagg.release import CERTIFICATE, FILES, SignedRelease
-from secagg.verify import ReadUpload, VerificationReport, verify_release
+from secagg.verify import NOT_LINKED, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_host.config import load_toml
 from secagg_host.durable import guard, read_file
@@ -111,7 +111,7 @@ def lines(report: VerificationReport) -> list[str]:
     certificate = report.certificate
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(certificate.released_at))
     return [
-        *(f"ok  {check}" for check in report.checks),
+        *(f"{'note' if check == NOT_LINKED else 'ok':<4} {check}" for check in report.checks),
         f"verified: session {certificate.ctx[:16]}, {len(certificate.final.statement.members)} members, "
         f"{certificate.security_bits} bits, released {when}",
         certificate.privacy_note,

@@ -49,7 +49,8 @@ def verify(made: Deployment, release: Path, *args: str | Path, trust: str = "anc
 def test_a_good_release(made: Deployment, release: Path, trust: str) -> None:
     result = verify(made, release, trust=trust)
     assert result.exit_code == 0, result.output
-    assert "the sum is NOT linked to the uploads" in result.output
+    assert "\nnote the sum is NOT linked to the uploads" in result.output
+    assert "\nok   " in f"\n{result.output}"
 
 
 @pytest.mark.parametrize("inner", [True, False])
