@@ -2,22 +2,29 @@
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from secagg import release as files
 from secagg.canonical import pretty_bytes
-from secagg.errors import ConfigError, HashMismatch
+from secagg.errors import ConfigError, HashMismatch, ModelError
 from secagg.plan import Plan
 from secagg.release import Evaluation, Metric, ReleaseCertificate, SignedRelease
 from secagg_host.durable import read_file, write_atomic
 
+if TYPE_CHECKING:
+    from secagg_client.models import LoadedBase
+
 PUBLIC_FILE = 0o644
 
 
-@click.command(epilog="Example: secagg evaluate runs/demo/release --data heldout.jsonl --text-column text")
+@click.command(
+    epilog="Example: secagg evaluate runs/demo/release --data runs/demo/data/heldout.jsonl --base all-MiniLM-L6-v2"
+)
 @click.argument("release", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--data", required=True, help="JSONL, CSV or Parquet file, or a Hugging Face data set id.")
 @click.option("--split", default="train", show_default=True, help="Of a data set id.")
@@ -46,7 +53,6 @@ def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Pa
     from secagg_client.data import DataConfig, load_examples
     from secagg_client.evaluation import evaluate_change, evaluate_release
     from secagg_client.local_training import figures
-    from secagg_client.models import load_base
     from secagg_client.planning import verify_plan
 
     out, description = options["out"], options["description"]
@@ -56,7 +62,7 @@ def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Pa
     source = str(options["data"])
     columns = {name: str(value) for name, value in options.items() if name == "split" or name.endswith("_column")}
     data = load_examples(DataConfig(source=source, **columns), plan.task)
-    loaded = load_base(base or plan.base_model, plan.task)
+    loaded = _load(base, plan)
     verify_plan(plan, loaded)
     start = figures(evaluate_change(plan, loaded, np.zeros(plan.length, np.float32), data))
     released = figures(evaluate_release(release, loaded, data))
@@ -68,6 +74,20 @@ def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Pa
         click.echo(json.dumps(found, indent=2))
     else:
         click.echo("\n".join(table(plan, start, released)))
+
+
+def _load(base: str | None, plan: Plan) -> "LoadedBase":
+    """The base model of a plan, from `base` when it is given. Raises ModelError that says when --base is needed."""
+    from secagg_client.models import load_base
+
+    # The hub's client warns of each attempt, several times over; the error below says it once.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return load_base(base or plan.base_model, plan.task)
+    except ModelError as error:
+        if base is not None:
+            raise
+        raise ModelError(f"{error}. If you have a copy of {plan.base_model}, give its folder with --base") from error
 
 
 def read_certificate(folder: Path) -> ReleaseCertificate:
