@@ -86,7 +86,9 @@ class Waiting:
 
     @property
     def reason(self) -> str:
-        """In words."""
+        """In words. More than the needed may still come: that is not what is waited for."""
+        if self.have >= self.needed:
+            return f"{self.have} {self.what}, {self.needed} are enough; none so far from {', '.join(self.missing)}"
         return f"{self.have} of {self.needed} {self.what}; waiting for {', '.join(self.missing)}"
 
 

@@ -10,6 +10,7 @@ from secagg.errors import ConflictError, NotReady, ProtocolViolation, SessionClo
 from secagg.evidence import ShareAnswer
 from secagg.messages import Complaint, Endorsement, ShareSum
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server.session import Waiting
 from tests.deployment import Deployment, Running
 
 
@@ -188,3 +189,9 @@ def test_one_that_complains_about_everybody_stops_nothing(closing: Running) -> N
     settlement = closing.session.store.settlement()
     assert settlement is not None
     assert len(settlement.final.statement.members) == 4
+
+
+def test_those_who_are_not_needed_are_not_waited_for() -> None:
+    assert Waiting("share sums", 2, 3, ("East/holder",)).reason == "2 of 3 share sums; waiting for East/holder"
+    enough = Waiting("share sums", 3, 3, ("East/holder",)).reason
+    assert enough == "3 share sums, 3 are enough; none so far from East/holder"
