@@ -45,6 +45,7 @@ def methods_help() -> str:
 )
 @click.option("--config", "config_file", type=FILE, help="TOML with all settings; the options below override it.")
 @click.option("--model", help="Base model: a Hugging Face id or a local folder.")
+@click.option("--base-model-name", help="What session and release call it, when --model is a folder: its public id.")
 @click.option("--task", help="What is learnt: classify, lm, or another kind of task that is installed.")
 @click.option("--label", "labels", multiple=True, help="A class, in order; repeat for each.")
 @click.option("--epsilon", type=click.FloatRange(0, min_open=True), help="Privacy of each client's records.")

@@ -36,7 +36,7 @@ def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:
         task["kind"] = options["task"]
     if options.get("labels"):
         task["labels"] = list(_strings(options["labels"]))
-    plain |= {name: options[name] for name in ("rank", "method") if options.get(name)}
+    plain |= {name: options[name] for name in ("rank", "method", "base_model_name") if options.get(name)}
     if options.get("method_options"):
         plain["options"] = dict(plain.get("options", {})) | _named_values(_strings(options["method_options"]))
     training |= {name: options[name] for name in TRAINING if options.get(name) is not None}

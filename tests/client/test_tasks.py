@@ -87,3 +87,9 @@ def test_what_a_plan_does_not_use_is_not_written() -> None:
     """Plans from before these settings keep their bytes, and so their hashes."""
     assert set(ORDERED.model_dump()) == {"kind", "labels", "max_length", "pooling", "feature_norm"}
     assert "max_length" not in TaskSpec(kind="image", labels=("a", "b")).model_dump()
+
+
+def test_a_folder_can_be_called_by_its_public_name() -> None:
+    options = {"model": "./model", "base_model_name": "owner/model", "task": "classify", "labels": LABELS}
+    config = plan_config(None, options)
+    assert (config.base_model, config.base_model_name) == ("./model", "owner/model")

@@ -161,6 +161,8 @@ def test_the_recipe_works_on_three_machines(tmp_path: Path) -> None:
         for machine in net.values():
             assert "NOT linked" in machine.run(checks[0])
         assert "3 uploads were hashed" in net["north"].run(checks[1])
+        adapter = json.loads((net["east"].folder / "received" / "adapter_config.json").read_text())
+        assert adapter["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
         releases = {(m.folder / "received" / "adapter_model.safetensors").read_bytes() for m in net.values()}
         assert len(releases) == 1
 
