@@ -2,7 +2,12 @@
 
     python benchmarks/demo_study.py --json study.json
 
-A seed that is finished is kept beside the output and not computed again. Takes about 20 minutes on two cores.
+A seed that is finished is kept beside the output, in study.seeds/: an interrupted study goes on where it stopped when
+the same command is given again. Remove that folder after a change of the code. Takes about 20 minutes on two cores.
+
+Sampling and noise of every training are seeded. Two things are not held fixed, so a second run may differ a little:
+bfloat16 kernels round otherwise with other libraries, processors or physical batches; and the released means go through
+the protocol itself, whose keys and stochastic rounding (16 bits a value) come from the operating system.
 """
 
 import argparse
@@ -10,11 +15,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
@@ -63,6 +69,7 @@ PAIRS = {
     "no DP: adapter - head": ("adapter, no DP", "head, no DP"),
 }
 ARMS = ("adapter", "head", "head, same schedule", "adapter, no DP", "head, no DP")
+LIBRARIES = ("secagg", "torch", "transformers", "peft", "opacus", "dp-accounting", "numpy", "scipy", "scikit-learn")
 Figures = dict[str, dict[str, float]]
 
 
@@ -150,13 +157,14 @@ def picked(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in MEASURES}
 
 
-def run_seed(pool: ProcessPoolExecutor, seed: int, steps: int | None) -> Figures:
-    """All figures of one seed."""
+def run_seed(pool: Executor, seed: int, steps: int | None) -> Figures:
+    """All figures of one seed. The first training that fails raises."""
     found = pool.submit(simple, seed)
     jobs = {(arm, c): pool.submit(update, seed, arm, c, steps) for arm in ARMS for c in range(CLIENTS)}
-    for done, _ in enumerate(as_completed(jobs.values()), 1):
+    for done, job in enumerate(as_completed(jobs.values()), 1):
+        job.result()
         say(f"seed {seed}: {done} of {len(jobs)} trainings")
-    changes = {key: job.result() for key, job in jobs.items()}
+    changes = {key: training.result() for key, training in jobs.items()}
     adapters = [changes["adapter", client] for client in range(CLIENTS)]
     means = {arm: mean_change([changes[arm, c] for c in range(CLIENTS)]) for arm in ARMS[1:]}
     scores: dict[str, Future[dict[str, float]]] = {
@@ -165,7 +173,7 @@ def run_seed(pool: ProcessPoolExecutor, seed: int, steps: int | None) -> Figures
         **{f"local {c}": pool.submit(score, seed, "adapter", adapters[c], steps) for c in range(CLIENTS)},
         **{arm: pool.submit(score, seed, arm, mean, steps) for arm, mean in means.items()},
     }
-    figures = found.result() | {name: job.result() for name, job in scores.items()}
+    figures = found.result() | {name: scored.result() for name, scored in scores.items()}
     alone = [figures[f"local {client}"] for client in range(CLIENTS)]
     figures["local mean"] = {m: float(np.mean([f[m] for f in alone])) for m in MEASURES}
     figures["local best"] = {m: max(f[m] for f in alone) for m in MEASURES}
@@ -179,32 +187,60 @@ def summed(changes: list[NDArray[np.float32]], steps: int | None) -> NDArray[np.
     return np.asarray(run.mean, dtype=np.float32)
 
 
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and 95% t-interval."""
-    mean, spread = float(np.mean(values)), float(stats.sem(values)) if len(values) > 1 else float("nan")
-    half = float(stats.t.ppf(0.975, max(1, len(values) - 1))) * spread
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and 95% t-interval; one value has no interval."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def report(seeds: Mapping[int, Figures]) -> dict[str, Any]:
-    """Intervals of every arm and every pair, and all figures."""
+def mechanisms(steps: int | None) -> dict[str, dict[str, float]]:
+    """Sampling rate, sigma and steps of the private arms."""
+    size = tweets_recipe().split.size
+    private = {arm: plan_of(arm, steps).training for arm in ARMS if not arm.endswith("no DP")}
+    return {arm: asdict(mechanism_of(training, size)) for arm, training in private.items()}
+
+
+def report(seeds: Mapping[int, Figures], steps: int | None) -> dict[str, Any]:
+    """Intervals of every arm and every pair, and all figures. `shortened_to_steps` is null in a real study."""
     runs = list(seeds.values())
     names = [name for name in runs[0] if not name.startswith("local ") or name in ("local mean", "local best")]
-    plan = plan_of("adapter", None)
     return {
         "analysis": ANALYSIS,
+        "shortened_to_steps": steps,
         "arms": {name: {m: interval([run[name][m] for run in runs]) for m in MEASURES} for name in names},
         "paired": {
             title: {m: interval([run[a][m] - run[b][m] for run in runs]) for m in MEASURES}
             for title, (a, b) in PAIRS.items()
         },
         "seeds": {str(seed): figures for seed, figures in seeds.items()},
-        "mechanism": asdict(mechanism_of(plan.training, tweets_recipe().split.size)),
+        "mechanisms": mechanisms(steps),
         "epsilon": EPSILON,
         "delta": DELTA,
         "records": {"client": tweets_recipe().split.size, "held_out": tweets_recipe().split.held_out},
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "opacus", "dp-accounting")},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     }
+
+
+def kept_folder(output: Path, steps: int | None) -> Path:
+    """Where finished seeds are kept. A shortened run has a folder of its own: it must never pass for a real one."""
+    return output.with_suffix(".seeds" if steps is None else f".{steps}-steps.seeds")
+
+
+def all_seeds(pool: Executor, seeds: Sequence[int], kept: Path, steps: int | None) -> dict[int, Figures]:
+    """Figures by seed; those that are kept are read."""
+    found = dict[int, Figures]()
+    kept.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        path = kept / f"{seed}.json"
+        if path.exists():
+            say(f"seed {seed}: kept in {path}")
+        else:
+            write_atomic(path, json.dumps(run_seed(pool, seed, steps), indent=1, allow_nan=False).encode())
+        found[seed] = json.loads(path.read_text())
+    return found
 
 
 def main() -> None:
@@ -213,17 +249,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="written here; finished seeds are kept beside it")
     parser.add_argument("--steps", type=int, help="shorter schedules, to try the script; no figure of it means a thing")
     options = parser.parse_args()
-    kept = options.json.with_suffix(".seeds")
-    kept.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    found = dict[int, Figures]()
+    kept = kept_folder(options.json, options.steps)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for seed in options.seeds:
-            path = kept / f"{seed}.json"
-            if not path.exists():
-                write_atomic(path, json.dumps(run_seed(pool, seed, options.steps), indent=1).encode())
-            found[seed] = json.loads(path.read_text())
-    write_atomic(options.json, (json.dumps(report(found), indent=1) + "\n").encode())
+        try:
+            found = all_seeds(pool, options.seeds, kept, options.steps)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # a training takes a minute: nobody waits for it now
+            raise
+    content = json.dumps(report(found, options.steps), indent=1, allow_nan=False)
+    write_atomic(options.json, (content + "\n").encode())
     say(f"written: {options.json}")
 
 

@@ -31,6 +31,9 @@ NO_ADAPTER = "NONE"
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
 
+TRAINABLE = (nn.Linear, nn.Conv2d)
+"""Layers whose per-example gradients are compared with autograd in the tests."""
+
 _ALLOWED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "task_type": ("SEQ_CLS", "CAUSAL_LM", None),

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from secagg.errors import ModelError
+from secagg_client.load_error import LOAD_ERRORS, load_error
 
 HEAD = "classifier"
 
@@ -103,8 +104,8 @@ def load_encoder(model: str, max_length: int = 512) -> Any:
     try:
         with quiet():
             encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model {model}: cannot be loaded as an encoder: {error}") from error
+    except LOAD_ERRORS as error:
+        raise load_error(model, "cannot be loaded as an encoder", error) from error
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(f"model {model}: the file lacks {missing[0]} and {len(missing) - 1} more tensors")

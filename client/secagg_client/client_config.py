@@ -11,7 +11,7 @@ from secagg.plan import Frozen, Hash
 from secagg.policy import Policy
 from secagg_client.ledger_entry import LedgerLimits
 from secagg_client.ledger_files import LedgerFiles
-from secagg_host.config import LocalPath
+from secagg_host.config import Address, LocalPath
 from secagg_host.identity import PartyFiles, load_identity
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ClientConfig(Frozen):
     may be out of reach at a stretch.
     """
 
-    coordinator: str = Field(pattern=r"^\S+:\d{1,5}$")
+    coordinator: Address
     identity: LocalPath
     state: LocalPath
     policy: LocalPath

@@ -1,27 +1,17 @@
-"""An institution's own examples: any Hugging Face data set, or a local JSONL, CSV or Parquet file.
-
-Local files are read in memory: `datasets` would otherwise leave a plain copy in its cache folder.
-"""
+"""An institution's own examples: any Hugging Face data set, or a local JSONL, CSV or Parquet file."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets import ClassLabel, Dataset
 from pydantic import BaseModel, ConfigDict, Field
 
 from secagg.errors import DataError
 from secagg.plan import TaskSpec
+from secagg_client.tables import read_table
 from secagg_client.tasks import kind_of
-
-LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-
-_NO_ROWS = "corresponds to no data"  # how `datasets` puts it
-_LOAD_ERRORS = (DatasetGenerationError, DatasetNotFoundError, OSError, ValueError, ImportError, StopIteration)
 
 
 class DataConfig(BaseModel):
@@ -69,23 +59,6 @@ class Examples:
         """The examples at `rows`."""
         labels = tuple(self.labels[row] for row in rows) if self.labels else ()
         return Examples(self.source, tuple(self.texts[row] for row in rows), labels)
-
-
-def _read(config: DataConfig) -> Dataset:
-    path = Path(config.source)
-    if path.suffix not in LOADERS:
-        if path.exists():  # a file's name is nothing to ask a hub for
-            raise DataError(f"{path}: takes a file that ends in {', '.join(sorted(LOADERS))}")
-        return load_dataset(config.source, config.subset, split=config.split, revision=config.revision)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: holds no rows")
-    more: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    with tempfile.TemporaryDirectory(prefix="secagg-data-") as cache:
-        return load_dataset(
-            LOADERS[path.suffix], data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **more
-        )
 
 
 def _class_index(value: object, row: int, task: TaskSpec, feature: object, where: str) -> int:
@@ -138,16 +111,10 @@ def load_examples(config: DataConfig, task: TaskSpec) -> Examples:
 
     Raises DataError that names the source and row, never a text; ConfigError for a task that does not exist.
     """
-    try:
-        table = _read(config)
-    except _LOAD_ERRORS as error:
-        if _NO_ROWS in str(error):
-            raise DataError(f"{config.source}: holds no rows") from None
-        cause = error.__cause__ or error
-        raise DataError(f"{config.source}: cannot be read as a data set: {type(cause).__name__}") from error
+    table = read_table(config.source, split=config.split, subset=config.subset, revision=config.revision)
     try:
         return _examples(table, config, task)
-    except UnicodeDecodeError:  # a file is decoded when its rows are read
+    except UnicodeDecodeError:  # texts in a Parquet file are decoded when its rows are read
         raise DataError(f"{config.source}: is not UTF-8") from None
 
 

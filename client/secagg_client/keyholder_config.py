@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from secagg.plan import Frozen, Hash
-from secagg_host.config import LocalPath
+from secagg_host.config import Address, LocalPath
 
 
 class KeyHolderConfig(Frozen):
@@ -13,7 +13,7 @@ class KeyHolderConfig(Frozen):
     long the coordinator may be out of reach at a stretch.
     """
 
-    coordinator: str = Field(pattern=r"^\S+:\d{1,5}$")
+    coordinator: Address
     identity: LocalPath
     state: LocalPath
     policy: LocalPath

@@ -7,8 +7,7 @@ from transformers import AutoTokenizer
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
 from secagg_client.classifier import attention_for, load_options, quiet
-
-LOAD_ERRORS = (OSError, ValueError, ImportError, KeyError, RuntimeError)
+from secagg_client.load_error import LOAD_ERRORS, load_error
 
 
 def load_tokenizer(model: str) -> Any:
@@ -18,7 +17,7 @@ def load_tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
-        raise ModelError(f"model {model}: the tokenizer cannot be loaded: {error}") from error
+        raise load_error(model, "the tokenizer cannot be loaded", error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
@@ -40,7 +39,7 @@ def load_stock(model: str, auto: Any, task: TaskSpec, **more: Any) -> tuple[Any,
         with quiet():
             loaded, info = auto.from_pretrained(source, output_loading_info=True, **options, **more)
     except LOAD_ERRORS as error:
-        raise ModelError(f"model {model}: cannot be loaded: {error}") from error
+        raise load_error(model, "cannot be loaded", error) from error
     if getattr(loaded, "hf_quantizer", None) is not None:  # a GGUF file: the weights were dequantised on loading
         loaded.hf_quantizer, loaded.is_quantized = None, False
         del loaded.config.quantization_config

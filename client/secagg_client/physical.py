@@ -1,7 +1,8 @@
 """How many examples go through the model at a time: as many as memory holds, whatever the sampled batch is.
 
 What the accountant sees is the sampled batch. It is cut into physical ones, which only bound memory: sums over them
-are exact (see `noise`), so the result does not depend on the cut.
+are exact (see `noise`), so privacy does not depend on the cut. The last bits of an example's gradient may, as kernels
+round differently in batches of another size, and in bf16 more than that: whoever wants to repeat a run fixes the size.
 """
 
 import math

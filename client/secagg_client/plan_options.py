@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from secagg.errors import ConfigError
+from secagg.validation import first_problem
 from secagg_client.planning import PlanConfig
 from secagg_client.tasks import task_kinds
 
@@ -55,9 +56,7 @@ def validated(content: Mapping[str, Any], where: str) -> PlanConfig:
     try:
         return PlanConfig.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        setting = ".".join(str(part) for part in first["loc"]) or "(top)"
-        raise ConfigError(f"{where}: {setting}: {first['msg']}") from None
+        raise ConfigError(f"{where}: {first_problem(error)}") from None
 
 
 def _named_values(settings: Sequence[str]) -> dict[str, Any]:

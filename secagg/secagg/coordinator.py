@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from secagg import shamir
 from secagg.accumulate import Accumulator
@@ -34,6 +34,7 @@ from secagg.plan import Frozen, Plan
 from secagg.randomness import Randomness
 from secagg.sets import check_members, complaints_by_client, remaining_members, verify_endorsements
 from secagg.signing import Signer
+from secagg.validation import first_problem
 
 MAX_SUBSETS = 10_000
 
@@ -85,8 +86,8 @@ def create_session(
             upload_deadline=now + spec.upload_seconds,
             expires_at=now + spec.expiry_seconds,
         )
-    except ValueError as error:
-        raise MalformedError(f"the session does not hold together: {error}") from error
+    except ValidationError as error:
+        raise MalformedError(f"the session does not hold together: {first_problem(error, '')}") from None
     return SignedDescriptor(descriptor=signer.sign(descriptor))
 
 

@@ -154,7 +154,9 @@ class Descriptor(Statement):
         if self.threshold != quorum(m, f):
             raise MalformedError(f"threshold must be floor((m+f)/2)+1 = {quorum(m, f)} for m={m}, f={f}")
         if not self.n_min <= len(self.roster) <= self.n_max:
-            raise MalformedError(f"the roster has {len(self.roster)} clients, outside n_min..n_max")
+            raise MalformedError(
+                f"the roster has {len(self.roster)} clients; n_min to n_max is {self.n_min} to {self.n_max}"
+            )
         if not self.created_at < self.upload_deadline < self.expires_at:
             raise MalformedError("times must be in the order created_at < upload_deadline < expires_at")
         if max(member.weight for member in self.roster) != 1.0:

@@ -11,6 +11,7 @@ from secagg.canonical import canonical_bytes, pretty_bytes, statement_hash
 from secagg.errors import CertificateInvalid, MalformedError, SignatureInvalid
 from secagg.identity import Identity, identify, load_private_key
 from secagg.plan import Frozen, Hash
+from secagg.validation import first_problem
 
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 S = TypeVar("S", bound="Statement")
@@ -66,10 +67,8 @@ def parse_model(model: type[M], raw: bytes | str) -> M:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(top)"
         name = model.__name__.split("[")[0]
-        raise MalformedError(f"{name}: {where}: {first['msg']}") from None
+        raise MalformedError(f"{name}: {first_problem(error)}") from None
 
 
 class Signer:

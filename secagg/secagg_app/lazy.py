@@ -87,4 +87,8 @@ def _missing(entry: LazyCommand, error: ModuleNotFoundError) -> Exception:
     absent = (error.name or "").split(".")[0]
     if absent.startswith(OWN_PREFIX) or not entry.extra:
         return error
-    return Failure("missing-package", f"this command needs {absent}: install secagg[{entry.extra}]")
+    # no `pip install secagg[...]`: the name is not ours on any index
+    return Failure(
+        "missing-package",
+        f"this command needs {absent}: install secagg's wheel again, with its extra [{entry.extra}] (docs/deploy.md)",
+    )

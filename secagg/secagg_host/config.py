@@ -1,6 +1,7 @@
 """Configuration and policy files: TOML in, a checked frozen value out."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -9,6 +10,10 @@ from pydantic import AfterValidator, ValidationError, ValidationInfo
 
 from secagg.errors import ConfigError
 from secagg.plan import Frozen
+from secagg.validation import first_problem
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(?P<port>[0-9]{1,5})")
+MAX_PORT = 65_535
 
 M = TypeVar("M", bound=Frozen)
 
@@ -18,6 +23,18 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
     return (folder / path.expanduser()).resolve()
 
 
+def _check_address(address: str) -> str:
+    """gRPC would take a port modulo 2^16, and listen where nobody looks."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        raise ValueError("must be host:port, as in 10.0.0.1:7443 or [::1]:7443")
+    if int(found["port"]) > MAX_PORT:
+        raise ValueError(f"the port of {address} is above {MAX_PORT}")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+"""host:port of a coordinator; an IPv6 address in brackets."""
 LocalPath = Annotated[Path, AfterValidator(_resolve)]
 """A path in a configuration file: relative ones are relative to the folder of the file."""
 
@@ -40,6 +57,4 @@ def check_config(plain: dict[str, object], model: type[M], path: Path) -> M:
     try:
         return model.model_validate_json(text, context=path.resolve().parent)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(top)"
-        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {first_problem(error)}") from None

@@ -1,5 +1,6 @@
 """The error tree on the wire: a status for each error, its stable code in the trailers (protocol.md §11.2)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from secagg_host.tls import grpc
 
 ERROR_KEY = "secagg-error"
 MAX_DETAILS = 2000
+# How gRPC puts it when a handshake fails on this side.
+_UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED(?:: (?P<reason>[^:]+))?|(?P<forged>certificate signature failure)")
+_OTHER_HOST = "Hostname Verification Check failed"
 
 STATUS: dict[type[SecaggError], grpc.StatusCode] = {
     errors.SecaggError: grpc.StatusCode.UNKNOWN,
@@ -68,7 +72,10 @@ def to_status(error: SecaggError) -> Status:
 
 
 def from_rpc_error(error: grpc.RpcError) -> SecaggError:
-    """What the peer meant: the same class and message; a TransportError when it did not answer in our terms."""
+    """What the peer meant: the same class and message; a TransportError when it did not answer in our terms.
+
+    A CertificateInvalid when the peer showed a certificate that is not the coordinator's: asking again is no use.
+    """
     if not isinstance(error, grpc.Call):
         return errors.TransportError(f"the call failed: {error}")
     details = error.details() or ""
@@ -82,6 +89,17 @@ def from_rpc_error(error: grpc.RpcError) -> SecaggError:
 def _foreign(code: grpc.StatusCode, details: str) -> SecaggError:
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return errors.SizeLimitError(f"the message is larger than the coordinator takes: {details}")
+    if code == grpc.StatusCode.UNAVAILABLE and (untrusted := _UNTRUSTED.search(details)):
+        return errors.CertificateInvalid(
+            "the certificate found at the coordinator's address does not hold under this party's authority.pem "
+            f"({untrusted['reason'] or untrusted['forged'] or 'refused'}). Compare the authority's fingerprint with "
+            "the coordinator's operator (`secagg ca show authority.pem`); nothing was sent"
+        )
+    if code == grpc.StatusCode.UNAVAILABLE and _OTHER_HOST in details:
+        return errors.CertificateInvalid(
+            "the certificate found at the coordinator's address is for another host name. Put the name or address "
+            "that the coordinator's certificate was requested for (--host) into `coordinator`; nothing was sent"
+        )
     if code == grpc.StatusCode.UNAVAILABLE:
         return errors.TransportError(
             f"the coordinator cannot be reached or refused the connection ({details}); check the address, "

@@ -22,7 +22,7 @@ if os.environ.get(_SUITES) != _RSA_ONLY:
     if "grpc" in sys.modules:
         raise ConfigError("grpc was loaded before secagg_host.tls, which must set its cipher suites first")
     os.environ[_SUITES] = _RSA_ONLY
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log lines go to stderr, past every event log
 
 import grpc as grpc  # noqa: E402, PLC0414
 

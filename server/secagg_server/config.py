@@ -1,23 +1,9 @@
 """server.toml: what the coordinator's operator decides."""
 
-from typing import Annotated
-
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from secagg.plan import Frozen
-from secagg_host.config import LocalPath
-
-ADDRESS_PATTERN = r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):[0-9]{1,5}$"
-
-
-MAX_PORT = 65_535
-
-
-def _check_port(address: str) -> str:
-    """gRPC would take the port modulo 2^16, and listen where nobody looks."""
-    if int(address.rpartition(":")[2]) > MAX_PORT:
-        raise ValueError(f"the port of {address} is above {MAX_PORT}")
-    return address
+from secagg_host.config import Address, LocalPath
 
 
 class ServerConfig(Frozen):
@@ -28,7 +14,7 @@ class ServerConfig(Frozen):
     many uploads.
     """
 
-    listen: Annotated[str, Field(pattern=ADDRESS_PATTERN), AfterValidator(_check_port)]
+    listen: Address
     identity: LocalPath
     state: LocalPath
     release: LocalPath

@@ -78,9 +78,7 @@ class Contribution(services.ContributionServiceServicer):
         self._directory.find(signed.statement.ctx, peer).enrol(peer, signed)
         return pb.EnrolResponse()
 
-    def BeginUpload(
-        self, request: pb.BeginUploadRequest, context: grpc.ServicerContext
-    ) -> pb.BeginUploadResponse:
+    def BeginUpload(self, request: pb.BeginUploadRequest, context: grpc.ServicerContext) -> pb.BeginUploadResponse:
         """Where to go on, or the receipt."""
         signed, peer = SignedUpload.parse(request.signed_upload_json), peer_identity(context)
         found = self._intake(signed, peer).begin(peer, signed)
@@ -88,9 +86,7 @@ class Contribution(services.ContributionServiceServicer):
             return pb.BeginUploadResponse(offset=found)
         return pb.BeginUploadResponse(signed_receipt_json=found.to_bytes())
 
-    def Upload(
-        self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext
-    ) -> pb.UploadResponse:
+    def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext) -> pb.UploadResponse:
         """Header, then chunks."""
         first = next(request_iterator, None)
         if first is None or first.WhichOneof("part") != "header":
@@ -134,9 +130,7 @@ class Committee(services.CommitteeServiceServicer):
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
-    def GetProposal(
-        self, request: pb.GetProposalRequest, context: grpc.ServicerContext
-    ) -> pb.GetProposalResponse:
+    def GetProposal(self, request: pb.GetProposalRequest, context: grpc.ServicerContext) -> pb.GetProposalResponse:
         """The descriptor with the approvals so far."""
         session, _ = self._directory.of(request.ctx, context)
         raw = session.signed_descriptor(approved=False).model_dump_json().encode()

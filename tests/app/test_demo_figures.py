@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secagg_app.demo.command import simulated
 from secagg_app.demo.figures import (
     ACCURACY,
     HEAD,
@@ -35,7 +36,7 @@ def results(**changed: float) -> Results:
         PLAIN: accuracy(values["plain"]),
     }
     local = {"North": accuracy(values["local"]), "South": accuracy(values["local"] - 0.02)}
-    return gather(ACCURACY, found, local, 8.0)
+    return gather(ACCURACY, found, local, 8.0, zero_shot=True)
 
 
 def test_wilson_interval_by_hand() -> None:
@@ -83,8 +84,27 @@ def test_the_released_adapter_comes_first_and_simulations_last() -> None:
 
 
 def test_what_was_not_computed_is_not_mentioned() -> None:
-    found = gather(ACCURACY, {RELEASED: accuracy(0.8), START: accuracy(0.6)}, {}, 8.0)
+    found = gather(ACCURACY, {RELEASED: accuracy(0.8), START: accuracy(0.6)}, {}, 8.0, zero_shot=False)
     assert found.verdict == ("Training worked: the released adapter is 20.0 points better than the starting model.")
+
+
+@pytest.mark.parametrize("zero_shot", [True, False])
+def test_only_a_start_from_descriptions_is_called_zero_shot(zero_shot: bool) -> None:
+    made = gather(ACCURACY, {RELEASED: accuracy(0.8), START: accuracy(0.6)}, {}, 8.0, zero_shot=zero_shot)
+    assert made.figures[1].title == ("starting model (zero-shot)" if zero_shot else "starting model")
+
+
+def test_only_what_was_simulated_is_said_to_be() -> None:
+    found = {RELEASED: accuracy(0.8), START: accuracy(0.6)}
+    cases: tuple[tuple[dict[str, dict[str, float]], str], ...] = (
+        ({}, ""),
+        ({PLAIN: accuracy(0.9)}, "The run without privacy was simulated in memory; nothing of it was released."),
+        ({PLAIN: accuracy(0.9), HEAD: accuracy(0.7)}, "The run without privacy and the head were simulated"),
+    )
+    for more, said in cases:
+        shown = simulated(gather(ACCURACY, found | more, {}, 8.0, zero_shot=False))
+        assert shown.startswith(said)
+        assert bool(shown) == bool(said)
 
 
 def perplexity(value: float, error: float) -> dict[str, float]:
@@ -93,7 +113,7 @@ def perplexity(value: float, error: float) -> dict[str, float]:
 
 def test_lower_perplexity_is_better() -> None:
     found = {RELEASED: perplexity(50.0, 0.02), START: perplexity(80.0, 0.03)}
-    made = gather(PERPLEXITY, found, {"North": perplexity(52.0, 0.02)}, 8.0)
+    made = gather(PERPLEXITY, found, {"North": perplexity(52.0, 0.02)}, 8.0, zero_shot=False)
     assert "Training worked: the released adapter is 30.0 of perplexity better than the starting model" in made.verdict
     assert "Not clear: the released adapter is 2.0 of perplexity better than the clients alone" in made.verdict
     assert made.released.interval == pytest.approx((50 / 1.04, 50 * 1.04), rel=1e-3)
@@ -101,7 +121,7 @@ def test_lower_perplexity_is_better() -> None:
 
 def test_figures_without_an_error_are_not_told_apart() -> None:
     found = {RELEASED: {"perplexity": 50.0, "examples": 100}, START: {"perplexity": 80.0, "examples": 100}}
-    made = gather(PERPLEXITY, found, {}, 8.0)
+    made = gather(PERPLEXITY, found, {}, 8.0, zero_shot=False)
     assert made.released.interval is None
     assert made.verdict.startswith("Not clear")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from secagg.errors import ConfigError, ProcessFailed
 from secagg_app.demo.layout import MARKER, claim
-from secagg_app.demo.processes import Event, Supervisor, environment, last_error, run_command
+from secagg_app.demo.processes import Event, Supervisor, as_typed, environment, last_error, run_command
 from secagg_app.demo.settings import DemoSettings, own_classify_recipe, scaled, tweets_recipe
 from secagg_app.demo.toml import dump
 from secagg_app.demo.view import Board, JsonView, LineView, ScreenView
@@ -100,6 +100,24 @@ def test_lines_say_who_did_what_and_not_every_step() -> None:
     assert "client North: was killed" in text
 
 
+def test_the_coordinator_does_not_claim_what_others_did() -> None:
+    board = Board(TITLES)
+
+    def line(name: str, **fields: Any) -> tuple[str | None, str]:
+        return board.take(Event("coordinator", name, fields)), board.rows["coordinator"].state
+
+    assert line("approved", holder="Trustee A/holder", count=1, needed=3) == (
+        "took the approval of Trustee A/holder: 1, 3 needed", "collects approvals"
+    )  # fmt: skip
+    assert line("enrolled", client="North desk/trainer") == ("enrolled North desk/trainer", "waits for uploads")
+    assert line("endorsed", holder="Trustee B/holder", stage="candidate") == (
+        "took the endorsement of the candidate set by Trustee B/holder", "collects endorsements"
+    )  # fmt: skip
+    assert line("waiting", what="approvals", missing=["Trustee C/holder"])[0] == "waits for approvals: Trustee C/holder"
+    assert line("erased", files=4)[0] == "deleted 4 stored files"
+    assert board.take(Event("client-1", "enrolled", {"session": "ab"})) == "enrolled"
+
+
 def test_json_lines_hold_every_event() -> None:
     stream = io.StringIO()
     with JsonView(Board(TITLES), stream) as view:
@@ -156,6 +174,22 @@ def test_no_process_is_left_when_the_supervisor_is_left(tmp_path: Path) -> None:
     assert second.status in (-signal.SIGKILL, -signal.SIGTERM)
     events = [supervisor.next_event(0.1) for _ in range(4)]
     assert sorted(event.name for event in events if event) == ["ended", "ended", "started", "started"]
+
+
+def test_the_command_is_named_as_the_users_shell_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / ".venv" / "bin" / "secagg"
+    script.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(script.with_name("python")))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert as_typed().endswith("-m secagg_app")
+    script.touch(mode=0o755)
+    assert as_typed() == ".venv/bin/secagg"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert as_typed() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert as_typed() == "secagg"
 
 
 def _env() -> dict[str, str]:

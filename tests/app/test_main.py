@@ -71,7 +71,7 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert result.stderr.startswith("error[missing-package]: this command needs ")
-    assert result.stderr.rstrip().endswith("install secagg[client]")
+    assert result.stderr.rstrip().endswith("with its extra [client] (docs/deploy.md)")
 
 
 def test_a_module_of_our_own_that_is_missing_is_not_hidden() -> None:

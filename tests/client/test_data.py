@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from secagg.errors import DataError
-from secagg_client import data as data_module
+from secagg_client import tables
 from secagg_client.data import DataConfig, Examples, load_examples
 from tests.client.support import LM, MEAN
 
@@ -56,7 +56,7 @@ def test_class_label_features_map_by_name(monkeypatch: pytest.MonkeyPatch) -> No
     """A hub data set may number its classes in another order than the session."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=["positive", "negative"])})
     table = Dataset.from_dict({"text": ["good", "bad"], "label": [0, 1]}, features=features)
-    monkeypatch.setattr(data_module, "load_dataset", lambda *_args, **_kwargs: table)
+    monkeypatch.setattr(tables, "load_dataset", lambda *_args, **_kwargs: table)
     assert load_examples(DataConfig(source="someone/reviews"), MEAN).labels == (1, 0)
 
 
@@ -97,7 +97,7 @@ def test_files_that_are_no_data_set(tmp_path: Path) -> None:
         load_examples(DataConfig(source=str(tmp_path / "absent.jsonl")), MEAN)
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "a", \n"oops')
-    with pytest.raises(DataError, match="cannot be read as a data set"):
+    with pytest.raises(DataError, match="line 1 does not hold a whole JSON object"):
         load_examples(DataConfig(source=str(broken)), MEAN)
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")

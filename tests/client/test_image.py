@@ -56,7 +56,8 @@ def resnet(resnet_dir: Path) -> LoadedBase:
 
 
 def vit_plan(base: LoadedBase, **changes: object) -> Plan:
-    return plan_for(base, **{"target_modules": ("q_proj", "v_proj"), **changes})  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"target_modules": ("q_proj", "v_proj"), **changes}
+    return plan_for(base, **settings)
 
 
 def test_per_sample_gradients_of_a_vit_are_those_of_each_image_alone(vit: LoadedBase) -> None:

@@ -96,6 +96,15 @@ def test_pickles_and_absent_models_are_refused(tiny_bert_dir: Path, tmp_path: Pa
         load_base("nobody/no-such-model", LM)
 
 
+@pytest.mark.parametrize("content", [b"", b"x" * 1000, None], ids=["empty", "garbage", "cut"])
+def test_a_damaged_file_of_weights_is_named(tiny_bert_dir: Path, tmp_path: Path, content: bytes | None) -> None:
+    path = resaved(tiny_bert_dir, tmp_path / "copy", torch.float32) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    for task in (MEAN, STOCK):
+        with pytest.raises(ModelError, match=r"cannot be loaded.*copy/model.safetensors is damaged or cut off; copy"):
+            loaded(path.parent, task)
+
+
 def test_batch_norm_is_refused() -> None:
     with pytest.raises(ModelError, match="layer 1 is a batch norm"):
         refuse_batch_norm(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))

@@ -6,7 +6,7 @@ import pytest
 
 from secagg.errors import ConfigError
 from secagg.plan import Frozen
-from secagg_host.config import LocalPath, load_toml
+from secagg_host.config import Address, LocalPath, load_toml
 
 
 class Inner(Frozen):
@@ -19,6 +19,7 @@ class Sample(Frozen):
     files: tuple[LocalPath, ...] = ()
     inner: Inner | None = None
     rate: float = 1.0
+    server: Address = "localhost:1"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -45,6 +46,9 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ('name = "a"\nstate = "s"\nother = 1', "other: Extra inputs"),
         ('name = "a"\nstate = "s"\nrate = nan', "rate: "),
         ('name = "a"\nstate = "s"\nrate = "1"', "rate: "),
+        ('name = "a"\nstate = "s"\nserver = "north"', r"toml: server: must be host:port, as in 10\.0\.0\.1:7443"),
+        ('name = "a"\nstate = "s"\nserver = "::1:7443"', "server: must be host:port"),
+        ('name = "a"\nstate = "s"\nserver = "[::1]:70000"', "server: the port of .* is above 65535"),
         ("name = ", "is not TOML"),
         ("name = " + "[" * 20_000, "is not TOML"),
         ('name = "a"\nstate = 2020-01-01\nrate = 1979-05-27', "rate: "),

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, TransportError, UnknownSession
-from secagg.identity import Role, issue, new_request
+from secagg.identity import Role, issue, new_authority, new_request
 from secagg.messages import Enrolment
+from secagg_client.patience import Patience
+from secagg_host import tls
+from secagg_host.events import EventLog
 from secagg_host.identity import CERTIFICATE, TLS_KEY, PartyFiles, load_identity
 from secagg_host.rpc import from_rpc_error
 from secagg_host.tls import MAX_MESSAGE_BYTES, check_refuses_tls12, grpc
@@ -169,8 +172,37 @@ def test_another_authoritys_certificate_is_refused(opened: Running, tmp_path: Pa
 
 def test_a_client_refuses_a_coordinator_of_another_authority(opened: Running, tmp_path: Path) -> None:
     strange = Deployment(tmp_path).party(Role.CLIENT, "client-1", "Hospital 1")
-    with opened.call(strange) as caller, pytest.raises(TransportError, match="same authority"):
+    with (
+        opened.call(strange) as caller,
+        pytest.raises(CertificateInvalid, match="certificate signature"),
+    ):
         caller.status()
+
+
+def test_a_client_refuses_a_coordinator_of_an_unknown_authority(opened: Running) -> None:
+    files = opened.deployment.client_files[0]
+    unknown = new_authority("another authority", opened.deployment.clock())[0].decode()
+    with (
+        opened.call(PartyFiles(files.signer, files.certificate, files.tls_key, unknown)) as caller,
+        pytest.raises(CertificateInvalid, match=r"authority\.pem \(unable to get local issuer certificate\)"),
+    ):
+        caller.status()
+
+
+def test_a_client_refuses_a_coordinator_of_another_name(opened: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*tls.CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", "elsewhere.example"))
+    monkeypatch.setattr(tls, "CHANNEL_OPTIONS", options)
+    with opened.client(0) as caller, pytest.raises(CertificateInvalid, match="is for another host name"):
+        caller.status()
+
+
+def test_a_coordinator_of_another_authority_is_not_waited_for(opened: Running, tmp_path: Path) -> None:
+    def sleep(_seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    strange = Deployment(tmp_path).party(Role.CLIENT, "client-1", "Hospital 1")
+    with opened.call(strange) as caller, pytest.raises(CertificateInvalid):
+        Patience(EventLog(), sleep=sleep).ask(caller.status)
 
 
 def test_an_expired_certificate_is_refused_by_the_server_too(opened: Running, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ def test_it_serves_until_sigterm_and_the_folder_belongs_to_it(tmp_path: Path) ->
     assert listening["event"] == "listening"
     with Caller(listening["address"], deployment.client_files[0]) as caller:
         assert caller.status().state == pb.SESSION_STATE_PROPOSED
+    stranger = Deployment(tmp_path / "elsewhere").client_files[0]
+    with Caller(listening["address"], stranger) as caller, pytest.raises(CertificateInvalid):
+        caller.status()
     second = run_server(config)
     _, errors = second.communicate(timeout=20)
     assert second.returncode == 1
@@ -64,7 +67,7 @@ def test_the_configuration_file_names_its_mistakes(tmp_path: Path) -> None:
     assert load_toml(path, ServerConfig).release == tmp_path / "release"
     text = path.read_text()
     for old, new, match in (
-        ('"127.0.0.1:0"', '"nowhere"', "listen"),
+        ('"127.0.0.1:0"', '"nowhere"', "listen: must be host:port"),
         ('"127.0.0.1:0"', '"127.0.0.1:65536"', "listen: .* above 65535"),
         ('sessions = ["session.json"]', "sessions = []", "sessions"),
         ('state = "state"', "", "state: Field required"),

@@ -21,7 +21,8 @@ from secagg.plan import TaskSpec
 from secagg_client.classifier import load_options, quiet
 from secagg_client.data import DataConfig, Examples, class_indices, column
 from secagg_client.group_norm import with_group_norm
-from secagg_client.loading import LOAD_ERRORS, load_stock
+from secagg_client.load_error import LOAD_ERRORS
+from secagg_client.loading import load_stock
 from secagg_client.tasks.base import (
     BaseParts,
     Metrics,

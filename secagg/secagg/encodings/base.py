@@ -19,6 +19,7 @@ from secagg.encodings.layout import Array, Layout, Part
 from secagg.errors import EncodingError
 from secagg.plan import Frozen, Plan
 from secagg.randomness import Randomness
+from secagg.validation import first_problem
 
 Tensors = dict[str, NDArray[np.float32]]
 O = TypeVar("O", bound=Frozen)  # noqa: E741 - options
@@ -33,9 +34,7 @@ def read_options(plan: Plan, kind: type[O]) -> O:
     try:
         return kind.model_validate(plan.options)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(all)"
-        raise EncodingError(f"options of {plan.method}: {where}: {first['msg']}") from None
+        raise EncodingError(f"options of {plan.method}: {first_problem(error, '(all)')}") from None
 
 
 class Encoding(ABC):

@@ -20,9 +20,9 @@ from rich.table import Table
 from secagg_app import assets
 from secagg_app.demo import corpora, layout
 from secagg_app.demo.federation import COORDINATOR, Federation
-from secagg_app.demo.figures import ACCURACY, PERPLEXITY, RELEASED, START, Results, gather
+from secagg_app.demo.figures import ACCURACY, HEAD, PERPLEXITY, PLAIN, RELEASED, START, Results, gather
 from secagg_app.demo.layout import Base, RunFolder
-from secagg_app.demo.processes import Supervisor, environment, run_command
+from secagg_app.demo.processes import Supervisor, as_typed, environment, run_command
 from secagg_app.demo.settings import (
     DemoSettings,
     TaskKind,
@@ -197,7 +197,8 @@ def compare(settings: DemoSettings, task: Task, folder: RunFolder, federation: F
     if settings.baselines:
         found |= compute(simulated, task.recipe.head, view.say)
     own = {institution(int(name.split("-")[1])): metrics for name, metrics in sorted(federation.own.items())}
-    return gather(measure, found, own, settings.epsilon)
+    zero_shot = task.recipe.plan.get("head_start") == "descriptions"
+    return gather(measure, found, own, settings.epsilon, zero_shot=zero_shot)
 
 
 def _annotate(folder: RunFolder, results: Results, description: str) -> None:
@@ -228,8 +229,7 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
     console.print(results.verdict, style="bold")
     more = "docs/demo.md has five seeds. " if settings.task == "classify" and settings.data is None else ""
     console.print(
-        f"One run with split seed {settings.seed}; the noise is drawn anew each time. {more}"
-        "The run without privacy and the head were simulated in memory; nothing of them was released.",
+        f"One run with split seed {settings.seed}; the noise is drawn anew each time. {more}{simulated(results)}",
         style="dim",
     )
     console.print(f"verified: {len(outcome.checks)} checks, offline; {seconds:.0f} s in all")
@@ -239,8 +239,17 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
         ("certificates, policies, configuration, logs", folder.root),
     ):
         console.print(f"  {name}: {path}", soft_wrap=True, highlight=False)
-    again = f"secagg verify {folder.release} --trust {folder.anchors}"
+    again = f"{as_typed()} verify {folder.release} --trust {folder.anchors}"
     console.print(f"  check it again: {again}", soft_wrap=True, highlight=False)
+
+
+def simulated(results: Results) -> str:
+    """What of the table was never trained between processes; nothing when it holds no such figure."""
+    has_plain, has_head = results.find(PLAIN) is not None, results.find(HEAD) is not None
+    if not has_plain:
+        return ""
+    who = "The run without privacy and the head were" if has_head else "The run without privacy was"
+    return f"{who} simulated in memory; nothing of {'them' if has_head else 'it'} was released."
 
 
 def summary(outcome: Outcome, seconds: float) -> dict[str, Any]:

@@ -7,10 +7,8 @@ import csv
 import html
 import io
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from secagg.errors import DataError
@@ -128,7 +126,9 @@ def own_corpus(source: str, text_column: str, label_column: str | None) -> Corpu
 
     Raises DataError that names what is missing, never a text.
     """
-    table = _load_table(source)
+    from secagg_client.tables import read_table
+
+    table = read_table(source)
     for column in (text_column, *([label_column] if label_column else [])):
         if column not in table.column_names:
             raise DataError(
@@ -143,27 +143,6 @@ def own_corpus(source: str, text_column: str, label_column: str | None) -> Corpu
     if len(names) < 2:
         raise DataError(f"{source}: column {label_column!r} holds one label only; there is nothing to learn")
     return Corpus(source, tuple(Record(text, label) for text, label in zip(texts, labels, strict=True)), names)
-
-
-def _load_table(source: str) -> Any:
-    from datasets import load_dataset
-
-    from secagg_client.data import LOADERS
-
-    path = Path(source)
-    try:
-        if path.suffix not in LOADERS:
-            return load_dataset(source, split="train")
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-        more = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        with tempfile.TemporaryDirectory(prefix="secagg-data-") as cache:
-            return load_dataset(
-                LOADERS[path.suffix], data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **more
-            )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        raise DataError(f"{source}: cannot be read as a data set: {type(cause).__name__}") from error
 
 
 def _label_names(table: Any, column: str) -> list[object]:

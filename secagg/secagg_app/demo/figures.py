@@ -173,12 +173,20 @@ PLAIN = "same run without privacy"
 
 
 def gather(
-    measure: Measure, found: Mapping[str, Mapping[str, float]], local: Mapping[str, Mapping[str, float]], epsilon: float
+    measure: Measure,
+    found: Mapping[str, Mapping[str, float]],
+    local: Mapping[str, Mapping[str, float]],
+    epsilon: float,
+    *,
+    zero_shot: bool,
 ) -> Results:
-    """Figures in the order of the table. `found` maps RELEASED, START and others to metrics; `local` clients."""
+    """Figures in the order of the table. `found` maps RELEASED, START and others to metrics; `local` clients.
+
+    `zero_shot`: the starting model can already tell the classes, by their descriptions.
+    """
     names = {
         RELEASED: (f"{RELEASED} (epsilon {epsilon:g})", "released"),
-        START: (f"{START} (zero-shot)", "baseline"),
+        START: (f"{START} (zero-shot)" if zero_shot else START, "baseline"),
         MAJORITY: (MAJORITY, "baseline"),
         HEAD: (f"{HEAD}, federated (epsilon {epsilon:g})", "baseline"),
         PLAIN: (f"{PLAIN} (simulation)", "simulation"),

@@ -3,6 +3,8 @@
 import json
 import os
 import queue
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,17 @@ from secagg_host.durable import guard, make_folder
 COMMAND = (sys.executable, "-m", "secagg_app")
 GRACE_SECONDS = 8.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def as_typed() -> str:
+    """How the user types this installation's `secagg`: by name where the shell finds it, else by its path."""
+    script = Path(sys.executable).with_name("secagg")
+    found = shutil.which("secagg")
+    if found is not None and Path(found).absolute() == script:
+        return "secagg"
+    if not script.is_file():
+        return shlex.join(COMMAND)
+    return shlex.quote(str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script))
 
 
 def environment(threads: int, *, offline: bool) -> dict[str, str]:

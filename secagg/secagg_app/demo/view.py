@@ -80,8 +80,15 @@ def _ended(row: Row, fields: Mapping[str, Any]) -> str | None:
 
 
 def _other(row: Row, event: Event) -> str | None:
+    if event.name in _SERVED and ("client" in event.fields or "holder" in event.fields):
+        said, row.state = _SERVED[event.name]
+        return said.format_map(_Blank(event.fields))
     if event.name == "session" and "state" in event.fields:
         line = f"session {event.fields['state']}: {event.fields.get('reason') or ''}".rstrip(": ")
+    elif event.name == "waiting" and "missing" in event.fields:
+        line = f"waits for {event.fields['what']}: {', '.join(event.fields['missing'])}"
+    elif event.name == "erased" and "files" in event.fields:
+        line = f"deleted {event.fields['files']} stored files"
     elif (words := _WORDS.get(event.name)) is not None:
         line = words.format_map(_Blank(event.fields))
     else:
@@ -97,6 +104,14 @@ class _Blank(dict[str, Any]):
         return ""
 
 
+_SERVED = {
+    "enrolled": ("enrolled {client}", "waits for uploads"),
+    "approved": ("took the approval of {holder}: {count}, {needed} needed", "collects approvals"),
+    "endorsed": ("took the endorsement of the {stage} set by {holder}", "collects endorsements"),
+    "share": ("took the share sum of {holder}: {count}, {needed} needed", "collects share sums"),
+    "refused": ("refused an upload of {client}: {message}", "waits for uploads"),
+}
+"""What the coordinator did at the request of a `client` or `holder`: the line, and the state that it is in."""
 _WORDS = {
     "listening": "listening at {address}",
     "session": "accepted the session",
@@ -109,7 +124,6 @@ _WORDS = {
     "shared": "gave its share sum",
     "erased": "erased its session key",
     "released": "released",
-    "refused": "refused an upload: {message}",
     "problem": "problem: {message}",
     "waiting": "waiting: {reason}",
     "failed": "failed: {reason}",

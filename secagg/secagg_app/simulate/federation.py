@@ -39,6 +39,8 @@ from secagg_client.training import Stage, TrainOptions, execute, mechanism_of, p
 Vector = NDArray[np.float32]
 EPOCH = 1_700_000_000
 """The time of every simulated session, so that runs repeat."""
+PHYSICAL_BATCH = 64
+"""Fixed, and not by the memory that is free: kernels round differently in batches of another size."""
 BITS = 16
 """Of the quantiser, unless the encoding needs more."""
 
@@ -78,7 +80,7 @@ class Federation:
 
     def train_on(self, data: Examples, size: int, who: str, stage: Stage | None, plan: Plan) -> Vector:
         """The change of whoever holds `data`. What is computed once of its examples serves all its rounds."""
-        options = TrainOptions(allow_no_dp=True)
+        options = TrainOptions(allow_no_dp=True, micro_batch=PHYSICAL_BATCH)
         task = self.tasks.setdefault(who, training_task(plan, self.base, options.torch_device()))
         run = prepare_run(plan, task, size, self.source(who), options, stage)
         return execute(run, plan, self.base, data, lambda _report: None).change

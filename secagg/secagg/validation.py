@@ -1,0 +1,17 @@
+"""What pydantic says of a wrong value, as one line for people."""
+
+from pydantic import ValidationError
+
+_OWN_WORDS = "Value error, "
+"""What pydantic puts before the message of a check of ours."""
+
+
+def first_problem(error: ValidationError, whole: str = "(top)") -> str:
+    """`field.inner: reason` of the first problem. `whole` stands for the field when the problem is of all together.
+
+    No value enters the line: it may be private.
+    """
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    reason = first["msg"].removeprefix(_OWN_WORDS)
+    return f"{where}: {reason}" if where else reason
