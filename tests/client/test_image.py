@@ -17,7 +17,7 @@ from secagg.adapter import release_tensors
 from secagg.errors import ConfigError, DataError, EncodingError, ModelError
 from secagg.plan import Plan, TaskSpec
 from secagg.release import adapter_config_file, usage_lines
-from secagg_client import data as data_module
+from secagg_client import tables
 from secagg_client.data import DataConfig, Examples, load_examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase, load_base
@@ -166,7 +166,7 @@ def test_paths_bytes_and_images_of_datasets_are_one_record(tmp_path: Path) -> No
 def test_a_data_set_from_a_hub_names_no_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "zero.png").write_bytes(digit_files()[0][0])
     table = Dataset.from_dict({"image": [str(tmp_path / "zero.png")], "label": ["0"]})
-    monkeypatch.setattr(data_module, "load_dataset", lambda *_args, **_kwargs: table)
+    monkeypatch.setattr(tables, "load_dataset", lambda *_args, **_kwargs: table)
     with pytest.raises(DataError, match="row 1: the image is neither a path nor a file's bytes"):
         load_examples(DataConfig(source="someone/digits"), IMAGE)
 
