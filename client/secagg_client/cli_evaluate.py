@@ -26,7 +26,14 @@ PUBLIC_FILE = 0o644
     epilog="Example: secagg evaluate runs/demo/release --data runs/demo/data/heldout.jsonl --base all-MiniLM-L6-v2"
 )
 @click.argument("release", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--data", required=True, help="JSONL, CSV or Parquet file, or a Hugging Face data set id.")
+@click.option("--data", help="JSONL, CSV or Parquet file, or a Hugging Face data set id.")
+@click.option(
+    "--lm-eval",
+    "task_files",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Instead of DATA: a task file of lm-eval, for a causal language model; repeat for more. Needs secagg[eval].",
+)
 @click.option("--split", default="train", show_default=True, help="Of a data set id.")
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
@@ -42,8 +49,10 @@ PUBLIC_FILE = 0o644
     help="Write the figures for `secagg release annotate`. Only for public data: no accountant has seen them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Path | None) -> None:
-    """Score the adapter in RELEASE, and the model it started from, on DATA.
+def evaluate(
+    release: Path, base: str | None, as_json: bool, task_files: tuple[Path, ...], **options: str | Path | None
+) -> None:
+    """Score the adapter in RELEASE, and the model it started from, on DATA or on tasks of lm-eval.
 
     Run `secagg verify` first: this command measures, and says nothing about who made the release.
     """
@@ -55,10 +64,17 @@ def evaluate(release: Path, base: str | None, as_json: bool, **options: str | Pa
     from secagg_client.local_training import figures
     from secagg_client.planning import verify_plan
 
+    if bool(task_files) == bool(options["data"]):
+        raise click.UsageError("give either --data or --lm-eval")
     out, description = options["out"], options["description"]
+    if task_files and out:
+        raise click.UsageError("--out takes the figures of --data only")
     if (out is None) != (description is None):
         raise click.UsageError("--public and --out go together")
     plan = read_certificate(release).session.descriptor.statement.plan
+    if task_files:
+        click.echo("\n".join(_harness(release, plan, base, task_files, as_json=as_json)))
+        return
     source = str(options["data"])
     columns = {name: str(value) for name, value in options.items() if name == "split" or name.endswith("_column")}
     data = load_examples(DataConfig(source=source, **columns), plan.task)
@@ -88,6 +104,21 @@ def _load(base: str | None, plan: Plan) -> "LoadedBase":
         if base is not None:
             raise
         raise ModelError(f"{error}. If you have a copy of {plan.base_model}, give its folder with --base") from error
+
+
+def _harness(release: Path, plan: Plan, base: str | None, task_files: tuple[Path, ...], *, as_json: bool) -> list[str]:
+    from secagg_client.harness import release_scores
+    from secagg_client.planning import verify_plan
+
+    loaded = _load(base, plan)
+    verify_plan(plan, loaded)
+    start, released = release_scores(release, plan, loaded, task_files)
+    if as_json:
+        return [json.dumps({"base_model": plan.base_model, "start": start, "release": released}, indent=2)]
+    lines = [f"{plan.base_model}", f"{'':<32}{'start':>10}{'release':>10}"]
+    for task, scores in released.items():
+        lines += [f"{f'{task} {name}':<32}{start[task][name]:>10.4f}{value:>10.4f}" for name, value in scores.items()]
+    return lines
 
 
 def read_certificate(folder: Path) -> ReleaseCertificate:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -31,6 +31,7 @@ tables = st.dictionaries(keys, plain, max_size=4)
 documents = st.dictionaries(keys, st.one_of(plain, tables, st.lists(tables, min_size=1, max_size=3)), max_size=6)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 @given(documents)
 def test_written_toml_reads_back_as_it_was(content: dict[str, Any]) -> None:
     assert tomllib.loads(dump(content, "A comment\nof two lines")) == content

@@ -17,6 +17,7 @@ from secagg.adapter import release_tensors
 from secagg.errors import ConfigError, DataError, EncodingError, ModelError
 from secagg.plan import Plan, TaskSpec
 from secagg.release import adapter_config_file, usage_lines
+from secagg_client import tables
 from secagg_client.data import DataConfig, Examples, load_examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase, load_base
@@ -160,6 +161,14 @@ def test_paths_bytes_and_images_of_datasets_are_one_record(tmp_path: Path) -> No
         found = load_examples(DataConfig(source=str(path)), IMAGE)
         assert (found.texts, found.labels) == (from_path.texts, from_path.labels)
     assert base64.b64decode(from_path.texts[0]) == files[0]
+
+
+def test_a_data_set_from_a_hub_names_no_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zero.png").write_bytes(digit_files()[0][0])
+    table = Dataset.from_dict({"image": [str(tmp_path / "zero.png")], "label": ["0"]})
+    monkeypatch.setattr(tables, "load_dataset", lambda *_args, **_kwargs: table)
+    with pytest.raises(DataError, match="row 1: the image is neither a path nor a file's bytes"):
+        load_examples(DataConfig(source="someone/digits"), IMAGE)
 
 
 def _features(image: object) -> Features:

@@ -141,9 +141,13 @@ class ImageClassify(TaskKind):
             raise ConfigError("task image takes neither max_length nor pooling: those are for texts")
 
     def read(self, table: "Dataset", config: DataConfig, spec: TaskSpec) -> Examples:
-        """Image files in base64, and classes. Paths are relative to the data file's folder."""
+        """Image files in base64, and classes.
+
+        Paths are relative to the data file's folder; a data set from a hub may not name files of this machine.
+        """
         column(table, config, "image_column")
-        folder = Path(config.source).parent
+        source = Path(config.source)
+        folder = source.parent if source.is_file() else None
         values = _undecoded(table, config.image_column)[config.image_column]
         records = tuple(_file(value, folder, f"{config.source}, row {row}") for row, value in enumerate(values, 1))
         return Examples(config.source, records, class_indices(table, config, spec))
@@ -191,10 +195,10 @@ def _undecoded(table: "Dataset", name: str) -> "Dataset":
     return table.cast_column(name, ImageFeature(decode=False)) if is_image else table
 
 
-def _file(value: object, folder: Path, where: str) -> str:
+def _file(value: object, folder: Path | None, where: str) -> str:
     if isinstance(value, dict):  # an image of `datasets`, not decoded
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value and folder is not None:
         try:
             value = (folder / value).read_bytes()
         except OSError:
