@@ -100,8 +100,8 @@ def test_a_party_that_is_not_on_the_roster_cannot_seal() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("n_min", 6, "outside n_min"),
-        ("n_max", 3, "outside n_min"),
+        ("n_min", 6, "n_min to n_max is"),
+        ("n_max", 3, "n_min to n_max is"),
         ("corrupt_keyholders", 2, "leave no quorum"),
         ("expiry_seconds", 3, "times must be in the order"),
     ],
