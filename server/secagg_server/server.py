@@ -104,7 +104,7 @@ def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listene
     parties = sum(len(s.descriptor.roster) + len(s.descriptor.committee) for s in coordinator.sessions.values())
     server = grpc.server(
         ThreadPoolExecutor(min(MAX_WORKERS, 16 + CALLS_AT_ONCE * parties), thread_name_prefix="rpc"),
-        interceptors=[RoleInterceptor()],
+        interceptors=[RoleInterceptor(coordinator.host.events)],
         options=SERVER_OPTIONS,
     )
     directory = Directory(coordinator.sessions)

