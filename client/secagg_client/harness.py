@@ -1,6 +1,6 @@
 """Tasks of `lm-eval` on a language model with a released adapter, from local task files: no hub is asked.
 
-lm-eval is Gao et al., "The Language Model Evaluation Harness" (2024); it comes with `pip install "secagg[eval]"`.
+lm-eval is Gao et al., "The Language Model Evaluation Harness" (2024); it comes with the extra `eval`.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def _scores(model: nn.Module, tokenizer: Any, tasks: Sequence[dict[str, Any]]) -
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise ConfigError('lm-eval is not installed: pip install "secagg[eval]"') from error
+        raise ConfigError("lm-eval is not installed: install secagg's wheel again, with its extra [eval]") from error
     harness = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=8)
     found = simple_evaluate(model=harness, tasks=[dict(task) for task in tasks], log_samples=False, bootstrap_iters=0)
     return {task: _measures(scores) for task, scores in found["results"].items()}
