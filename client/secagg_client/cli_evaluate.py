@@ -13,7 +13,7 @@ from secagg import release as files
 from secagg.canonical import pretty_bytes
 from secagg.errors import ConfigError, HashMismatch, ModelError
 from secagg.plan import Plan
-from secagg.release import Evaluation, Metric, ReleaseCertificate, SignedRelease
+from secagg.release import Evaluation, Metric, ReleaseCertificate
 from secagg_host.durable import read_file, write_atomic
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def read_certificate(folder: Path) -> ReleaseCertificate:
 
     Raises StorageError, MalformedError or HashMismatch.
     """
-    certificate = SignedRelease.parse(read_file(folder / files.CERTIFICATE)).statement
+    certificate = files.parse_certificate(read_file(folder / files.CERTIFICATE)).statement
     for name in (files.ADAPTER, files.ADAPTER_CONFIG):
         if hashlib.sha256(read_file(folder / name)).hexdigest() != certificate.files.get(name):
             raise HashMismatch(f"{folder / name} is not the file that the certificate names: it was altered")

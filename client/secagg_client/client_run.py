@@ -126,6 +126,8 @@ class ClientRun:
         Raises the SecaggError that ended it; before training for anything outside the policy.
         """
         descriptor, folder = self._resume(ctx, wait_for_release=wait_for_release) or self._join(ctx)
+        if folder.state.next_step is Step.DONE:
+            self.patience.log.emit("already", session=descriptor.ctx, outcome=folder.ended().outcome)
         while (step := folder.state.next_step) is not Step.DONE:
             match step:
                 case Step.JOIN | Step.TRAIN:

@@ -292,7 +292,7 @@ def annotate_release(
 
     Call it on a release that was just verified. Raises SignatureInvalid when `signer` is not its coordinator.
     """
-    signed = SignedRelease.parse(content[CERTIFICATE])
+    signed = parse_certificate(content[CERTIFICATE])
     certificate = signed.verify(signer.identity)
     draft = certificate.model_copy(update={"evaluation": evaluation})
     contents = {name: content[name] for name in (ADAPTER, ADAPTER_CONFIG, OPENING)}
@@ -383,6 +383,14 @@ def usage_lines(plan: Plan) -> list[str]:
         '    parameter.data.copy_(tensors[f"base_model.model.{name}"])',
         "model = base",
     ]
+
+
+def parse_certificate(raw: bytes) -> SignedRelease:
+    """`release.json`, not verified yet. Raises MalformedError that names the file."""
+    try:
+        return SignedRelease.parse(raw)
+    except MalformedError as error:
+        raise MalformedError(f"{CERTIFICATE} is no certificate: it was altered or cut off ({error})") from None
 
 
 def certificate_file(signed: SignedRelease) -> bytes:

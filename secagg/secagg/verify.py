@@ -22,7 +22,7 @@ from secagg.evidence import ShareAnswer
 from secagg.merkle import leaf_hash, root_of
 from secagg.messages import Upload
 from secagg.policy import Anchors
-from secagg.release import ReleaseCertificate, SignedRelease
+from secagg.release import ReleaseCertificate
 from secagg.sets import check_candidate, check_final, check_upload, verify_endorsements
 
 ReadUpload = Callable[[str, int], Iterable[bytes]]
@@ -74,7 +74,7 @@ def _certificate(content: Mapping[str, bytes]) -> ReleaseCertificate:
     raw = content.get(files.CERTIFICATE)
     if raw is None:
         raise HashMismatch(f"{files.CERTIFICATE} is missing: this folder is not a release")
-    signed = SignedRelease.parse(raw)
+    signed = files.parse_certificate(raw)
     if pretty_bytes(signed) != raw:
         raise HashMismatch(f"{files.CERTIFICATE} is not in its canonical form: it was altered")
     return signed.verify(signed.statement.session.descriptor.statement.coordinator_identity)

@@ -9,7 +9,7 @@ import click
 
 from secagg.errors import HashMismatch, SecaggError, VerificationError
 from secagg.policy import Anchors, Policy
-from secagg.release import CERTIFICATE, FILES, SignedRelease
+from secagg.release import CERTIFICATE, FILES, parse_certificate
 from secagg.verify import NOT_LINKED, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_host.config import load_toml
@@ -73,7 +73,7 @@ def _reader(folder: Path | None, content: Mapping[str, bytes]) -> ReadUpload | N
     """Reads stored ciphertexts from `folder`, or from the session's folder in it, as the coordinator keeps them."""
     if folder is None or CERTIFICATE not in content:
         return None
-    inner = folder / SignedRelease.parse(content[CERTIFICATE]).statement.ctx
+    inner = folder / parse_certificate(content[CERTIFICATE]).statement.ctx
     chosen = inner if inner.is_dir() else folder
 
     def blocks(client: str, size: int) -> Iterable[bytes]:

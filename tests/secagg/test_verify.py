@@ -111,6 +111,12 @@ def test_a_coordinator_that_adds_to_the_sum_is_caught_by_adding_the_uploads_agai
         verify_release(swapped, ANCHORS, stored)
 
 
+def test_a_certificate_that_is_cut_off_is_named() -> None:
+    cut = {**RELEASE, files.CERTIFICATE: RELEASE[files.CERTIFICATE][:1000]}
+    with pytest.raises(MalformedError, match=r"release\.json is no certificate: it was altered or cut off"):
+        verify_release(cut, ANCHORS)
+
+
 def test_a_stored_upload_that_was_altered_is_caught() -> None:
     def altered(client: str, size: int) -> Iterator[bytes]:
         for index, block in enumerate(stored(client, size)):
