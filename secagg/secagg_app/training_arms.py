@@ -54,11 +54,6 @@ class StepTimes:
     seconds: tuple[float, ...]
     examples: tuple[int, ...]
 
-    @property
-    def throughput(self) -> float:
-        """Examples a second over all steps."""
-        return sum(self.examples) / sum(self.seconds)
-
 
 Steps = Callable[[int], StepTimes]
 """Takes so many steps and says how long each took."""

@@ -81,8 +81,9 @@ class Federation:
     def train_on(self, data: Examples, size: int, who: str, stage: Stage | None, plan: Plan) -> Vector:
         """The change of whoever holds `data`. What is computed once of its examples serves all its rounds."""
         options = TrainOptions(allow_no_dp=True, micro_batch=PHYSICAL_BATCH)
-        task = self.tasks.setdefault(who, training_task(plan, self.base, options.torch_device()))
-        run = prepare_run(plan, task, size, self.source(who), options, stage)
+        if who not in self.tasks:
+            self.tasks[who] = training_task(plan, self.base, options.torch_device())
+        run = prepare_run(plan, self.tasks[who], size, self.source(who), options, stage)
         return execute(run, plan, self.base, data, lambda _report: None).change
 
     def score(self, change: Vector) -> Metrics:
