@@ -27,6 +27,7 @@ from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
 from secagg.policy import Policy
 from secagg.privacy import PrivacyStatement
 from secagg.release import ReleaseParts, TimelineEvent, build_release
+from secagg.rounds import Round
 from secagg.run import MemoryJournal, MemoryKeys, Parties, certify, evidence, policy_for
 
 LENGTH = 300
@@ -71,6 +72,8 @@ class Small:
     plan: Plan = field(default_factory=small_plan)
     spec: SessionSpec | None = None
     now: int = NOW
+    round: Round | None = None
+    start: bytes | None = None
 
     @cached_property
     def changes(self) -> dict[str, NDArray[np.float32]]:
@@ -110,7 +113,8 @@ class Small:
     @cached_property
     def proposal(self) -> SignedDescriptor:
         return create_session(
-            self.session_spec, self.plan, self.roster, self.members, self.parties.coordinator, self.now, os.urandom
+            self.session_spec, self.plan, self.roster, self.members, self.parties.coordinator, self.now, os.urandom,
+            self.round,
         )
 
     @cached_property
@@ -198,6 +202,7 @@ class Small:
             final_endorsements=tuple(self.endorsed),
             opened=self.opened,
             total=self.total,
+            start=self.start,
             timeline=(TimelineEvent(at=self.now, party="Coordinator/server", event="session created"),),
             released_at=self.now,
         )

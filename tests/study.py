@@ -55,6 +55,8 @@ class Study:
     clients: int = 3
     holders: int = 4
     n_min: int = 3
+    rounds: int = 1
+    closes_at: int | None = None
     plan: Plan = field(default_factory=small_plan)
     upload_minutes: float = 60
     expiry_minutes: float = 120
@@ -103,12 +105,16 @@ class Study:
         self.create_session()
         for name in self.client_names:
             secagg("client", "ledger", "init", "--config", self.write_client(name))
+        self.write_server("session.json")
+        return self
+
+    def write_server(self, *sessions: str) -> None:
+        """server.toml for these session files."""
         server = {
             "listen": f"127.0.0.1:{self.port}", "identity": "identity", "state": "state", "release": "../release",
-            "sessions": ["../session.json"], "close_at_uploads": self.clients,
+            "sessions": [f"../{name}" for name in sessions], "close_at_uploads": self.closes_at or self.clients,
         }  # fmt: skip
         (self.folder / "server" / "server.toml").write_text(toml(server))
-        return self
 
     @property
     def policy(self) -> dict[str, Any]:
@@ -136,11 +142,11 @@ class Study:
         own = self.folder / name
         secagg("keyholder", "offer", "--config", own / "keyholder.toml", "--out", own / "offer.json")
 
-    def create_session(self, out: str = "session.json") -> Path:
+    def create_session(self, out: str = "session.json", *more: str | Path) -> Path:
         text = toml(
             {
                 "plan": "plan.json", "n_min": self.n_min, "n_max": max(10, self.clients), "corrupt_keyholders": 1,
-                "upload_minutes": self.upload_minutes, "expiry_minutes": self.expiry_minutes,
+                "upload_minutes": self.upload_minutes, "expiry_minutes": self.expiry_minutes, "rounds": self.rounds,
             }
         )  # fmt: skip
         for name in self.client_names:
@@ -149,7 +155,8 @@ class Study:
             text += f'[[committee]]\ncertificate = "{name}/identity/certificate.pem"\noffer = "{name}/offer.json"\n'
         (self.folder / "session.toml").write_text(text)
         path = self.folder / out
-        secagg("session", "create", self.folder / "session.toml", "--identity", self.identity("server"), "--out", path)
+        who = ("--identity", self.identity("server"), "--out", path)
+        secagg("session", "create", self.folder / "session.toml", *who, *more)
         return path
 
     def write_client(self, name: str, **changes: Any) -> Path:

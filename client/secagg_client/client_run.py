@@ -18,23 +18,21 @@ from secagg.errors import (
     MalformedError,
     ProtocolViolation,
     SessionClosed,
-    SizeLimitError,
     TransportError,
 )
 from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
+from secagg.plan import Plan
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
 from secagg.signing import Signer
-from secagg.verify import VerificationReport, verify_release
+from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_state import SessionFolder, SessionShelf, Step, Trained
-from secagg_client.folders import write_folder
 from secagg_client.patience import Patience
+from secagg_client.published import Publication, Releases
 
 POLL = 1.0
-PUBLIC_FILE = 0o644
-MAX_SMALL_FILE = 256 << 20
 PROGRESS_STEPS = 20
 RELEASED = "released"
 
@@ -60,16 +58,6 @@ class Contribution(Protocol):
         """Where the session is."""
 
 
-class Publication(Protocol):
-    """Where releases come from: `secagg_client.calls.PublicationCalls`."""
-
-    def release_files(self, ctx: str) -> dict[str, int]:
-        """Names and sizes."""
-
-    def release_file(self, ctx: str, name: str, size: int) -> bytes:
-        """One file."""
-
-
 class Prepared(Protocol):
     """A training run whose model and data were loaded and checked against the descriptor."""
 
@@ -83,16 +71,19 @@ class Prepared(Protocol):
 class Training(Protocol):
     """Everything that a client does with model, data and ledger. `LocalTraining` is the real one."""
 
-    def prepare(self, descriptor: Descriptor) -> Prepared:
-        """Load model and data, and check them against the plan. Raises ModelError or DataError."""
+    def prepare(self, descriptor: Descriptor, plan: Plan) -> Prepared:
+        """Load model and data, and check them against the plan, which starts where the round before ended.
 
-    def mark_sealed(self, ctx: str, upload_root: str) -> None:
+        Raises ModelError or DataError.
+        """
+
+    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
         """This upload is about to leave: never train for this session again. Doing it again changes nothing.
 
         Raises LedgerError for another upload than the first: only one result of a session may leave.
         """
 
-    def abandon(self, ctx: str) -> None:
+    def abandon(self, descriptor: Descriptor) -> None:
         """The session ended before anything was sealed. Does nothing when no run was begun."""
 
     def after_release(self, release: Path, descriptor: Descriptor) -> None:
@@ -118,6 +109,11 @@ class ClientRun:
     patience: Patience
     random: Randomness
     checkpoint: Callable[[str], None] = no_checkpoint
+
+    @property
+    def releases(self) -> Releases:
+        """What this client has received, and can."""
+        return Releases(self.publication, self.policy, self.patience, self.release)
 
     def run(self, ctx: str | None = None, *, wait_for_release: bool = True) -> None:
         """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
@@ -176,6 +172,7 @@ class ClientRun:
             values=descriptor.parameters.length,
             epsilon=descriptor.plan.training.epsilon,
             roster=len(descriptor.roster),
+            **({"round": descriptor.round.title} if descriptor.round is not None else {}),
         )
         return descriptor, folder
 
@@ -209,11 +206,11 @@ class ClientRun:
             raise
         self.patience.log.emit("enrolled", session=descriptor.ctx)
         self.checkpoint("enrolled")
-        prepared = self.training.prepare(descriptor)
+        prepared = self.training.prepare(descriptor, self.releases.plan_of(descriptor))
         prepared.charge()
         self.checkpoint("charged")
         settings = descriptor.plan.training
-        self.patience.log.emit("training", steps=settings.steps, epsilon=settings.epsilon, delta=settings.delta)
+        self.patience.log.emit("training", steps=len(descriptor.steps), epsilon=settings.epsilon, delta=settings.delta)
         trained = prepared.train()
         folder.keep_trained(descriptor.ctx, trained)
         self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)
@@ -234,7 +231,7 @@ class ClientRun:
     def _give_up(self, descriptor: Descriptor, folder: SessionFolder, reason: str) -> None:
         """The session is over before the upload was sent whole."""
         if not folder.state.spooled:
-            self.training.abandon(descriptor.ctx)
+            self.training.abandon(descriptor)
         folder.erase_trained()
         folder.end("closed", reason)
         self.patience.log.emit("closed", session=descriptor.ctx, reason=reason)
@@ -244,7 +241,7 @@ class ClientRun:
     def _send(self, descriptor: Descriptor, folder: SessionFolder) -> None:
         """Send the spooled upload until there is a receipt for it (protocol.md §7.2)."""
         upload = folder.upload(descriptor)
-        self.training.mark_sealed(descriptor.ctx, upload.signed.statement.upload_root)
+        self.training.mark_sealed(descriptor, upload.signed.statement.upload_root)
         self.checkpoint("marked")
         folder.erase_trained()
         self.checkpoint("cleared")
@@ -296,14 +293,10 @@ class ClientRun:
             error = ending(status.state, status.reason)
             folder.end(status.state, str(error))
             raise error
-        content = self.patience.ask(lambda: self._fetch(descriptor))
-        report = verify_release(content, self.policy)
-        if report.certificate.ctx != descriptor.ctx:
-            raise ProtocolViolation("the release is of another session")
-        self._store(content)
+        report = self.releases.receive(descriptor)
         self.checkpoint("release")
         self._report(report, folder, descriptor)
-        self.training.after_release(self.release, descriptor)
+        self.training.after_release(self.releases.place(descriptor), descriptor)
         folder.end(RELEASED)
         self.checkpoint("ended")
 
@@ -320,38 +313,21 @@ class ClientRun:
                 said = shown
             self.patience.sleep(POLL)
 
-    def _fetch(self, descriptor: Descriptor) -> dict[str, bytes]:
-        """Every file of the release, each of bounded size."""
-        listed = self.publication.release_files(descriptor.ctx)
-        expected = {*files.FILES, files.CERTIFICATE}
-        if set(listed) != expected:
-            raise MalformedError(f"the coordinator lists {sorted(listed)} as the release, not {sorted(expected)}")
-        limit = MAX_SMALL_FILE + 8 * descriptor.parameters.ciphertext_bytes
-        for name, size in listed.items():
-            if size > limit:
-                raise SizeLimitError(f"{name} has {size} bytes, more than a release of this session can have")
-        return {name: self.publication.release_file(descriptor.ctx, name, size) for name, size in listed.items()}
-
-    def _store(self, content: dict[str, bytes]) -> None:
-        """Store the release; the same one may be there from before a crash."""
-        certificate = self.release / files.CERTIFICATE
-        if not (certificate.exists() and certificate.read_bytes() == content[files.CERTIFICATE]):
-            write_folder(self.release, content, PUBLIC_FILE)
-
     def _report(self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor) -> None:
         certificate, own = report.certificate, self.signer.identity.fingerprint
         root = folder.upload(descriptor).signed.statement.upload_root
         members = {member.client: member.upload_root for member in certificate.final.statement.members}
         if own in members and members[own] != root:
             raise ProtocolViolation("the release holds another upload in this client's name")
+        folder_of = self.releases.place(descriptor)
         reasons = [item.reason for item in certificate.excluded if item.client == own]
         self.patience.log.emit(
             RELEASED,
-            folder=str(self.release),
+            folder=str(folder_of),
             members=len(members),
             included=own in members,
             reason=reasons[0] if reasons else None,
-            certificate=hashlib.sha256((self.release / files.CERTIFICATE).read_bytes()).hexdigest(),
+            certificate=hashlib.sha256((folder_of / files.CERTIFICATE).read_bytes()).hexdigest(),
         )
 
 

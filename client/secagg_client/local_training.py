@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,11 @@ class LocalTraining:
     policy: Policy
     log: EventLog
 
-    def prepare(self, descriptor: Descriptor) -> "LocalRun":
-        """Load and check model and data. Raises ModelError, DataError, TrainingError, AccountingError, ConfigError."""
-        plan = descriptor.plan
+    def prepare(self, descriptor: Descriptor, plan: Plan) -> "LocalRun":
+        """Load and check model and data; `plan` is the descriptor's, but for where this round starts.
+
+        Raises ModelError, DataError, TrainingError, AccountingError, ConfigError.
+        """
         if self.config.training.threads is not None:
             torch.set_num_threads(self.config.training.threads)
         base = self._base(plan)
@@ -49,16 +51,16 @@ class LocalTraining:
         mechanism = mechanism_of(plan.training, self.config.declared_size)
         source = noise_source(plan, self.config)
         self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, records=len(data))
-        return LocalRun(self, descriptor, base, data, held_out, mechanism, source)
+        return LocalRun(self, descriptor, plan, base, data, held_out, mechanism, source)
 
-    def mark_sealed(self, ctx: str, upload_root: str) -> None:
+    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
         """Enter that this result is about to leave. Raises LedgerError when another did, or may."""
-        self.ledger.mark_sealed(ctx, upload_root)
+        self.ledger.mark_sealed(descriptor.series, upload_root, descriptor.number)
 
-    def abandon(self, ctx: str) -> None:
+    def abandon(self, descriptor: Descriptor) -> None:
         """Enter that nothing was spent, when a run was begun and did not come to anything."""
-        if self._last(ctx) == "begun":
-            self.ledger.abandon(ctx)
+        if self._last(descriptor) == "begun":
+            self.ledger.abandon(descriptor.series, descriptor.number)
 
     def after_release(self, release: Path, descriptor: Descriptor) -> None:
         """Score the starting model and the release on the institution's own held-out data. The figures stay here."""
@@ -85,8 +87,9 @@ class LocalTraining:
             raise ConfigError("there is no [evaluation] to load held-out examples from")
         return load_examples(self.config.evaluation.to_config(), plan.task)
 
-    def _last(self, ctx: str) -> str | None:
-        kinds = [entry.kind for entry in self.ledger.entries() if entry.run == (ctx, 0)]
+    def _last(self, descriptor: Descriptor) -> str | None:
+        run = (descriptor.series, descriptor.number)
+        kinds = [entry.kind for entry in self.ledger.entries() if entry.run == run]
         return kinds[-1] if kinds else None
 
     def _base(self, plan: Plan) -> LoadedBase:
@@ -99,6 +102,7 @@ class LocalRun:
 
     owner: LocalTraining
     descriptor: Descriptor
+    plan: Plan = field(repr=False)
     base: LoadedBase
     data: Examples
     held_out: Examples | None
@@ -107,23 +111,27 @@ class LocalRun:
 
     def charge(self) -> None:
         """Enter the run in the ledger. Raises PolicyViolation or LedgerError."""
-        settings = self.descriptor.plan.training
-        spend = Spend.of(self.descriptor.ctx, self.owner.config.data_name, self.data, self.mechanism, settings)
-        entry = self.owner.ledger.begin(spend, self.owner.config.ledger_limits(self.owner.policy))
-        self.owner.log.emit("charged", attempt=entry.attempt, epsilon=entry.epsilon, delta=entry.delta)
+        session, owner = self.descriptor, self.owner
+        mechanism = replace(self.mechanism, steps=len(session.steps))  # sigma is that of all rounds
+        spend = Spend.of(
+            session.series, owner.config.data_name, self.data, mechanism, self.plan.training, session.number
+        )
+        entry = owner.ledger.begin(spend, owner.config.ledger_limits(owner.policy))
+        owner.log.emit("charged", attempt=entry.attempt, epsilon=entry.epsilon, delta=entry.delta)
 
     def train(self) -> Trained:
         """Train the adapter under differential privacy; score it alone on held-out data, for the institution itself."""
         config = self.owner.config
         options = TrainOptions(micro_batch=config.training.micro_batch, device=config.training.device)
         update = train(
-            self.descriptor.plan,
+            self.plan,
             self.base,
             self.data,
             config.declared_size,
             self.source,
-            progress=_reporter(self.owner.log),
+            progress=_reporter(self.owner.log, self.descriptor.steps.stop),
             options=options,
+            steps=self.descriptor.steps,
         )
         if self.held_out is not None:
             self._score(update.change, self.held_out)
@@ -131,7 +139,7 @@ class LocalRun:
 
     def _score(self, change: NDArray[np.float32], held_out: Examples) -> None:
         """Score the own update alone, in the precision of the training: several times faster, for one's own eyes."""
-        plan = self.descriptor.plan
+        plan = self.plan
         device = next(self.base.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=plan.training.precision == "bf16"):
             alone = evaluate_change(plan, self.base, change, held_out)
@@ -155,14 +163,14 @@ def figures(metrics: Metrics) -> dict[str, float | int]:
     return {name: value for name, value in asdict(metrics).items() if value is not None}
 
 
-def _reporter(log: EventLog) -> Callable[[StepReport], None]:
+def _reporter(log: EventLog, last_step: int) -> Callable[[StepReport], None]:
     """Log progress now and then, and at the end. Loss is private: the log is this institution's own."""
     last = 0.0
 
     def report(step: StepReport) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= REPORT_SECONDS or step.step == step.steps:
+        if now - last >= REPORT_SECONDS or step.step == last_step:
             last = now
             log.emit("step", step=step.step, steps=step.steps, loss=step.loss, epsilon=step.epsilon)
 

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from secagg_client.accounting import (
     sampling_rate,
     solve_sigma,
 )
-from secagg_client.adapted import Adapted, attached, load_vector
+from secagg_client.adapted import Adapted, attached
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
@@ -82,28 +81,8 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Which part of the plan's steps one round takes, and from where.
-
-    `start` float32 [plan.length] is the change so far. Sigma, schedule and streams of randomness are those of the
-    whole plan, so R rounds of T/R steps are accounted as T steps in one; the optimiser starts anew in each round.
-    """
-
-    steps: range
-    start: NDArray[np.float32] | None = field(default=None, repr=False)
-
-    @classmethod
-    def of_round(cls, settings: TrainingSettings, number: int, rounds: int, start: NDArray[np.float32] | None) -> Self:
-        """Round `number` (from 0) of `rounds`. Raises TrainingError unless they divide the plan's steps."""
-        if settings.steps % rounds:
-            raise TrainingError(f"{settings.steps} steps cannot be shared by {rounds} rounds: choose a multiple")
-        each = settings.steps // rounds
-        return cls(range(number * each, (number + 1) * each), start)
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
-    """Everything a step needs but the examples. `mechanism` None: no differential privacy."""
+    """Everything a step needs but the examples. `mechanism`, of all rounds, None: no differential privacy."""
 
     settings: TrainingSettings
     mechanism: Mechanism | None
@@ -111,7 +90,7 @@ class Run:
     task: AnyTask
     source: NoiseSource
     options: TrainOptions
-    stage: Stage
+    steps: range
 
 
 def mechanism_of(settings: TrainingSettings, declared_size: int) -> Mechanism:
@@ -136,7 +115,7 @@ def train(
     source: NoiseSource,
     progress: Callable[[StepReport], None] = lambda _report: None,
     options: TrainOptions | None = None,
-    stage: Stage | None = None,
+    steps: range | None = None,
 ) -> TrainedUpdate:
     """Train the plan's adapter on `data` under the plan's (epsilon, delta) for one record.
 
@@ -145,7 +124,9 @@ def train(
             the private count is.
         source: must be of the kind that the plan says.
         progress: called after each step.
-        stage: the part of the plan's steps to take; all of them by default. The change is relative to its start.
+        steps: which of the plan's steps to take, when this is one round of several (the plan then starts where the last
+            round ended: `secagg.rounds.resumed`); all by default. Sigma, schedule and streams of randomness are those
+            of the whole plan, so R rounds of T/R steps are accounted as T steps in one; the optimiser starts anew.
 
     Raises:
         ModelError: base and plan do not fit.
@@ -154,7 +135,7 @@ def train(
         AccountingError: accountants that disagree.
     """
     options = options or TrainOptions()
-    run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options, stage)
+    run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options, steps)
     return execute(run, plan, base, data, progress)
 
 
@@ -164,7 +145,7 @@ def prepare_run(
     declared_size: int,
     source: NoiseSource,
     options: TrainOptions,
-    stage: Stage | None = None,
+    steps: range | None = None,
 ) -> Run:
     """Everything that is decided before any example is read. Raises TrainingError, AccountingError."""
     settings = plan.training
@@ -176,7 +157,7 @@ def prepare_run(
         raise TrainingError(f"the plan asks for {settings.noise} noise, the source is {source.kind}")
     rate = sampling_rate(settings.batch_size, declared_size)
     mechanism = None if settings.epsilon is None else mechanism_of(settings, declared_size)
-    return Run(settings, mechanism, rate, task, source, options, stage or Stage(range(settings.steps)))
+    return Run(settings, mechanism, rate, task, source, options, steps or range(settings.steps))
 
 
 def execute(
@@ -185,8 +166,6 @@ def execute(
     """Train. Raises as `train` does."""
     rows = run.task.encode(data)
     with attached(plan, base, run.options.torch_device()) as adapted:
-        if run.stage.start is not None:
-            load_vector(plan, adapted, run.stage.start)
         before = flatten(plan, adapted.values())
         run_steps(run, plan, adapted, rows, progress)
         change = flatten(plan, adapted.values()) - before
@@ -223,7 +202,7 @@ def run_steps(
     before = flatten(plan, adapted.values())
     checked = False
     try:
-        for step in run.stage.steps:
+        for step in run.steps:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * learning_rate_factor(run.settings, step)
             indices = poisson_sample(run.source.stream(step, "sampling"), len(rows), run.rate)
@@ -315,7 +294,7 @@ class _PrivateStepper:
             clip=run.settings.max_grad_norm,
             batch_size=run.settings.batch_size,
             source=run.source,
-            first_step=run.stage.steps.start,
+            first_step=run.steps.start,
         )
 
     def step(self, rows: Sequence[Row]) -> float:

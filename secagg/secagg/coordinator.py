@@ -32,6 +32,7 @@ from secagg.opening import Opening, open_sum
 from secagg.parameters import choose
 from secagg.plan import Frozen, Plan
 from secagg.randomness import Randomness
+from secagg.rounds import Round
 from secagg.sets import check_members, complaints_by_client, remaining_members, verify_endorsements
 from secagg.signing import Signer
 from secagg.validation import first_problem
@@ -58,8 +59,9 @@ def create_session(
     signer: Signer,
     now: int,
     random: Randomness,
+    round_: Round | None = None,
 ) -> SignedDescriptor:
-    """Choose the parameter set, put the descriptor together and sign it (protocol.md §4.2).
+    """Choose the parameter set, put the descriptor together and sign it (protocol.md §4.2); `round_` is for a series.
 
     Raises ParameterError when no safe set fits, EncodingError when the plan's encoding does not fit the session,
     MalformedError when the parts contradict each other.
@@ -82,6 +84,7 @@ def create_session(
             corrupt_keyholders=spec.corrupt_keyholders,
             threshold=quorum(len(committee), spec.corrupt_keyholders),
             coordinator=signer.identity.pem,
+            round=round_,
             created_at=now,
             upload_deadline=now + spec.upload_seconds,
             expires_at=now + spec.expiry_seconds,

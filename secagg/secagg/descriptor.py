@@ -14,6 +14,7 @@ from secagg.identity import Identity, Role, identify
 from secagg.messages import Seconds, SignedApproval, SignedOffer
 from secagg.parameters import SealedParameters
 from secagg.plan import Frozen, Hash, Plan
+from secagg.rounds import Previous, Round, round_steps
 from secagg.signing import Signed, Statement
 
 Pem = Annotated[str, Field(min_length=1, max_length=8192)]
@@ -58,6 +59,7 @@ class Descriptor(Statement):
     threshold: int = Field(ge=1)
     coordinator: Pem
     releases: Literal[1] = 1
+    round: Round | None = Field(default=None, exclude_if=lambda value: value is None)
     created_at: Seconds
     upload_deadline: Seconds
     expires_at: Seconds
@@ -71,6 +73,31 @@ class Descriptor(Statement):
     def ctx(self) -> str:
         """The session's name, 32 bytes in hex; every other statement carries it."""
         return tagged_hash("secagg/v1/ctx", canonical_bytes(self)).hex()
+
+    @property
+    def number(self) -> int:
+        """Which round of its series the session is, from 0."""
+        return self.round.number if self.round is not None else 0
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds its series has."""
+        return self.round.rounds if self.round is not None else 1
+
+    @property
+    def previous(self) -> Previous | None:
+        """The round before."""
+        return self.round.previous if self.round is not None else None
+
+    @property
+    def series(self) -> str:
+        """The ctx of the first round: what the ledger counts under."""
+        return self.previous.series if self.previous is not None else self.ctx
+
+    @property
+    def steps(self) -> range:
+        """Which of the plan's steps this session takes."""
+        return round_steps(self.plan.training.steps, self.number, self.rounds)
 
     @cached_property
     def layout(self) -> Layout:
@@ -162,7 +189,11 @@ class Descriptor(Statement):
         if max(member.weight for member in self.roster) != 1.0:
             raise MalformedError("weights are fractions of the largest, which must be 1")
         weights = [member.weight for member in self.roster]
-        encoding_of(self.plan).check_session(self.plan, bits=self.ring.bits, weights=weights)
+        encoding = encoding_of(self.plan)
+        encoding.check_session(self.plan, bits=self.ring.bits, weights=weights)
+        if self.rounds > 1:
+            encoding.check_rounds()
+            round_steps(self.plan.training.steps, self.number, self.rounds)
         if self.parameters.security_bits != self.ring.security_bits:
             raise MalformedError("ring.security_bits is not what the parameter table says")
 

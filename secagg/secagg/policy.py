@@ -121,6 +121,7 @@ class Policy(Anchors):
     """
 
     max_releases: int = Field(ge=1, default=1)
+    max_rounds: int = Field(ge=1, default=1)
     protocols: tuple[Literal["sealed"], ...] = ("sealed",)
     base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
     adapter_schema_hashes: tuple[Hash, ...] = Field(min_length=1)
@@ -136,6 +137,11 @@ class Policy(Anchors):
             raise PolicyViolation(f"protocol {descriptor.protocol} is not among {', '.join(self.protocols)}")
         if descriptor.releases > self.max_releases:
             raise PolicyViolation(f"{descriptor.releases} releases, the policy allows {self.max_releases}")
+        if descriptor.rounds > self.max_rounds:
+            raise PolicyViolation(
+                f"the session is one of {descriptor.rounds} rounds, the policy allows {self.max_rounds}: more rounds "
+                "show more of each client. To accept that, set max_rounds"
+            )
         lightest = min(member.weight for member in descriptor.roster)
         if lightest < self.min_weight:
             raise PolicyViolation(

@@ -26,6 +26,7 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.plan import Frozen, Hash, Plan
+from secagg.rounds import check_start, resumed
 from secagg.sets import complaints_by_client
 from secagg.signing import Signed, Signer, Statement
 
@@ -40,6 +41,8 @@ PIPELINES = {
     "image": "image-classification", "chars": "text-generation",
 }  # fmt: skip
 """What model hubs call a kind of task; others have no name there."""
+START = "start.safetensors"
+"""The adapter that the round before released, in the release of a later round."""
 FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
 
 Short = Annotated[str, Field(min_length=1, max_length=300)]
@@ -137,6 +140,7 @@ class ReleaseParts:
     final_endorsements: tuple[SignedEndorsement, ...]
     opened: OpenedSum
     total: Accumulator
+    start: bytes | None
     timeline: tuple[TimelineEvent, ...]
     released_at: int
 
@@ -144,7 +148,19 @@ class ReleaseParts:
 def adapter_file(descriptor: Descriptor, parts: ReleaseParts) -> bytes:
     """`adapter_model.safetensors`: what the plan's encoding makes of the mean vector, float32, by PEFT key."""
     final = parts.settlement.final.statement
-    return save_adapter(descriptor.plan, mean_change(descriptor, final, parts.opened.opening), len(final.members))
+    plan = plan_of(descriptor, parts.start)
+    return save_adapter(plan, mean_change(descriptor, final, parts.opened.opening), len(final.members))
+
+
+def names(descriptor: Descriptor) -> tuple[str, ...]:
+    """The files of a release of this session, but for the certificate."""
+    return FILES if descriptor.previous is None else (*FILES, START)
+
+
+def plan_of(descriptor: Descriptor, start: bytes | None) -> Plan:
+    """The plan as this round sees it; `start`: the adapter of the round before. Raises HashMismatch, EncodingError."""
+    check_start(descriptor, start)
+    return descriptor.plan if start is None else resumed(descriptor.plan, load_tensors(start, START))
 
 
 def save_adapter(plan: Plan, mean: NDArray[np.float32], contributors: int) -> bytes:
@@ -210,8 +226,8 @@ def committee_note(descriptor: Descriptor) -> str:
     return f"{t} of {m} key-holders; holds with up to {f} corrupt"
 
 
-def privacy_note(uploads: tuple[SignedUpload, ...]) -> str:
-    """The guarantee in words, by the weakest of the members' statements."""
+def privacy_note(uploads: tuple[SignedUpload, ...], rounds: int) -> str:
+    """The guarantee in words, by the weakest of the members' statements; it is that of all rounds together."""
     statements = [upload.statement.privacy for upload in uploads]
     if any(statement.epsilon is None for statement in statements):
         return "NO differential privacy: at least one member trained without it. An experiment, not for private data."
@@ -223,6 +239,8 @@ def privacy_note(uploads: tuple[SignedUpload, ...]) -> str:
         f"exp({epsilon:.4g}), but for probability {delta:.3g} (record-level differential privacy, Poisson sampling). "
         f"Others' noise is not credited."
     )
+    if rounds > 1:
+        text += f" That holds for the releases of all {rounds} rounds together."
     if seeded:
         text += " The noise came from a seeded generator: reproducible, for experiments only; no protection."
     return text
@@ -255,7 +273,7 @@ def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseC
         security_note=parameters.security_note,
         error_max=int(parts.opened.opening.error_max),
         error_bound=parameters.error_bound(len(final.members)),
-        privacy_note=privacy_note(kept),
+        privacy_note=privacy_note(kept, descriptor.rounds),
         timeline=parts.timeline,
         software=software,
         files={},
@@ -279,6 +297,8 @@ def build_release(
         OPENING: opening_file(parts),
         REPORT: render(draft),
     }
+    if parts.start is not None:
+        contents[START] = parts.start
     return _sign_files(draft, signer, contents)
 
 
@@ -295,7 +315,8 @@ def annotate_release(
     signed = parse_certificate(content[CERTIFICATE])
     certificate = signed.verify(signer.identity)
     draft = certificate.model_copy(update={"evaluation": evaluation})
-    contents = {name: content[name] for name in (ADAPTER, ADAPTER_CONFIG, OPENING)}
+    listed = names(certificate.session.descriptor.statement)
+    contents = {name: content[name] for name in listed if name not in (MODEL_CARD, REPORT)}
     contents[MODEL_CARD] = model_card(draft)
     contents[REPORT] = render(draft)
     return _sign_files(draft, signer, contents)
@@ -313,6 +334,7 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
     plan = descriptor.plan
     pipeline = PIPELINES.get(plan.task.kind)
     what = f"A LoRA adapter ({plan.method})" if plan.adapter_config.get("peft_type") == "LORA" else "Trained weights"
+    rounds = "one round" if descriptor.round is None else descriptor.round.title
     lines = [
         "---",
         f"base_model: {json.dumps(plan.base_model)}",
@@ -324,7 +346,7 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
         "# A jointly trained adapter",
         "",
         f"{what} for `{plan.base_model}` ({plan.architecture}), from the updates of "
-        f"{len(certificate.final.statement.members)} institutions, summed under encryption in one round.",
+        f"{len(certificate.final.statement.members)} institutions, summed under encryption in {rounds}.",
         "",
         "## Privacy",
         "",

@@ -5,7 +5,7 @@ prose of README.md and report.html is taken as the coordinator's word, bound by 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,15 @@ from secagg.merkle import leaf_hash, root_of
 from secagg.messages import Upload
 from secagg.policy import Anchors
 from secagg.release import ReleaseCertificate
+from secagg.rounds import check_follows
 from secagg.sets import check_candidate, check_final, check_upload, verify_endorsements
 
 ReadUpload = Callable[[str, int], Iterable[bytes]]
 
 NOT_LINKED = "the sum is NOT linked to the uploads: run again with the stored uploads to add them"
-"""Among the checks of a report: not one that held, but one that could not be made."""
+NOT_CHAINED = "the rounds before are NOT checked: run again with their releases to follow the series from its start"
+NOTES = frozenset({NOT_LINKED, NOT_CHAINED})
+"""Among the checks of a report: not those that held, but those that could not be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,14 @@ class VerificationReport:
 
 
 def verify_release(
-    content: Mapping[str, bytes], anchors: Anchors, read_upload: ReadUpload | None = None
+    content: Mapping[str, bytes],
+    anchors: Anchors,
+    read_upload: ReadUpload | None = None,
+    earlier: Sequence[Mapping[str, bytes]] = (),
 ) -> VerificationReport:
     """Verify a release given as name -> bytes of every file in its folder.
+
+    `earlier` holds the releases of all rounds before it, in order, to be verified as well, and to follow each other.
 
     `read_upload(client fingerprint, block size)` yields the stored ciphertext of a member block by block, or raises.
     Raises a SecaggError that names the first thing that is wrong.
@@ -53,13 +61,17 @@ def verify_release(
     descriptor = certificate.session.check(approved=True)
     _check_anchors(certificate, descriptor, anchors)
     checks.append(f"the session was approved by {descriptor.threshold} or more pinned key-holders")
-    _check_files(content, certificate)
+    _check_files(content, certificate, descriptor)
     checks.append(f"{len(certificate.files)} files have the hashes that the certificate states")
     uploads = _check_uploads(certificate, descriptor)
     _check_sets(certificate, descriptor, anchors)
     checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
     total = _check_opening(content, certificate, descriptor)
     checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")
+    if earlier:
+        checks.append(_check_series(descriptor, anchors, earlier))
+    elif descriptor.previous is not None:
+        checks.append(NOT_CHAINED)
     if certificate.evaluation is not None:
         checks.append("the evaluation on public data is the coordinator's word; run `secagg evaluate` to repeat it")
     if read_upload is None:
@@ -68,6 +80,21 @@ def verify_release(
         _check_link(certificate, descriptor, uploads, total, read_upload)
         checks.append(f"{len(certificate.final.statement.members)} uploads were hashed and added again")
     return VerificationReport(certificate=certificate, checks=tuple(checks), linked=read_upload is not None)
+
+
+def _check_series(descriptor: Descriptor, anchors: Anchors, earlier: Sequence[Mapping[str, bytes]]) -> str:
+    """Verify the rounds before `descriptor`, and that each starts where the last one ended; in words."""
+    if len(earlier) != descriptor.number:
+        raise ProtocolViolation(f"{len(earlier)} earlier releases are given, {descriptor.number} rounds were before")
+    last, adapter = None, b""
+    for content in earlier:
+        found = verify_release(content, anchors).certificate.session.descriptor.statement
+        if last is not None:
+            check_follows(last, adapter, found)
+        last, adapter = found, content[files.ADAPTER]
+    if last is not None:
+        check_follows(last, adapter, descriptor)
+    return f"{len(earlier)} earlier rounds hold as well, and each starts from the release before it"
 
 
 def _certificate(content: Mapping[str, bytes]) -> ReleaseCertificate:
@@ -90,10 +117,11 @@ def _check_anchors(certificate: ReleaseCertificate, descriptor: Descriptor, anch
         raise ProtocolViolation("the release is dated before its session")
 
 
-def _check_files(content: Mapping[str, bytes], certificate: ReleaseCertificate) -> None:
-    if set(certificate.files) != set(files.FILES):
+def _check_files(content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor) -> None:
+    listed = set(files.names(descriptor))
+    if set(certificate.files) != listed:
         raise VerificationError("the certificate does not list the files of a release")
-    strangers = set(content) - set(files.FILES) - {files.CERTIFICATE}
+    strangers = set(content) - listed - {files.CERTIFICATE}
     if strangers:
         raise VerificationError(f"{min(strangers)} does not belong to the release; remove it")
     for name, expected in certificate.files.items():
@@ -151,6 +179,7 @@ def _check_opening(
         final_endorsements=certificate.final_endorsements,
         opened=opened,
         total=total,
+        start=content.get(files.START),
         timeline=certificate.timeline,
         released_at=certificate.released_at,
     )
@@ -177,7 +206,7 @@ def _check_statements(
         ("security_note", certificate.security_note, parameters.security_note),
         ("error_max", certificate.error_max, int(parts.opened.opening.error_max)),
         ("error_bound", certificate.error_bound, parameters.error_bound(len(final.members))),
-        ("privacy_note", certificate.privacy_note, files.privacy_note(kept)),
+        ("privacy_note", certificate.privacy_note, files.privacy_note(kept, descriptor.rounds)),
     )
     for name, stated, found in derived:
         if stated != found:

@@ -1,9 +1,10 @@
 """`secagg session`: the signed descriptor, made by the coordinator's operator (protocol.md §4)."""
 
+import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,12 @@ from secagg.identity import Role, identify
 from secagg.messages import SignedOffer
 from secagg.plan import Frozen, Plan
 from secagg.policy import adapter_schema_hash, check_authority
-from secagg.signing import parse_model
+from secagg.release import ADAPTER, CERTIFICATE, parse_certificate
+from secagg.rounds import MAX_ROUNDS, Previous, Round, check_follows
+from secagg.signing import Signer, parse_model
+from secagg.verify import verify_release
+from secagg_app.annotate import own_anchors
+from secagg_app.verify import read_release
 from secagg_host.config import LocalPath, load_toml
 from secagg_host.durable import read_file, write_atomic
 from secagg_host.identity import load_identity
@@ -44,7 +50,10 @@ class CommitteeEntry(Frozen):
 
 
 class SessionConfig(Frozen):
-    """`session.toml`: what the operator decides. Times run from the moment the session is created."""
+    """`session.toml`: what the operator decides. Times run from the moment the session is created.
+
+    `rounds` shares the plan's steps among so many sessions; each but the first is made with `--continue`.
+    """
 
     plan: LocalPath
     roster: tuple[RosterEntry, ...] = Field(min_length=2)
@@ -53,6 +62,7 @@ class SessionConfig(Frozen):
     n_min: int = Field(ge=2)
     n_max: int = Field(ge=2)
     bits: int = Field(ge=2, le=24, default=16)
+    rounds: int = Field(ge=1, le=MAX_ROUNDS, default=1)
     upload_minutes: float = Field(gt=0)
     expiry_minutes: float = Field(gt=0)
 
@@ -77,7 +87,9 @@ def session() -> None:
 @click.argument("config", type=FILE)
 @click.option("--identity", required=True, type=click.Path(file_okay=False, path_type=Path), help="The coordinator's.")
 @click.option("--out", required=True, type=FILE, help="Where the signed descriptor goes.")
-def create(config: Path, identity: Path, out: Path) -> None:
+@click.option("--continue", "earlier", type=click.Path(file_okay=False, path_type=Path), metavar="RELEASE",
+              help="The round before, released: make the session of the next round.")  # fmt: skip
+def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> None:
     """Put a session together from CONFIG (TOML) and sign it as the coordinator."""
     wanted = load_toml(config, SessionConfig)
     party = load_identity(identity)
@@ -92,10 +104,34 @@ def create(config: Path, identity: Path, out: Path) -> None:
         for entry in wanted.committee
     ]
     plan = _read(wanted.plan, lambda raw: parse_model(Plan, raw))
-    signed = create_session(wanted.spec(), plan, roster, committee, party.signer, now, secrets.token_bytes)
+    place = _round(wanted.rounds, earlier, party.signer)
+    signed = create_session(wanted.spec(), plan, roster, committee, party.signer, now, secrets.token_bytes, place)
+    if earlier is not None:
+        last = read_release(earlier)
+        check_follows(_descriptor(last, party.signer), last[ADAPTER], signed.descriptor.statement)
     check_authority(signed.descriptor.statement, party.authority, now)
     write_atomic(out, pretty_bytes(signed), PUBLIC_FILE)
-    click.echo(f"{out}: session {signed.descriptor.statement.ctx}")
+    title = f", {place.title}" if place is not None else ""
+    click.echo(f"{out}: session {signed.descriptor.statement.ctx}{title}")
+
+
+def _round(rounds: int, earlier: Path | None, signer: Signer) -> Round | None:
+    """Where the session stands in its series. Raises ConfigError, VerificationError."""
+    if earlier is None:
+        return Round(number=0, rounds=rounds) if rounds > 1 else None
+    content = read_release(earlier)
+    last = _descriptor(content, signer)
+    if last.number + 1 >= last.rounds:
+        raise ConfigError(f"{earlier}: is the last round of {last.rounds}; a series keeps the number it began with")
+    adapter = hashlib.sha256(content[ADAPTER]).hexdigest()
+    previous = Previous(series=last.series, ctx=last.ctx, adapter=adapter)
+    return Round(number=last.number + 1, rounds=rounds, previous=previous)
+
+
+def _descriptor(content: Mapping[str, bytes], signer: Signer) -> Descriptor:
+    """The session of a release of one's own, after the release was verified."""
+    signed = parse_certificate(content.get(CERTIFICATE, b""))
+    return verify_release(content, own_anchors(signed, signer)).certificate.session.descriptor.statement
 
 
 @session.command(epilog="Example: secagg session show session.json")
@@ -119,6 +155,7 @@ def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] 
     return {
         "session": descriptor.ctx,
         "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
+        **({"round": descriptor.round.title} if descriptor.round is not None else {}),
         "base model": plan.base_model,
         "base model hash": plan.base_model_hash,
         "adapter schema hash": adapter_schema_hash(plan),

@@ -9,8 +9,8 @@ import click
 
 from secagg.errors import HashMismatch, SecaggError, VerificationError
 from secagg.policy import Anchors, Policy
-from secagg.release import CERTIFICATE, FILES, parse_certificate
-from secagg.verify import NOT_LINKED, ReadUpload, VerificationReport, verify_release
+from secagg.release import CERTIFICATE, FILES, START, parse_certificate
+from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_host.config import load_toml
 from secagg_host.durable import guard, read_file
@@ -18,7 +18,7 @@ from secagg_host.durable import guard, read_file
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SUFFIX = ".ct"
-NAMES = {*FILES, CERTIFICATE}
+NAMES = {*FILES, START, CERTIFICATE}
 MAX_FILE_BYTES = 8 << 30
 """What is larger is refused before it is read into memory."""
 
@@ -33,15 +33,22 @@ MAX_FILE_BYTES = 8 << 30
     type=FOLDER,
     help="The stored ciphertexts (FINGERPRINT.ct, or SESSION/FINGERPRINT.ct): hash and add them again.",
 )
+@click.option(
+    "--earlier",
+    type=FOLDER,
+    multiple=True,
+    help="The release of a round before it; repeat, the first round first: verify them too, and that each follows.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def verify(release: Path, trust: Path, uploads: Path | None, as_json: bool) -> None:
+def verify(release: Path, trust: Path, uploads: Path | None, earlier: tuple[Path, ...], as_json: bool) -> None:
     """Check every signature, hash and endorsement of RELEASE, and recompute the opening and the adapter.
 
     Needs no network. Exit status 0 when everything holds, 1 with the reason when anything does not.
     """
     try:
         content = read_release(release)
-        report = verify_release(content, load_anchors(trust), _reader(uploads, content))
+        before = [read_release(folder) for folder in earlier]
+        report = verify_release(content, load_anchors(trust), _reader(uploads, content), before)
     except SecaggError as error:
         if as_json:
             click.echo(json.dumps({"verified": False, "error": error.code, "reason": str(error)}))
@@ -111,7 +118,7 @@ def lines(report: VerificationReport) -> list[str]:
     certificate = report.certificate
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(certificate.released_at))
     return [
-        *(f"{'note' if check == NOT_LINKED else 'ok':<4} {check}" for check in report.checks),
+        *(f"{'note' if check in NOTES else 'ok':<4} {check}" for check in report.checks),
         f"verified: session {certificate.ctx[:16]}, {len(certificate.final.statement.members)} members, "
         f"{certificate.security_bits} bits, released {when}",
         certificate.privacy_note,

@@ -10,7 +10,8 @@ class ServerConfig(Frozen):
     """Paths are relative to the file's folder.
 
     `release` is the folder that is written when the session is released; with several sessions, each gets a
-    folder named by its ctx below it. `close_at_uploads` closes a session before its deadline as soon as it has so
+    folder named by its ctx below it. A session of several rounds puts each into `round-1`, `round-2`, ...: `sessions`
+    then holds all rounds so far. `close_at_uploads` closes a session before its deadline as soon as it has so
     many uploads.
     """
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
-from secagg.release import FILES
 from secagg_server.blobs import BOXES
 from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession, Waiting
@@ -169,7 +168,7 @@ class Driver:
         write_folder(session.release_folder, files)
         session.host.checkpoint("release-written")
         self._move(SessionState.RELEASED, "", "wrote the release")
-        session.emit("released", folder=str(session.release_folder), files=len(FILES) + 1)
+        session.emit("released", folder=str(session.release_folder), files=len(files))
         return True
 
     def _burn(self, error: OpeningError, tried: frozenset[str]) -> bool:

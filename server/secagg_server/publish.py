@@ -78,6 +78,7 @@ def release_files(session: ServedSession, inputs: ReleaseInputs) -> dict[str, by
         final_endorsements=tuple(endorsements[holder] for holder in inputs.final_endorsements),
         opened=opened,
         total=total,
+        start=session.start,
         timeline=inputs.timeline,
         released_at=inputs.released_at,
     )

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from typing import TextIO
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConfigError, SecaggError, SizeLimitError, TransportError
 from secagg.policy import check_authority
+from secagg.release import ADAPTER
+from secagg.rounds import check_start
 from secagg.signing import Signed, parse_model
 from secagg_host.durable import FolderLock, make_folder, read_file
 from secagg_host.events import EventLog
@@ -49,6 +51,34 @@ def load_session(path: Path, files: PartyFiles) -> Signed[Descriptor]:
     return signed.descriptor
 
 
+def release_folders(base: Path, descriptors: Sequence[Descriptor]) -> dict[str, Path]:
+    """Where each session's release goes, by ctx: a folder a series when there are several, and in it one a round."""
+    several = len({descriptor.series for descriptor in descriptors}) > 1
+    tops = {descriptor.ctx: base / descriptor.series if several else base for descriptor in descriptors}
+    return {
+        descriptor.ctx: tops[descriptor.ctx] / descriptor.round.folder if descriptor.round else tops[descriptor.ctx]
+        for descriptor in descriptors
+    }
+
+
+def start_of(descriptor: Descriptor, folders: Mapping[str, Path]) -> bytes | None:
+    """The adapter that the round before released, from its folder.
+
+    Raises ConfigError when that session is not served as well, HashMismatch when its release is another.
+    """
+    if descriptor.previous is None:
+        return None
+    folder = folders.get(descriptor.previous.ctx)
+    if folder is None or not (folder / ADAPTER).is_file():
+        raise ConfigError(
+            f"session {descriptor.ctx[:16]} goes on from the release of {descriptor.previous.ctx[:16]}, which is not "
+            "here: keep the session files of all earlier rounds in `sessions`, and their release folders in `release`"
+        )
+    adapter = read_file(folder / ADAPTER)
+    check_start(descriptor, adapter)
+    return adapter
+
+
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """All that a running server holds. Nothing in it can open anything alone."""
@@ -64,21 +94,22 @@ class Coordinator:
         """Open the state and take on the configured sessions. Raises ConfigError, StorageError, VerificationError."""
         store = Store(config.state / "coordinator.sqlite")
         sessions = dict[str, ServedSession]()
-        for path in config.sessions:
-            proposal = load_session(path, files)
+        proposals = [(path, load_session(path, files)) for path in config.sessions]
+        folders = release_folders(config.release, [proposal.statement for _, proposal in proposals])
+        for path, proposal in proposals:
             descriptor = proposal.statement
             if config.close_at_uploads is not None and config.close_at_uploads < descriptor.n_min:
                 raise ConfigError(f"close_at_uploads is below n_min = {descriptor.n_min} of {path}")
             if not store.has_session(descriptor.ctx):
                 check_authority(descriptor, files.authority, host.clock())
-            folder = config.release if len(config.sessions) == 1 else config.release / descriptor.ctx
             sessions[descriptor.ctx] = ServedSession(
                 proposal,
                 store.add_session(proposal),
                 UploadFiles(config.state / "uploads" / descriptor.ctx),
-                folder,
+                folders[descriptor.ctx],
                 host,
                 config.close_at_uploads,
+                start_of(descriptor, folders),
             )
         intakes = {ctx: Intake(session) for ctx, session in sessions.items()}
         return cls(sessions, intakes, tuple(Driver(session) for session in sessions.values()), store, host)

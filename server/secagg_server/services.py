@@ -2,13 +2,12 @@
 # ruff: noqa: N802  (gRPC names the methods)
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from secagg.errors import MalformedError, NotReady, UnknownSession
 from secagg.evidence import ShareAnswer
 from secagg.identity import Identity
 from secagg.messages import SignedApproval, SignedEndorsement, SignedEnrolment, SignedShareSum, SignedUpload
-from secagg.release import CERTIFICATE, FILES
+from secagg.release import CERTIFICATE, names
 from secagg_host.durable import guard
 from secagg_host.tls import MAX_CHUNK_BYTES, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
@@ -38,14 +37,16 @@ class Directory:
 
     def __init__(self, sessions: Mapping[str, ServedSession]) -> None:
         self._sessions = sessions
+        continued = {one.descriptor.previous.ctx for one in sessions.values() if one.descriptor.previous is not None}
+        self._latest = [ctx for ctx in sessions if ctx not in continued]
 
     def find(self, ctx: str, peer: Identity) -> ServedSession:
-        """A session that `peer` belongs to; the empty ctx means the only one.
+        """A session that `peer` belongs to; the empty ctx means the only one, or the latest round of the only series.
 
         Raises UnknownSession or RoleViolation.
         """
-        if not ctx and len(self._sessions) == 1:
-            ctx = next(iter(self._sessions))
+        if not ctx and len(self._latest) == 1:
+            ctx = self._latest[0]
         session = self._sessions.get(ctx)
         if session is None:
             raise UnknownSession(f"no session {ctx[:16] or '(unnamed)'} at this coordinator")
@@ -203,29 +204,28 @@ class Publication(services.PublicationServiceServicer):
         self, request: pb.ListReleaseFilesRequest, context: grpc.ServicerContext
     ) -> pb.ListReleaseFilesResponse:
         """Names and sizes."""
-        folder = self._folder(request.ctx, context)
+        session = self._released(request.ctx, context)
+        folder = session.release_folder
         with guard(folder):
-            files = [pb.ReleaseFile(name=name, size=(folder / name).stat().st_size) for name in _NAMES]
+            listed = (*names(session.descriptor), CERTIFICATE)
+            files = [pb.ReleaseFile(name=name, size=(folder / name).stat().st_size) for name in listed]
         return pb.ListReleaseFilesResponse(files=files)
 
     def GetReleaseFile(
         self, request: pb.GetReleaseFileRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GetReleaseFileResponse]:
         """One file in chunks."""
-        folder = self._folder(request.ctx, context)
-        if request.name not in _NAMES:
-            raise MalformedError(f"a release has no file {request.name[:100]!r}")
-        path = folder / request.name
+        session = self._released(request.ctx, context)
+        if request.name not in (*names(session.descriptor), CERTIFICATE):
+            raise MalformedError(f"this release has no file {request.name[:100]!r}")
+        path = session.release_folder / request.name
         with guard(path), path.open("rb") as file:
             while chunk := file.read(MAX_CHUNK_BYTES):
                 yield pb.GetReleaseFileResponse(chunk=chunk)
 
-    def _folder(self, ctx: bytes, context: grpc.ServicerContext) -> Path:
+    def _released(self, ctx: bytes, context: grpc.ServicerContext) -> ServedSession:
         session, _ = self._directory.of(ctx, context)
         state, reason = session.status()
         if state != SessionState.RELEASED:
             raise NotReady(f"session {session.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")
-        return session.release_folder
-
-
-_NAMES = (*FILES, CERTIFICATE)
+        return session

@@ -93,7 +93,10 @@ class Waiting:
 
 
 class ServedSession:
-    """A session with its store and files. `lock` guards every decision; `changed` tells those who wait."""
+    """A session with its store and files. `lock` guards every decision; `changed` tells those who wait.
+
+    `start` is the adapter of the round before, when there is one.
+    """
 
     def __init__(
         self,
@@ -103,10 +106,11 @@ class ServedSession:
         release_folder: Path,
         host: Host,
         close_at: int | None,
+        start: bytes | None = None,
     ) -> None:
         self.proposal, self.descriptor = proposal, proposal.statement
         self.store, self.files, self.release_folder = store, files, release_folder
-        self.host, self.close_at = host, close_at
+        self.host, self.close_at, self.start = host, close_at, start
         self.problem = ""
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)

@@ -7,19 +7,21 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 import secagg_client.calls as calls
 from secagg.descriptor import Descriptor
+from secagg.plan import Plan
 from secagg.policy import Policy
 from secagg.privacy import PrivacyStatement
 from secagg.signing import parse_model
-from secagg_client.client_run import ClientRun, Contribution, Publication
+from secagg_client.client_run import ClientRun, Contribution
 from secagg_client.client_state import SessionShelf, Trained
 from secagg_client.patience import Patience
+from secagg_client.published import Publication
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import channel
@@ -32,6 +34,7 @@ class CountedTraining:
     """Takes no time, and writes down in `book` what was asked of it. Each run gives another vector."""
 
     book: Path
+    plans: list[Plan] = field(default_factory=list, kw_only=True)
 
     def note(self, word: str) -> None:
         with self.book.open("a") as file:
@@ -41,15 +44,16 @@ class CountedTraining:
     def notes(self) -> list[str]:
         return self.book.read_text().split() if self.book.exists() else []
 
-    def prepare(self, descriptor: Descriptor) -> "CountedRun":
+    def prepare(self, descriptor: Descriptor, plan: Plan) -> "CountedRun":
         self.note("prepared")
+        self.plans.append(plan)
         return CountedRun(self, descriptor)
 
-    def mark_sealed(self, ctx: str, upload_root: str) -> None:
+    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
         if "sealed" not in self.notes:
             self.note("sealed")
 
-    def abandon(self, ctx: str) -> None:
+    def abandon(self, descriptor: Descriptor) -> None:
         self.note("abandoned")
 
     def after_release(self, release: Path, descriptor: Descriptor) -> None:

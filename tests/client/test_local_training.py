@@ -70,7 +70,7 @@ def events(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def test_a_run_is_charged_and_trained(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
-    run = local.prepare(small.descriptor)
+    run = local.prepare(small.descriptor, small.plan)
     run.charge()
     assert [entry.kind for entry in local.ledger.entries()] == ["begun"]
     trained = run.train()
@@ -84,7 +84,7 @@ def test_a_run_is_charged_and_trained(small: Small, tiny_bert_dir: Path, tmp_pat
 def test_a_client_takes_as_many_threads_as_it_is_given(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
-        training(small, tmp_path, tiny_bert_dir, training={"threads": 3}).prepare(small.descriptor)
+        training(small, tmp_path, tiny_bert_dir, training={"threads": 3}).prepare(small.descriptor, small.plan)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -92,36 +92,36 @@ def test_a_client_takes_as_many_threads_as_it_is_given(small: Small, tiny_bert_d
 
 def test_a_second_attempt_is_entered_and_marks_are_made_once(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
-    run = local.prepare(small.descriptor)
+    run = local.prepare(small.descriptor, small.plan)
     run.charge()
     run.charge()
-    local.mark_sealed(small.descriptor.ctx, ROOT)
-    local.mark_sealed(small.descriptor.ctx, ROOT)
-    local.abandon(small.descriptor.ctx)
+    local.mark_sealed(small.descriptor, ROOT)
+    local.mark_sealed(small.descriptor, ROOT)
+    local.abandon(small.descriptor)
     assert [(entry.kind, entry.attempt) for entry in local.ledger.entries()] == [
         ("begun", 1), ("begun", 2), ("sealed", 2),
     ]  # fmt: skip
     with pytest.raises(LedgerError, match="already sealed"):
         run.charge()
     with pytest.raises(LedgerError, match="this one must not leave"):
-        local.mark_sealed(small.descriptor.ctx, OTHER_ROOT)
+        local.mark_sealed(small.descriptor, OTHER_ROOT)
 
 
 def test_the_same_data_are_not_used_for_a_second_session(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
-    local.prepare(small.descriptor).charge()
-    local.mark_sealed(small.descriptor.ctx, ROOT)
+    local.prepare(small.descriptor, small.plan).charge()
+    local.mark_sealed(small.descriptor, ROOT)
     second = Small(plan=small.plan)
     with pytest.raises(PolicyViolation, match="already used in session"):
-        local.prepare(second.descriptor).charge()
+        local.prepare(second.descriptor, second.plan).charge()
 
 
 def test_an_abandoned_session_has_spent_nothing(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
-    local.prepare(small.descriptor).charge()
-    local.abandon(small.descriptor.ctx)
-    local.abandon(small.descriptor.ctx)
-    local.prepare(Small(plan=small.plan).descriptor).charge()
+    local.prepare(small.descriptor, small.plan).charge()
+    local.abandon(small.descriptor)
+    local.abandon(small.descriptor)
+    local.prepare(Small(plan=small.plan).descriptor, small.plan).charge()
     assert [entry.kind for entry in local.ledger.entries()] == ["begun", "abandoned", "begun"]
 
 
@@ -151,7 +151,7 @@ def test_another_model_than_the_plan_s_is_refused_before_the_ledger(
             (other / path.name).write_bytes(path.read_bytes())
     local = training(small, tmp_path, other)
     with pytest.raises(ModelError):
-        local.prepare(small.descriptor)
+        local.prepare(small.descriptor, small.plan)
     assert local.ledger.entries() == ()
 
 
@@ -169,7 +169,7 @@ def test_bad_data_are_refused_before_the_ledger(
     local = training(small, tmp_path, tiny_bert_dir)
     (tmp_path / "data.jsonl").write_text(content)
     with pytest.raises(DataError, match=reason):
-        local.prepare(small.descriptor)
+        local.prepare(small.descriptor, small.plan)
     assert local.ledger.entries() == ()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import secagg_client.calls as calls
+from secagg.descriptor import Descriptor
 from secagg.errors import LedgerError, ProtocolViolation, SessionClosed, StorageError, TransportError
 from secagg.messages import SignedReceipt, SignedUpload
 from secagg_client.calls import ContributionCalls, PublicationCalls
@@ -156,8 +157,8 @@ class Booked(CountedTraining):
 
     ledger: Ledger
 
-    def mark_sealed(self, ctx: str, upload_root: str) -> None:
-        self.ledger.mark_sealed(ctx, upload_root)
+    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
+        self.ledger.mark_sealed(descriptor.ctx, upload_root)
 
 
 def test_an_upload_of_an_earlier_attempt_never_leaves(running: Running, line: Any, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
-from secagg.adapter import flatten, start_tensors
+from secagg.adapter import flatten, release_tensors, start_tensors
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TensorSpec
+from secagg.rounds import resumed, round_steps
 from secagg_client import optimizer as optimizer_module
 from secagg_client import training
 from secagg_client.accounting import Mechanism, epsilon_of, epsilon_spent
@@ -24,7 +25,7 @@ from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise, poisson_sample, rounded_to_grid
 from secagg_client.prefix import training_task
 from secagg_client.tasks import Batch, make_task
-from secagg_client.training import Stage, StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
+from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 
 
@@ -385,11 +386,13 @@ def test_rounds_take_the_same_steps_with_the_same_noise_as_one_shot(mean_base: L
     data = examples(30, MEAN)
     whole = train(plan, mean_base, data, 32, SeededSource(1)).change
     for rounds in (2, 3):
-        so_far = np.zeros(plan.length, np.float32)
+        current = plan
         for number in range(rounds):
-            stage = Stage.of_round(plan.training, number, rounds, so_far)
-            so_far += train(plan, mean_base, data, 32, SeededSource(1), stage=stage).change
-        np.testing.assert_allclose(so_far, whole, atol=1e-6)
+            steps = round_steps(6, number, rounds)
+            change = train(current, mean_base, data, 32, SeededSource(1), steps=steps).change
+            ended = release_tensors(current, change)
+            current = resumed(plan, ended)
+        np.testing.assert_allclose(flatten(plan, ended) - flatten(plan, start_tensors(plan)), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 5, 10])
@@ -397,12 +400,7 @@ def test_at_equal_steps_rate_and_sigma_epsilon_is_the_same_whatever_the_rounds(r
     plan_settings = settings(steps=20)
     whole = mechanism_of(plan_settings, 400)
     parts = [
-        Mechanism(whole.rate, whole.sigma, len(Stage.of_round(plan_settings, number, rounds, None).steps)).event()
+        Mechanism(whole.rate, whole.sigma, len(round_steps(plan_settings.steps, number, rounds))).event()
         for number in range(rounds)
     ]
     assert epsilon_of(parts, 1e-5) == pytest.approx(epsilon_of([whole.event()], 1e-5), rel=1e-6)
-
-
-def test_rounds_must_divide_the_steps() -> None:
-    with pytest.raises(TrainingError, match="20 steps cannot be shared by 3 rounds"):
-        Stage.of_round(settings(steps=20), 0, 3, None)

@@ -47,6 +47,7 @@ class Encoding(ABC):
         trained_factors: which of LoRA's factors clients train: A, B, or R, a square factor between A and B.
         min_bits: the fewest bits of quantiser with which the decoded adapter is worth having.
         equal_weights: whether every client must have the same weight.
+        resumes: whether a further round can go on from the released adapter: it holds every tensor that is trained.
         options_type: the model of the plan's `options`.
     """
 
@@ -56,6 +57,7 @@ class Encoding(ABC):
     trained_factors: ClassVar[frozenset[str]]
     min_bits: ClassVar[int]
     equal_weights: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
     options_type: ClassVar[type[Frozen]] = NoOptions
 
     @abstractmethod
@@ -99,6 +101,14 @@ class Encoding(ABC):
         if self.equal_weights and len(set(weights)) > 1:
             raise EncodingError(f"{self.name} counts clients: give every client the weight 1")
 
+    def check_rounds(self) -> None:
+        """Raise EncodingError unless a further round can go on from the release."""
+        if not self.resumes:
+            raise EncodingError(
+                f"{self.name} releases another adapter than clients train, so there is no second round: "
+                "set rounds = 1, or take another method"
+            )
+
     def _trained_words(self) -> str:
         frozen = sorted({"A", "B"} - self.trained_factors)
         if not frozen:
@@ -118,6 +128,7 @@ class ChangeEncoding(Encoding):
     """The change itself is the vector, and the release is the start plus the mean change."""
 
     min_bits = 8
+    resumes = True
 
     def layout(self, plan: Plan) -> Layout:
         """The trained tensors in the plan's order, each with its clip."""

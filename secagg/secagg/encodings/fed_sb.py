@@ -23,6 +23,7 @@ class FedSb(ChangeEncoding):
     summary = "a square R is trained between A and B, public and frozen: exact, the smallest payload"
     reveals = "The mean change of R and of the head; A and B being public, that is the mean change of the weights."
     trained_factors = frozenset("R")
+    resumes = False
 
     def check(self, plan: Plan) -> None:
         """As every encoding, and each A and B have their R."""

@@ -12,6 +12,7 @@ class Stacking(ChangeEncoding):
     summary = "refused: stacking in slots shows every client's adapter"
     reveals = "Every client's adapter: each has a slot of the vector to itself, to which the others add zeros. Refused."
     trained_factors = frozenset("AB")
+    resumes = False
 
     def check(self, plan: Plan) -> None:  # noqa: ARG002 - nothing about the plan could help
         """Always an EncodingError."""

@@ -58,6 +58,7 @@ class Ties(Encoding):
     min_bits = 16
     equal_weights = True
     options_type = TiesOptions
+    resumes = True
 
     def layout(self, plan: Plan) -> Layout:
         """Four parts for each trained tensor: four times the length of ffa-lora."""

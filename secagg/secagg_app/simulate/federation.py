@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from secagg.coordinator import SessionSpec
-from secagg.encodings.base import ChangeEncoding
 from secagg.encodings.registry import encoding_of
-from secagg.errors import ConfigError
 from secagg.plan import Plan, TaskSpec
 from secagg.randomness import Keystream, Randomness
+from secagg.rounds import resumed, round_steps
 from secagg.run import DAY, run_sealed
 from secagg_app import assets
 from secagg_app.demo import corpora
@@ -25,7 +24,7 @@ from secagg_app.demo.settings import DELTA, TaskRecipe, own_classify_recipe, tex
 from secagg_app.demo.split import Recipe, Split, split, tuning_part
 from secagg_app.simulate.cell import Cell, Outcome
 from secagg_app.simulate.settings import Data, Simulation
-from secagg_client.adapted import injected
+from secagg_client.adapted import untrained
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change, score
 from secagg_client.models import LoadedBase, load_base
@@ -34,7 +33,7 @@ from secagg_client.plan_options import validated
 from secagg_client.planning import PlanConfig, make_plan
 from secagg_client.prefix import training_task
 from secagg_client.tasks import AnyTask, Metrics
-from secagg_client.training import Stage, TrainOptions, execute, mechanism_of, prepare_run
+from secagg_client.training import TrainOptions, execute, mechanism_of, prepare_run
 
 Vector = NDArray[np.float32]
 EPOCH = 1_700_000_000
@@ -74,27 +73,26 @@ class Federation:
         digest = hashlib.sha256(f"simulation/{self.cell.seed}/{self.cell.epsilon}/{who}".encode()).digest()
         return SeededSource(int.from_bytes(digest[:6], "big"))
 
-    def train(self, number: int, stage: Stage | None = None) -> Vector:
-        """One client's change over a stage, [plan.length]."""
-        return self.train_on(self.clients[number], self.size, f"client {number}", stage, self.plan)
+    def train(self, number: int, plan: Plan | None = None, steps: range | None = None) -> Vector:
+        """One client's change over some steps, [plan.length], from where `plan` starts."""
+        return self.train_on(self.clients[number], self.size, f"client {number}", plan or self.plan, steps)
 
-    def train_on(self, data: Examples, size: int, who: str, stage: Stage | None, plan: Plan) -> Vector:
+    def train_on(self, data: Examples, size: int, who: str, plan: Plan, steps: range | None = None) -> Vector:
         """The change of whoever holds `data`. What is computed once of its examples serves all its rounds."""
         options = TrainOptions(allow_no_dp=True, micro_batch=PHYSICAL_BATCH)
         if who not in self.tasks:
             self.tasks[who] = training_task(plan, self.base, options.torch_device())
-        run = prepare_run(plan, self.tasks[who], size, self.source(who), options, stage)
+        run = prepare_run(plan, self.tasks[who], size, self.source(who), options, steps)
         return execute(run, plan, self.base, data, lambda _report: None).change
 
     def score(self, change: Vector) -> Metrics:
         """Of start + change, on the held-out records, in float32."""
         return evaluate_change(self.plan, self.base, change, self.held_out)
 
-    def score_release(self, mean: Vector) -> Metrics:
-        """Of the adapter that the plan's encoding makes of the mean vector [L]."""
-        encoding = encoding_of(self.plan)
-        tensors = encoding.decode(self.plan, mean, self.cell.clients)
-        with injected(self.base, encoding.adapter_config(self.plan)) as adapted, torch.no_grad():
+    def score_release(self, tensors: Mapping[str, Vector]) -> Metrics:
+        """Of a released adapter, its tensors by PEFT key."""
+        config = encoding_of(self.plan).adapter_config(self.plan)
+        with untrained(self.base, config) as adapted, torch.no_grad():
             adapted.assign(tensors)
             return score(adapted, self.base, self.held_out)
 
@@ -158,19 +156,18 @@ def run_cell(cell: Cell, simulation: Simulation) -> Outcome:
 def _federated(federation: Federation) -> tuple[list[Metrics], int]:
     """The released model's metrics after each round, and the bytes that one client sent in all."""
     cell, plan = federation.cell, federation.plan
-    if cell.rounds > 1 and not isinstance(encoding_of(plan), ChangeEncoding):
-        raise ConfigError(f"{plan.method} releases another adapter than clients train: it has no second round")
-    so_far = np.zeros(plan.length, np.float32)
+    encoding = encoding_of(plan)
+    if cell.rounds > 1:
+        encoding.check_rounds()
     curve, sent = list[Metrics](), 0
     for number in range(cell.rounds):
-        stage = Stage.of_round(plan.training, number, cell.rounds, so_far if number else None)
-        mean, cost = federation.sum([federation.train(client, stage) for client in range(cell.clients)], number)
+        steps = round_steps(federation.plan.training.steps, number, cell.rounds)
+        mean, cost = federation.sum([federation.train(client, plan, steps) for client in range(cell.clients)], number)
         sent += cost
-        if cell.rounds > 1:
-            so_far = so_far + mean
-            curve.append(federation.score(so_far))
-        else:
-            curve.append(federation.score_release(mean))
+        tensors = encoding.decode(plan, mean, cell.clients)
+        curve.append(federation.score_release(tensors))
+        if number + 1 < cell.rounds:
+            plan = resumed(plan, tensors)
     return curve, sent
 
 
@@ -184,7 +181,7 @@ def _centralised(federation: Federation) -> Metrics:
     )
     training = plan.training.model_copy(update={"batch_size": plan.training.batch_size * cell.clients})
     larger = plan.model_copy(update={"training": training})
-    return federation.score(federation.train_on(pooled, federation.size * cell.clients, "everybody", None, larger))
+    return federation.score(federation.train_on(pooled, federation.size * cell.clients, "everybody", larger))
 
 
 def measure_of(plan: Plan) -> str:

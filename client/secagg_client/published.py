@@ -1,0 +1,115 @@
+"""Releases as a client gets them: fetched from the coordinator, verified, and stored (protocol.md §4.7, §10.3)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from secagg import release as files
+from secagg.descriptor import Descriptor
+from secagg.errors import MalformedError, ProtocolViolation, SizeLimitError
+from secagg.plan import Plan
+from secagg.policy import Policy
+from secagg.rounds import check_follows
+from secagg.verify import VerificationReport, verify_release
+from secagg_client.folders import write_folder
+from secagg_client.patience import Patience
+from secagg_host.durable import guard, read_file
+
+PUBLIC_FILE = 0o644
+MAX_SMALL_FILE = 256 << 20
+
+
+class Publication(Protocol):
+    """Where releases come from: `secagg_client.calls.PublicationCalls`."""
+
+    def release_files(self, ctx: str) -> dict[str, int]:
+        """Names and sizes."""
+
+    def release_file(self, ctx: str, name: str, size: int) -> bytes:
+        """One file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Releases:
+    """The releases of one client, below `folder`: the one of a single session, or one a round.
+
+    Each is verified against the client's own policy when it arrives, and again when a later round goes on from it.
+    """
+
+    publication: Publication
+    policy: Policy
+    patience: Patience
+    folder: Path
+
+    def place(self, descriptor: Descriptor) -> Path:
+        """The folder of a session's release."""
+        return self.folder if descriptor.round is None else self.folder / descriptor.round.folder
+
+    def receive(self, descriptor: Descriptor) -> VerificationReport:
+        """Fetch, verify and store the release of a session; the same one may be there from before a crash.
+
+        Raises a VerificationError, PolicyViolation or ProtocolViolation for what does not hold, StorageError.
+        """
+        content = self.patience.ask(lambda: self._fetch(descriptor.ctx, self._limit(descriptor)))
+        report = self._verify(content, descriptor.ctx)
+        folder = self.place(descriptor)
+        certificate = folder / files.CERTIFICATE
+        if not (certificate.exists() and read_file(certificate) == content[files.CERTIFICATE]):
+            write_folder(folder, content, PUBLIC_FILE)
+        return report
+
+    def plan_of(self, descriptor: Descriptor) -> Plan:
+        """The plan as this session's round sees it, after the rounds before were verified, and fetched if need be.
+
+        Raises as `receive`; ProtocolViolation or HashMismatch when the round does not follow from them.
+        """
+        if descriptor.previous is None:
+            return descriptor.plan
+        adapter = self._follow(descriptor)
+        return files.plan_of(descriptor, adapter)
+
+    def _follow(self, descriptor: Descriptor) -> bytes:
+        """Verify every round before `descriptor`, latest first; the adapter of the last."""
+        latest: bytes | None = None
+        while (previous := descriptor.previous) is not None:
+            content = self._earlier(descriptor, previous.ctx)
+            earlier = self._verify(content, previous.ctx).certificate.session.descriptor.statement
+            check_follows(earlier, content[files.ADAPTER], descriptor)
+            latest = latest or content[files.ADAPTER]
+            descriptor = earlier
+        if latest is None:
+            raise ProtocolViolation("the first round has none before it")
+        return latest
+
+    def _earlier(self, descriptor: Descriptor, ctx: str) -> dict[str, bytes]:
+        """The release of the round before `descriptor`: from the own folder, or for who was not there, fetched."""
+        folder = self.folder / f"round-{descriptor.number}"
+        with guard(folder):
+            if (folder / files.CERTIFICATE).is_file():
+                return {path.name: read_file(path) for path in sorted(folder.iterdir())}
+        content = self.patience.ask(lambda: self._fetch(ctx, self._limit(descriptor)))
+        self._verify(content, ctx)
+        write_folder(folder, content, PUBLIC_FILE)
+        return content
+
+    def _verify(self, content: Mapping[str, bytes], ctx: str) -> VerificationReport:
+        report = verify_release(content, self.policy)
+        if report.certificate.ctx != ctx:
+            raise ProtocolViolation(f"the release is of session {report.certificate.ctx[:16]}, not of {ctx[:16]}")
+        return report
+
+    @staticmethod
+    def _limit(descriptor: Descriptor) -> int:
+        return MAX_SMALL_FILE + 8 * descriptor.parameters.ciphertext_bytes
+
+    def _fetch(self, ctx: str, limit: int) -> dict[str, bytes]:
+        """Every file of the release, each of bounded size."""
+        listed = self.publication.release_files(ctx)
+        expected = {*files.FILES, files.CERTIFICATE}
+        if set(listed) - {files.START} != expected:
+            raise MalformedError(f"the coordinator lists {sorted(listed)} as the release, not {sorted(expected)}")
+        for name, size in listed.items():
+            if size > limit:
+                raise SizeLimitError(f"{name} has {size} bytes, more than a release of this session can have")
+        return {name: self.publication.release_file(ctx, name, size) for name, size in listed.items()}

@@ -1,0 +1,116 @@
+"""A series of two rounds with the commands that a user types, in real processes (protocol.md §4.7)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import load_file
+
+from secagg.plan import Plan
+from secagg.release import ADAPTER, START
+from secagg.signing import parse_model
+from secagg_app.main import cli
+from secagg_client.client_config import ClientConfig
+from secagg_client.ledger import Ledger
+from secagg_client.ledger_entry import LedgerLimits
+from secagg_host.config import load_toml
+from tests.client.test_local_training import write_data
+from tests.study import Study, secagg
+from tests.tiny import LABELS, make_bert
+
+HERE, ABSENT = "client-1", "client-4"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Two rounds, both run; one client is away in the first, and all training is real."""
+    root = tmp_path_factory.mktemp("rounds")
+    make_bert(root / "model")
+    labels = [word for label in LABELS for word in ("--label", label)]
+    where = ("--model", root / "model", "--out", root / "plan.json")
+    secagg("client", "plan", *where, "--task", "classify", *labels, "--steps", "6", "--batch-size", "16")
+    plan = parse_model(Plan, (root / "plan.json").read_bytes())
+    study = Study(root, clients=4, rounds=2, closes_at=3, plan=plan, policy_changes={"max_rounds": 2})
+    study.client_settings = {"training": {"threads": 1}}
+    for index, name in enumerate(study.client_names):
+        (root / name).mkdir()
+        write_data(root / name / "data.jsonl", 80, seed=index)
+    study.make()
+    run_round(study, *(name for name in study.client_names if name != ABSENT))
+    for name in study.holder_names:
+        (root / name / "offer.json").unlink()
+        study.offer(name)
+    study.create_session("session-2.json", "--continue", root / "release" / "round-1")
+    study.closes_at = 4
+    study.write_server("session.json", "session-2.json")
+    run_round(study, *study.client_names)
+    return study
+
+
+def run_round(study: Study, *clients: str) -> None:
+    """One round, until everybody is done."""
+    with study.running("server", *study.holder_names, *clients) as processes:
+        for name in (*clients, *study.holder_names):
+            assert processes[name].wait(240) == 0, processes[name].errors
+
+
+def release(study: Study, number: int, party: str = ".") -> Path:
+    return study.folder / party / "release" / f"round-{number}"
+
+
+def test_the_second_round_goes_on_from_the_first(study: Study) -> None:
+    first, start, second = (
+        load_file(release(study, number) / name) for number, name in ((1, ADAPTER), (2, START), (2, ADAPTER))
+    )
+    assert all(np.array_equal(first[name], start[name]) for name in first)
+    trained = [spec.name for spec in study.plan.trained]
+    assert all(not np.array_equal(first[name], second[name]) for name in trained)
+
+
+def test_everybody_holds_every_round_also_who_was_away(study: Study) -> None:
+    for name in study.client_names:
+        for number in (1, 2):
+            for path in release(study, number).iterdir():
+                assert (release(study, number, name) / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_round_is_verified_with_the_rounds_before(study: Study) -> None:
+    trust = ("--trust", study.folder / "policy.toml", "--json")
+    uploads = ("--uploads", study.folder / "server" / "state" / "uploads")
+    earlier = ("--earlier", release(study, 1))
+    report = json.loads(secagg("verify", release(study, 2), *earlier, *uploads, *trust))
+    assert report["linked"]
+    assert any("1 earlier rounds hold as well" in check for check in report["checks"])
+
+
+def test_the_ledger_counts_rounds_of_one_series(study: Study) -> None:
+    def book(name: str) -> Ledger:
+        return Ledger(load_toml(study.folder / name / "client.toml", ClientConfig).ledger_files, lambda: 0)
+
+    entries = book(HERE).entries()
+    assert [(entry.kind, entry.round_number) for entry in entries] == [
+        ("begun", 0), ("sealed", 0), ("begun", 1), ("sealed", 1),
+    ]  # fmt: skip
+    assert len({entry.session for entry in entries}) == 1
+    assert [entry.round_number for entry in book(ABSENT).entries()] == [1, 1]
+    limits = LedgerLimits(total_epsilon=100.0, delta=1e-5)
+    both, one = book(HERE).spent(limits)[0], book(ABSENT).spent(limits)[0]
+    assert (both.steps, one.steps) == (6, 3)
+    assert one.epsilon < both.epsilon <= study.plan.training.epsilon  # type: ignore[operator]
+
+
+def test_there_is_no_third_round_of_two(study: Study) -> None:
+    words = ["session", "create", study.folder / "session.toml", "--identity", study.identity("server")]
+    words += ["--out", study.folder / "session-3.json", "--continue", release(study, 2)]
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 1
+    assert "is the last round of 2" in result.output
+
+
+def test_a_coordinator_without_the_round_before_says_so(study: Study) -> None:
+    study.write_server("session-2.json")
+    result = CliRunner().invoke(cli, ["server", "run", "--config", str(study.folder / "server" / "server.toml")])
+    assert result.exit_code == 1
+    assert "keep the session files of all earlier rounds" in result.output
