@@ -15,23 +15,28 @@ from secagg.plan import Plan
 from secagg_client.adapted import Adapted, attached, load_vector, untrained
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
-from secagg_client.tasks import Metrics, make_task
+from secagg_client.tasks import AnyTask, Metrics, make_task
 
 
-def score(adapted: Adapted, base: LoadedBase, data: Examples) -> Metrics:
-    """Metrics of a model with an adapter in it, in the precision it is loaded in."""
-    task = make_task(base.task, base.tokenizer)
+def score(adapted: Adapted, base: LoadedBase, data: Examples, task: AnyTask | None = None) -> Metrics:
+    """Metrics of a model with an adapter in it, in the precision it is loaded in.
+
+    `task` is one of float32 that has kept what does not change of the data, when they are scored again and again.
+    """
+    task = task or make_task(base.task, base.tokenizer)
     return task.metrics(adapted.model, task.encode(data))
 
 
-def evaluate_change(plan: Plan, base: LoadedBase, change: NDArray[np.float32], data: Examples) -> Metrics:
+def evaluate_change(
+    plan: Plan, base: LoadedBase, change: NDArray[np.float32], data: Examples, task: AnyTask | None = None
+) -> Metrics:
     """Metrics of start + change; a `change` of zeros [plan.length] is the starting model.
 
     Raises ModelError, EncodingError.
     """
     with attached(plan, base) as adapted:
         load_vector(plan, adapted, change)
-        return score(adapted, base, data)
+        return score(adapted, base, data, task)
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:

@@ -1,6 +1,7 @@
 """Running one cell: the product's split, training, encoding and protocol, in one process and without a network."""
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -56,6 +57,20 @@ class RepeatableRandomness:
 
 
 @dataclass(frozen=True, slots=True)
+class Tasks:
+    """What is computed once of the examples (`secagg_client.prefix`), for all cells that share data and adapters."""
+
+    shared: str
+    found: dict[str, AnyTask] = field(default_factory=dict, repr=False)
+
+    def of(self, who: str, plan: Plan, base: LoadedBase) -> AnyTask:
+        """The task over one party's examples."""
+        if who not in self.found:
+            self.found[who] = training_task(plan, base, TrainOptions().torch_device())
+        return self.found[who]
+
+
+@dataclass(frozen=True, slots=True)
 class Federation:
     """All that a cell needs, loaded."""
 
@@ -66,7 +81,7 @@ class Federation:
     clients: tuple[Examples, ...] = field(repr=False)
     held_out: Examples = field(repr=False)
     size: int
-    tasks: dict[str, AnyTask] = field(default_factory=dict, repr=False)
+    tasks: "Tasks"
 
     def source(self, who: str) -> SeededSource:
         """Sampling and noise of one training, by the cell's seed and not by its rounds."""
@@ -80,21 +95,25 @@ class Federation:
     def train_on(self, data: Examples, size: int, who: str, plan: Plan, steps: range | None = None) -> Vector:
         """The change of whoever holds `data`. What is computed once of its examples serves all its rounds."""
         options = TrainOptions(allow_no_dp=True, micro_batch=PHYSICAL_BATCH)
-        if who not in self.tasks:
-            self.tasks[who] = training_task(plan, self.base, options.torch_device())
-        run = prepare_run(plan, self.tasks[who], size, self.source(who), options, steps)
+        run = prepare_run(plan, self.tasks.of(who, plan, self.base), size, self.source(who), options, steps)
         return execute(run, plan, self.base, data, lambda _report: None).change
 
     def score(self, change: Vector) -> Metrics:
         """Of start + change, on the held-out records, in float32."""
-        return evaluate_change(self.plan, self.base, change, self.held_out)
+        return evaluate_change(self.plan, self.base, change, self.held_out, self._scoring)
 
     def score_release(self, tensors: Mapping[str, Vector]) -> Metrics:
         """Of a released adapter, its tensors by PEFT key."""
         config = encoding_of(self.plan).adapter_config(self.plan)
         with untrained(self.base, config) as adapted, torch.no_grad():
             adapted.assign(tensors)
-            return score(adapted, self.base, self.held_out)
+            return score(adapted, self.base, self.held_out, self._scoring)
+
+    @property
+    def _scoring(self) -> AnyTask:
+        """In float32, whatever the training's precision."""
+        training = self.plan.training.model_copy(update={"precision": "fp32"})
+        return self.tasks.of("held-out", self.plan.model_copy(update={"training": training}), self.base)
 
     def sum(self, changes: Sequence[Vector], number: int) -> tuple[Vector, int]:
         """The mean as the protocol releases it, and the bytes that one client sent in this round.
@@ -154,7 +173,7 @@ def run_cell(cell: Cell, simulation: Simulation) -> Outcome:
 
 
 def _federated(federation: Federation) -> tuple[list[Metrics], int]:
-    """The released model's metrics after each round, and the bytes that one client sent in all."""
+    """The released model's metrics after each round, or after the last only, and the bytes that one client sent."""
     cell, plan = federation.cell, federation.plan
     encoding = encoding_of(plan)
     if cell.rounds > 1:
@@ -165,7 +184,8 @@ def _federated(federation: Federation) -> tuple[list[Metrics], int]:
         mean, cost = federation.sum([federation.train(client, plan, steps) for client in range(cell.clients)], number)
         sent += cost
         tensors = encoding.decode(plan, mean, cell.clients)
-        curve.append(federation.score_release(tensors))
+        if federation.simulation.curve or number + 1 == cell.rounds:
+            curve.append(federation.score_release(tensors))
         if number + 1 < cell.rounds:
             plan = resumed(plan, tensors)
     return curve, sent
@@ -231,7 +251,20 @@ def assemble(cell: Cell, simulation: Simulation) -> Federation:
     plan = make_plan(config, base)
     labels = parts.corpus.labels
     clients = tuple(_examples(part, labels, f"client {number}") for number, part in enumerate(parts.clients))
-    return Federation(cell, simulation, plan, base, clients, _examples(parts.held_out, labels, "held-out"), parts.size)
+    held_out = _examples(parts.held_out, labels, "held-out")
+    return Federation(cell, simulation, plan, base, clients, held_out, parts.size, _tasks(_shared(cell, config, plan)))
+
+
+def _shared(cell: Cell, config: PlanConfig, plan: Plan) -> str:
+    """What the kept layers depend on, and the split of the data: cells that differ in this share nothing."""
+    names = [spec.name for spec in plan.tensors]
+    content = [config.base_model, plan.base_model_hash, plan.task.model_dump_json(), plan.training.precision, names]
+    return json.dumps([*content, cell.seed, cell.clients, cell.alpha])
+
+
+@lru_cache(maxsize=1)
+def _tasks(shared: str) -> Tasks:
+    return Tasks(shared)
 
 
 def plan_config_of(cell: Cell, simulation: Simulation, parts: Split) -> PlanConfig:

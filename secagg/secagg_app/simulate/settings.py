@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secagg.errors import ConfigError
+from secagg.validation import first_problem
 from secagg_app.simulate.cell import Arm, Cell
 
 
@@ -59,7 +60,8 @@ class Grid(_Strict):
 class Simulation(_Strict):
     """A whole file. `plan` is the content of a plan.toml, laid over the demo's recipe for `tweets` and `plays`.
 
-    `sealed` false adds up the quantised vectors without encrypting them: the same sum, sooner.
+    `sealed` false adds up the quantised vectors without encrypting them: the same sum, sooner. `curve` false scores
+    after the last round only.
     """
 
     model: str = "minilm"
@@ -67,6 +69,7 @@ class Simulation(_Strict):
     plan: dict[str, Any] = Field(default_factory=dict)
     grid: Grid = Grid()
     sealed: bool = True
+    curve: bool = True
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -78,9 +81,7 @@ class Simulation(_Strict):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: is not TOML: {error}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "(top)"
-            raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+            raise ConfigError(f"{path}: {first_problem(error, '(top)')}") from None
 
     def cells(self) -> tuple[Cell, ...]:
         """All cells, without those that differ only in what does not concern their arm."""
