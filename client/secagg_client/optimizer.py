@@ -38,17 +38,22 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
         self._source = source
         self.step_index = first_step
 
-    def clip_and_accumulate(self) -> None:
-        """Add one micro-batch to the sum and forget its per-example gradients.
+    def clip_and_accumulate(self, examples: int) -> None:
+        """Add one micro-batch of so many examples to the sum and forget its per-example gradients.
 
         Raises:
-            TrainingError: a parameter got no per-example gradient.
+            TrainingError: a parameter got no per-example gradient, or one of something else than examples.
         """
         rows = list[Tensor]()
         for parameter in self.params:
             sample = getattr(parameter, "grad_sample", None)
             if not isinstance(sample, Tensor):
                 raise TrainingError("a trained parameter got no per-example gradient: its layer was not used once")
+            if len(sample) != examples:
+                raise TrainingError(
+                    f"a trained layer has {len(sample)} gradients for {examples} examples: the model joins examples or "
+                    "splits them before that layer, so no bound holds for one; adapt other layers"
+                )
             rows.append(sample.flatten(1))
         for parameter, total in zip(self.params, clipped_sum(rows, self.max_grad_norm), strict=True):
             parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total

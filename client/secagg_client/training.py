@@ -1,6 +1,6 @@
 """DP-SGD on the adapter of a plan: from an institution's examples to one vector of changes (protocol.md §2.6).
 
-Each step draws a Poisson sample, bounds and sums per-example gradients (Opacus hooks), adds noise and moves. An empty
+Each step draws a Poisson sample, bounds and sums per-example gradients (`per_example`), adds noise and moves. An empty
 sample is a step like any other. Nothing but the change vector and the privacy statement leaves; losses stay local.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleModule
 from torch import nn
 
 from secagg.adapter import flatten
@@ -32,6 +31,7 @@ from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
 from secagg_client.optimizer import GridOptimizer
+from secagg_client.per_example import PerExampleGradients
 from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.prefix import training_task
 from secagg_client.tasks import AnyTask, Row
@@ -285,7 +285,7 @@ class _PrivateStepper:
             raise TrainingError("a private step needs a mechanism")
         self._run, self._batches = run, batches
         try:
-            self._model = GradSampleModule(model, loss_reduction="sum", strict=True)
+            self._model = PerExampleGradients(model)
         except NotImplementedError as error:
             raise ModelError(f"Opacus cannot compute per-example gradients of this model: {error}") from error
         self._optimizer = GridOptimizer(
@@ -306,7 +306,7 @@ class _PrivateStepper:
                 # the first trained layer's input needs no gradient, and its per-example gradient needs none of it
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
                 torch.autograd.backward(loss)
-            self._optimizer.clip_and_accumulate()
+            self._optimizer.clip_and_accumulate(len(part))
             total += float(loss.detach())
         self._optimizer.step()
         return total

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from opacus.grad_sample import GradSampleModule
 from safetensors.numpy import save_file
 
 from secagg.adapter import start_tensors
@@ -21,6 +20,7 @@ from secagg_client.baselines import head_plan
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
+from secagg_client.per_example import PerExampleGradients
 from secagg_client.planning import verify_plan
 from secagg_client.tasks import make_task
 from secagg_client.training import train
@@ -65,7 +65,7 @@ def test_per_sample_gradients_are_those_of_each_example_alone(base: LoadedBase, 
     with attached(plan, base) as adapted:
         away_from_start(plan, adapted)
         training._hook_trained_layers_only(adapted.model)
-        wrapped = GradSampleModule(adapted.model, loss_reduction="sum", strict=True)
+        wrapped = PerExampleGradients(adapted.model)
         parameters = [adapted.parameters[spec.name] for spec in plan.trained]
         torch.autograd.backward(task.losses(wrapped, task.collate(rows)).sum())
         together: list[torch.Tensor] = [parameter.grad_sample for parameter in parameters]  # type: ignore[attr-defined]

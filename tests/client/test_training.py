@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from secagg.adapter import flatten, release_tensors, start_tensors
@@ -23,6 +22,7 @@ from secagg_client.adapted import Adapted, attached
 from secagg_client.clipping import clipped_sum
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise, poisson_sample, rounded_to_grid
+from secagg_client.per_example import PerExampleGradients
 from secagg_client.prefix import training_task
 from secagg_client.tasks import Batch, make_task
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
@@ -73,7 +73,7 @@ def gradient_errors(base: LoadedBase, *, token_mean_over_batch: bool) -> float:
     with attached(plan, base) as adapted:
         away_from_start(plan, adapted)
         training._hook_trained_layers_only(adapted.model)
-        wrapped = GradSampleModule(adapted.model, loss_reduction="sum", strict=True)
+        wrapped = PerExampleGradients(adapted.model)
         batch = task.collate(rows)
         if token_mean_over_batch:
             ids = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
