@@ -7,7 +7,7 @@ computes it, and nothing else of the weight. Same numbers: `tests/client/test_pe
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -52,7 +52,7 @@ def _add(parameter: nn.Parameter, sample: Tensor) -> None:
     parameter.grad_sample = whole if found is None else found + whole  # type: ignore[attr-defined]
 
 
-def _is_ours(module: nn.Module) -> bool:
+def _is_ours(module: nn.Module) -> TypeGuard[nn.Linear]:
     """A linear layer, and no subclass of it, with something to train."""
     return type(module) is nn.Linear and any(parameter.requires_grad for parameter in module.parameters())
 
@@ -73,7 +73,7 @@ class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
         super().__init__(model, loss_reduction="sum", strict=True)
         self._linear = [module for module in model.modules() if _is_ours(module)]
         for layer in self._linear:
-            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+            layer.forward = partial(_forward, layer)
 
     def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
         """Those that Opacus hooks."""
