@@ -12,7 +12,7 @@ from pydantic import Field
 
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import SessionSpec, create_session
-from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
+from secagg.descriptor import AuditReserve, CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.encodings.registry import encoding_of
 from secagg.errors import ConfigError, SecaggError
 from secagg.identity import Role, identify
@@ -55,6 +55,7 @@ class SessionConfig(Frozen):
     bits: int = Field(ge=2, le=24, default=16)
     upload_minutes: float = Field(gt=0)
     expiry_minutes: float = Field(gt=0)
+    audit: AuditReserve | None = None
 
     def spec(self) -> SessionSpec:
         """The numbers, with times in seconds."""
@@ -65,6 +66,7 @@ class SessionConfig(Frozen):
             corrupt_keyholders=self.corrupt_keyholders,
             upload_seconds=max(1, round(60 * self.upload_minutes)),
             expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+            audit=self.audit,
         )
 
 
@@ -129,6 +131,7 @@ def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] 
         "epsilon": plan.training.epsilon,
         "delta": plan.training.delta,
         "noise": plan.training.noise,
+        "audit reserve": descriptor.audit.summary if descriptor.audit else "nothing",
         "protocol": descriptor.protocol,
         "security bits": descriptor.ring.security_bits,
         "upload bytes": descriptor.parameters.ciphertext_bytes,
