@@ -36,14 +36,8 @@ class Models:
     vit: Path
 
     def load(self, task: TaskSpec) -> LoadedBase:
-        folders = {
-            "classify": self.bert,
-            "lm": self.llama,
-            "chat": self.llama,
-            "chars": Path("lstm"),
-            "image": self.vit,
-        }
-        return loaded(folders[task.kind], task)
+        folders = {"classify": self.bert, "chars": Path("lstm"), "image": self.vit}
+        return loaded(folders.get(task.kind, self.llama), task)
 
 
 @pytest.fixture(scope="module")
