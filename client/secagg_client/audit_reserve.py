@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from secagg.descriptor import AuditReserve, Descriptor
+from secagg.errors import DataError
 from secagg.plan import TaskSpec
 from secagg.randomness import Keystream
 from secagg_client.data import Examples
@@ -71,7 +72,7 @@ class AuditDraw:
         return cls(key, client, reserve, descriptor.plan.task, data, canaries)
 
     def with_seed(self, seed: bytes) -> Drawn:
-        """How the coins of `seed` (32 secret bytes) fall."""
+        """How the coins of `seed` (32 secret bytes) fall. Raises DataError when they leave nothing to train on."""
         hashes = self.data.record_hashes()
         coins = [_Coin.of(seed, RECORD + digest) for digest in hashes]
         threshold = int(self.reserve.hold_out * 2.0 ** (8 * WORD))
@@ -80,8 +81,11 @@ class AuditDraw:
         out = [row for row in ordered if not coins[row].heads]
         inside = tuple(_Coin.of(seed, CANARY + i.to_bytes(WORD, "little")).heads for i in range(len(self.canaries)))
         kept = sorted(set(range(len(self.data))) - set(out))
+        training = self.data.select(kept).joined(self.canaries.select(_rows(inside)))
+        if not len(training):
+            raise DataError(f"{self.data.source}: the audit's coins left out every record: too few")
         return Drawn(
-            training=self.data.select(kept).joined(self.canaries.select(_rows(inside))),
+            training=training,
             members=self.data.select([row for row in ordered if coins[row].heads]),
             nonmembers=self.data.select(out),
             canaries=self.canaries,

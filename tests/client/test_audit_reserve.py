@@ -99,6 +99,22 @@ def test_only_what_is_asked_for_is_drawn(hold_out: float, canaries: int, tmp_pat
     assert sorted(path.name for path in (tmp_path / "audit").iterdir()) == sorted([DRAW, *tables])
 
 
+def test_too_few_records_to_hold_any_out(tmp_path: Path) -> None:
+    order = wanted(1, 0.5, 0)
+    seeds = (bytes([byte]) * 32 for byte in range(256))
+    with pytest.raises(DataError, match="rows: the audit's coins left out every record"):
+        draw_once(tmp_path / "audit", order, lambda _size: next(seed for seed in seeds if _all_out(order, seed)))
+    assert not (tmp_path / "audit").exists()
+
+
+def _all_out(order: AuditDraw, seed: bytes) -> bool:
+    try:
+        order.with_seed(seed)
+    except DataError:
+        return True
+    return False
+
+
 # -- on the disk -----------------------------------------------------------------------------------------------
 
 
