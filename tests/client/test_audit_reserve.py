@@ -1,11 +1,14 @@
 """The draw of an audit reserve: its coins, what is trained on, and the one draw on the disk (protocol.md §4.6)."""
 
+import hashlib
+import hmac
 import json
 import math
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,8 @@ from secagg_client.audit_files import DRAW, StoredDraw, draw_once
 from secagg_client.audit_reserve import AuditDraw
 from secagg_client.data import DataConfig, Examples, load_examples
 from secagg_client.tables import read_table
-from tests.client.support import LM, MEAN
+from tests.client.support import LM, MEAN, loaded
+from tests.small import Small
 
 KEY, CLIENT = "0a" * 32, "c1" * 32
 SEED = bytes(range(32))
@@ -40,6 +44,22 @@ def wanted(count: int = 400, hold_out: float = 0.4, canaries: int = 30) -> Audit
 def within(found: int, trials: int, rate: float) -> bool:
     """Within five deviations: by chance once in two million."""
     return abs(found - trials * rate) < 5 * math.sqrt(trials * rate * (1 - rate))
+
+
+def test_the_coins_are_those_of_the_specification() -> None:
+    """protocol.md §4.6a, word for word."""
+    order = wanted()
+    drawn = order.with_seed(SEED)
+    sides = dict[bool, set[str]]({True: set(), False: set()})
+    for text in order.data.texts:
+        digest = hashlib.sha256(text.encode()).digest()
+        tag = hmac.new(SEED, b"secagg/v1/audit-record" + b"\0" + digest, hashlib.sha256).digest()
+        if int.from_bytes(tag[:8], "little") < math.floor(Fraction(0.4) * 2**64):
+            sides[tag[8] % 2 == 1].add(text)
+    assert (set(drawn.members.texts), set(drawn.nonmembers.texts)) == (sides[True], sides[False])
+    for index, inside in enumerate(drawn.canary_is_in):
+        tag = hmac.new(SEED, b"secagg/v1/audit-canary" + b"\0" + index.to_bytes(8, "little"), hashlib.sha256).digest()
+        assert inside == (tag[8] % 2 == 1)
 
 
 @pytest.mark.parametrize("hold_out", [0.1, 0.5])
@@ -145,6 +165,16 @@ def test_the_draw_is_made_once_from_fresh_randomness(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "audit").iterdir()} == before
     assert draw_once(tmp_path / "other", order, os.urandom).nonmembers != first.nonmembers
     assert "record" not in repr(first)
+
+
+def test_sessions_that_name_one_key_share_the_draw(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    first, second = (Small().proposal.descriptor.statement for _ in range(2))
+    reserve, processor = AuditReserve(hold_out=0.4, canaries=5), loaded(tiny_bert_dir, MEAN).tokenizer
+    orders = [AuditDraw.of(each, reserve, CLIENT, rows(90), processor, first.ctx) for each in (first, second)]
+    assert orders[0] == orders[1] == AuditDraw.of(first, reserve, CLIENT, rows(90), processor)
+    assert AuditDraw.of(second, reserve, CLIENT, rows(90), processor).canaries != orders[1].canaries
+    draws = [draw_once(tmp_path / "audit", order, os.urandom) for order in orders]
+    assert draws[0] == draws[1]
 
 
 def test_killed_while_it_wrote_there_is_no_draw_yet(tmp_path: Path) -> None:

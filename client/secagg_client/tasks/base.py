@@ -168,8 +168,8 @@ TRAINED_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 class TaskKind(ABC):
     """One kind of task. A subclass sets the names below and writes the four methods.
 
-    `columns` and `canaries` are for audits: of a kind whose records are texts of its own, and of one that can have
-    canaries.
+    Two more are for audits: `columns`, where a record is not the text in column `text`, and `canaries`, where there can
+    be some.
 
     Attributes:
         name: what a plan's `task.kind` says.
