@@ -62,6 +62,7 @@ class Study:
     expiry_minutes: float = 120
     client_settings: dict[str, Any] = field(default_factory=dict)
     policy_changes: dict[str, Any] = field(default_factory=dict)
+    session_changes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def port(self) -> int:
@@ -147,6 +148,7 @@ class Study:
             {
                 "plan": "plan.json", "n_min": self.n_min, "n_max": max(10, self.clients), "corrupt_keyholders": 1,
                 "upload_minutes": self.upload_minutes, "expiry_minutes": self.expiry_minutes, "rounds": self.rounds,
+                **self.session_changes,
             }
         )  # fmt: skip
         for name in self.client_names:

@@ -126,14 +126,14 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     patience = Patience(log, config.patience_minutes)
     check_issued_by(party.identity, party.authority, patience.now)
     policy = load_toml(config.policy, Policy)
-    training = LocalTraining(config, policy, log)
+    training = LocalTraining(config, policy, log, party.identity.fingerprint, os.urandom)
     training.ledger.entries()  # one that is missing or altered is said before anything is asked of the coordinator
     with channel(config.coordinator, party) as line:
         ClientRun(
             signer=party.signer,
             authority=party.authority,
             policy=policy,
-            shelf=SessionShelf(config.state / "sessions", party.signer, os.urandom),
+            shelf=SessionShelf(config.sessions, party.signer, os.urandom),
             contribution=ContributionCalls(line),
             publication=PublicationCalls(line),
             training=training,

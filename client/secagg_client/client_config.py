@@ -122,6 +122,11 @@ class ClientConfig(Frozen):
     patience_minutes: float = Field(gt=0, default=60.0)
 
     @property
+    def sessions(self) -> Path:
+        """The folder of all sessions: one folder in it for each, by its ctx."""
+        return self.state / "sessions"
+
+    @property
     def ledger_files(self) -> LedgerFiles:
         """Where the ledger and its witness are."""
         return LedgerFiles(self.ledger, self.witness or self.identity / WITNESS_FOLDER)

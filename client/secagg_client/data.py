@@ -60,6 +60,10 @@ class Examples:
         labels = tuple(self.labels[row] for row in rows) if self.labels else ()
         return Examples(self.source, tuple(self.texts[row] for row in rows), labels)
 
+    def joined(self, more: "Examples") -> "Examples":
+        """These examples and then `more`."""
+        return Examples(self.source, self.texts + more.texts, self.labels + more.labels)
+
 
 def _class_index(value: object, row: int, task: TaskSpec, feature: object, where: str) -> int:
     if isinstance(feature, ClassLabel) and isinstance(value, int) and 0 <= value < feature.num_classes:

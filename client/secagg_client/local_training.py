@@ -13,7 +13,10 @@ from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError
 from secagg.plan import Plan
 from secagg.policy import Policy
+from secagg.randomness import Randomness
 from secagg_client.accounting import Mechanism
+from secagg_client.audit_files import FOLDER, draw_once
+from secagg_client.audit_reserve import AuditDraw
 from secagg_client.client_config import ClientConfig
 from secagg_client.client_state import Trained
 from secagg_client.data import Examples, load_examples
@@ -31,16 +34,22 @@ REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LocalTraining:
-    """`secagg_client.client_run.Training` on this machine."""
+    """`secagg_client.client_run.Training` on this machine. `client` is the fingerprint of who trains.
+
+    `random` is for secrets: pass the operating system's.
+    """
 
     config: ClientConfig
     policy: Policy
     log: EventLog
+    client: str
+    random: Randomness
 
     def prepare(self, descriptor: Descriptor, plan: Plan) -> "LocalRun":
-        """Load and check model and data; `plan` is the descriptor's, but for where this round starts.
+        """Load and check model and data, and draw what is reserved for an audit, once (protocol.md §4.6c).
 
-        Raises ModelError, DataError, TrainingError, AccountingError, ConfigError.
+        `plan` is the descriptor's, but for where this round starts.
+        Raises ModelError, DataError, TrainingError, AccountingError, ConfigError, StorageError.
         """
         if self.config.training.threads is not None:
             torch.set_num_threads(self.config.training.threads)
@@ -51,7 +60,8 @@ class LocalTraining:
         mechanism = mechanism_of(plan.training, self.config.declared_size)
         source = noise_source(plan, self.config)
         self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, records=len(data))
-        return LocalRun(self, descriptor, plan, base, data, held_out, mechanism, source)
+        training = self._without_reserve(descriptor, base, data)
+        return LocalRun(self, descriptor, plan, base, data, training, held_out, mechanism, source)
 
     def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
         """Enter that this result is about to leave. Raises LedgerError when another did, or may."""
@@ -87,6 +97,17 @@ class LocalTraining:
             raise ConfigError("there is no [evaluation] to load held-out examples from")
         return load_examples(self.config.evaluation.to_config(), plan.task)
 
+    def _without_reserve(self, descriptor: Descriptor, base: LoadedBase, data: Examples) -> Examples:
+        """What is trained on: all data, but for what the session reserves for an audit, and canaries."""
+        if descriptor.audit is None:
+            return data
+        wanted = AuditDraw.of(descriptor, descriptor.audit, self.client, data, base.tokenizer, descriptor.series)
+        drawn = draw_once(self.config.sessions / wanted.key / FOLDER, wanted, self.random)
+        self.log.emit(
+            "reserved", members=len(drawn.members), nonmembers=len(drawn.nonmembers), canaries=len(drawn.canaries)
+        )
+        return drawn.training
+
     def _last(self, descriptor: Descriptor) -> str | None:
         run = (descriptor.series, descriptor.number)
         kinds = [entry.kind for entry in self.ledger.entries() if entry.run == run]
@@ -98,13 +119,14 @@ class LocalTraining:
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
-    """One run, checked and ready."""
+    """One run, checked and ready. The ledger is charged for all `data`, whatever of them is in `training`."""
 
     owner: LocalTraining
     descriptor: Descriptor
     plan: Plan = field(repr=False)
     base: LoadedBase
     data: Examples
+    training: Examples
     held_out: Examples | None
     mechanism: Mechanism
     source: NoiseSource
@@ -126,7 +148,7 @@ class LocalRun:
         update = train(
             self.plan,
             self.base,
-            self.data,
+            self.training,
             config.declared_size,
             self.source,
             progress=_reporter(self.owner.log, self.descriptor.steps.stop),

@@ -73,7 +73,7 @@ class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
         super().__init__(model, loss_reduction="sum", strict=True)
         self._linear = [module for module in model.modules() if _is_ours(module)]
         for layer in self._linear:
-            layer.forward = partial(_forward, layer)
+            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
 
     def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
         """Those that Opacus hooks."""

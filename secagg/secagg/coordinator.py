@@ -15,7 +15,15 @@ from pydantic import Field, ValidationError
 
 from secagg import shamir
 from secagg.accumulate import Accumulator
-from secagg.descriptor import CommitteeMember, Descriptor, RingChoice, RosterMember, SignedDescriptor, quorum
+from secagg.descriptor import (
+    AuditReserve,
+    CommitteeMember,
+    Descriptor,
+    RingChoice,
+    RosterMember,
+    SignedDescriptor,
+    quorum,
+)
 from secagg.encodings.registry import encoding_of
 from secagg.errors import HashMismatch, MalformedError, OpeningError, ProtocolViolation, ShareError, TooFewContributions
 from secagg.evidence import ShareAnswer
@@ -49,6 +57,7 @@ class SessionSpec(Frozen):
     corrupt_keyholders: int = Field(ge=0, default=1)
     upload_seconds: int = Field(ge=1)
     expiry_seconds: int = Field(ge=2)
+    audit: AuditReserve | None = None
 
 
 def create_session(
@@ -88,6 +97,7 @@ def create_session(
             created_at=now,
             upload_deadline=now + spec.upload_seconds,
             expires_at=now + spec.expiry_seconds,
+            audit=spec.audit,
         )
     except ValidationError as error:
         raise MalformedError(f"the session does not hold together: {first_problem(error, '')}") from None

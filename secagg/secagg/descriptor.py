@@ -43,6 +43,30 @@ class RingChoice(Frozen):
     security_bits: int = Field(ge=128)
 
 
+class AuditReserve(Frozen):
+    """What each client sets aside so that the finished run can be audited (protocol.md §4.6).
+
+    A record becomes a candidate with probability `hold_out`; each candidate, and each of a client's `canaries`, is in
+    or out of training by a fair coin that the client alone knows.
+    """
+
+    hold_out: float = Field(ge=0, le=0.5, default=0.0)
+    canaries: int = Field(ge=0, le=100_000, default=0)
+
+    @property
+    def summary(self) -> str:
+        """What is reserved, in words."""
+        parts = [f"each record with probability {self.hold_out:g}"] if self.hold_out else []
+        parts += [f"{self.canaries} canaries at each client"] if self.canaries else []
+        return f"{' and '.join(parts)}, in training or out of it by a fair coin"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.hold_out and not self.canaries:
+            raise ValueError("audit: nothing is reserved; set hold_out or canaries above 0, or leave audit out")
+        return self
+
+
 class Descriptor(Statement):
     """Everything that is agreed before a session. `ctx` is its hash; nothing outside it has meaning."""
 
@@ -63,6 +87,7 @@ class Descriptor(Statement):
     created_at: Seconds
     upload_deadline: Seconds
     expires_at: Seconds
+    audit: AuditReserve | None = Field(default=None, exclude_if=lambda reserve: reserve is None)
 
     @classmethod
     def purpose(cls) -> str:

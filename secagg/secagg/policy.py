@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from secagg.canonical import statement_hash
-from secagg.descriptor import Descriptor
+from secagg.descriptor import AuditReserve, Descriptor
 from secagg.errors import PolicyViolation
 from secagg.identity import Identity, check_issued_by
 from secagg.plan import Frozen, Hash, Method, Options, Plan, TaskSpec, TensorSpec
@@ -118,6 +118,9 @@ class Policy(Anchors):
 
     `min_weight` is the smallest public weight that any client may have; 1 means equal weights. Among very small weights
     one full one would stand out of the sum as if it were alone.
+
+    `max_audit_hold_out` and `max_audit_canaries` are how much a session may reserve for an audit (protocol.md §4.6):
+    nothing, unless the institution agrees that part of its records is left out and canaries are trained on.
     """
 
     max_releases: int = Field(ge=1, default=1)
@@ -129,6 +132,8 @@ class Policy(Anchors):
     max_delta: float = Field(gt=0, lt=1)
     noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
     min_weight: float = Field(gt=0, le=1, default=1.0)
+    max_audit_hold_out: float = Field(ge=0, le=0.5, default=0.0)
+    max_audit_canaries: int = Field(ge=0, default=0)
 
     def check(self, descriptor: Descriptor) -> None:
         """Raise PolicyViolation, naming the first rule that the descriptor breaks."""
@@ -149,6 +154,8 @@ class Policy(Anchors):
                 "heavier ones"
             )
         self._check_privacy(descriptor)
+        if descriptor.audit is not None:
+            self._check_audit(descriptor.audit)
 
     def _check_privacy(self, descriptor: Descriptor) -> None:
         training = descriptor.plan.training
@@ -160,6 +167,18 @@ class Policy(Anchors):
             raise PolicyViolation(f"delta {training.delta} is above the policy's {self.max_delta}")
         if training.noise not in self.noise:
             raise PolicyViolation(f"{training.noise} noise is not among {', '.join(self.noise)}")
+
+    def _check_audit(self, reserve: AuditReserve) -> None:
+        if reserve.hold_out > self.max_audit_hold_out:
+            raise PolicyViolation(
+                f"the session holds records out for an audit with probability {reserve.hold_out:g}, the policy allows "
+                f"{self.max_audit_hold_out:g}: set max_audit_hold_out = {reserve.hold_out:g} in it if you agree"
+            )
+        if reserve.canaries > self.max_audit_canaries:
+            raise PolicyViolation(
+                f"the session puts up to {reserve.canaries} canaries into each client's training, the policy allows "
+                f"{self.max_audit_canaries}: set max_audit_canaries = {reserve.canaries} in it if you agree"
+            )
 
 
 def check_authority(descriptor: Descriptor, authority_pem: str, now: int) -> None:

@@ -355,6 +355,7 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
         f"Committee: {certificate.committee_note}. Security: {certificate.security_bits} bits (core-SVP). "
         "No single contribution was opened.",
         "",
+        *([f"Reserved for an audit: {descriptor.audit.summary}.", ""] if descriptor.audit else []),
         "## Use",
         "",
         "```python",

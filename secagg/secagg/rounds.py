@@ -130,4 +130,5 @@ def _agreement(descriptor: "Descriptor") -> dict[str, object]:
         "numbers of corrupt key-holders": descriptor.corrupt_keyholders,
         "coordinators": descriptor.coordinator_identity.fingerprint,
         "least numbers of clients": descriptor.n_min,
+        "audit reserves": descriptor.audit,
     }

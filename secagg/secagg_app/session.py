@@ -13,7 +13,7 @@ from pydantic import Field
 
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import SessionSpec, create_session
-from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
+from secagg.descriptor import AuditReserve, CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.encodings.registry import encoding_of
 from secagg.errors import ConfigError, SecaggError
 from secagg.identity import Role, identify
@@ -65,6 +65,7 @@ class SessionConfig(Frozen):
     rounds: int = Field(ge=1, le=MAX_ROUNDS, default=1)
     upload_minutes: float = Field(gt=0)
     expiry_minutes: float = Field(gt=0)
+    audit: AuditReserve | None = None
 
     def spec(self) -> SessionSpec:
         """The numbers, with times in seconds."""
@@ -75,6 +76,7 @@ class SessionConfig(Frozen):
             corrupt_keyholders=self.corrupt_keyholders,
             upload_seconds=max(1, round(60 * self.upload_minutes)),
             expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+            audit=self.audit,
         )
 
 
@@ -166,6 +168,7 @@ def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] 
         "epsilon": plan.training.epsilon,
         "delta": plan.training.delta,
         "noise": plan.training.noise,
+        "audit reserve": descriptor.audit.summary if descriptor.audit else "nothing",
         "protocol": descriptor.protocol,
         "security bits": descriptor.ring.security_bits,
         "upload bytes": descriptor.parameters.ciphertext_bytes,

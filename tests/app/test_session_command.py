@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from secagg.descriptor import SignedDescriptor
+from secagg.descriptor import AuditReserve, SignedDescriptor
 from secagg.signing import parse_model
 from secagg_app.main import cli
 from tests.study import Study
+
+LAST = "expiry_minutes = 120"
+"""The last line of a session.toml before its tables."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,19 @@ def test_show(study: Study) -> None:
     assert shown["adapter schema hash"] in plain
 
 
+def test_what_is_reserved_for_an_audit_is_signed_and_shown(study: Study, tmp_path: Path) -> None:
+    plain = CliRunner().invoke(cli, ["session", "show", str(study.folder / "session.json")]).output
+    assert re.search(r"^audit reserve +nothing$", plain, re.MULTILINE)
+    text = (study.folder / "session.toml").read_text()
+    out = tmp_path / "session.json"
+    result = create(study, text.replace(LAST, f"{LAST}\n[audit]\nhold_out = 0.125\ncanaries = 30", 1), out)
+    assert result.exit_code == 0, result.output
+    signed = parse_model(SignedDescriptor, out.read_bytes()).check(approved=False)
+    assert signed.audit == AuditReserve(hold_out=0.125, canaries=30)
+    shown = CliRunner().invoke(cli, ["session", "show", str(out)]).output
+    assert re.search(r"^audit reserve +each record with probability 0.125 and 30 canaries", shown, re.MULTILINE)
+
+
 def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
     content = json.loads((study.folder / "session.json").read_text())
     content["descriptor"]["statement"]["nonce"] = "00" * 32
@@ -70,6 +86,11 @@ def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
         ("holder-1/identity/certificate.pem", "client-1/identity/certificate.pem", "not for keyholder"),
         ("holder-1/offer.json", "holder-2/offer.json", "signed by"),
         ("plan.json", "policy.toml", "policy.toml: Plan"),
+        (LAST, f"{LAST}\n[audit]", "audit: nothing is reserved; set hold_out or canaries above 0"),
+        (LAST, f"{LAST}\n[audit]\nhold_out = 0.7", "audit.hold_out: Input should be less than or equal to 0.5"),
+        (LAST, f"{LAST}\n[audit]\nhold_out = 0.1\ncanaries = -1", "audit.canaries: Input should be greater than"),
+        (LAST, f"{LAST}\n[audit]\ncanaries = 1.5", "audit.canaries: Input should be a valid integer"),
+        (LAST, f"{LAST}\n[audit]\ncanary = 5", "audit.canary: Extra inputs are not permitted"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(study: Study, tmp_path: Path, old: str, new: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """Training as the client's process does it, on a tiny model: checks, ledger, progress, evaluation."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from tests.client.support import MEAN, loaded, plan_for, settings
 from tests.small import Small
 from tests.study import toml
 from tests.tiny import LABELS, sentences
+
+CLIENT = "c1" * 32
 
 
 def write_data(path: Path, count: int, seed: int = 0) -> Path:
@@ -60,7 +63,7 @@ def config(folder: Path, model: Path, **changes: Any) -> ClientConfig:
 
 def training(small: Small, folder: Path, model: Path, **changes: Any) -> LocalTraining:
     log = EventLog(folder / "state" / "events.jsonl")
-    return LocalTraining(config(folder, model, **changes), small.policy, log)
+    return LocalTraining(config(folder, model, **changes), small.policy, log, CLIENT, os.urandom)
 
 
 def events(folder: Path, name: str) -> list[dict[str, Any]]:

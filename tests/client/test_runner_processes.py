@@ -8,6 +8,7 @@ import pytest
 from secagg.plan import Plan
 from secagg.signing import parse_model
 from secagg_client.client_config import ClientConfig
+from secagg_client.data import DataConfig, load_examples
 from secagg_client.ledger import Ledger
 from secagg_host.config import load_toml
 from tests.client.test_local_training import write_data
@@ -25,6 +26,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     secagg("client", "plan", *where, "--task", "classify", *labels, *size)
     study = Study(root, plan=parse_model(Plan, (root / "plan.json").read_bytes()))
     study.client_settings = {"evaluation": {"path": "../heldout.jsonl"}}
+    study.session_changes = {"audit": {"hold_out": 0.4, "canaries": 6}}
+    study.policy_changes = {"max_audit_hold_out": 0.4, "max_audit_canaries": 6}
     write_data(root / "heldout.jsonl", 40, seed=9)
     for index, name in enumerate(study.client_names):
         (root / name).mkdir()
@@ -53,6 +56,7 @@ def test_the_whole_road_with_a_client_and_a_key_holder_killed(study: Study) -> N
         found = [event["model"] for event in processes[last].events if event["event"] == "evaluated"]
         assert found == ["own", "start", "release"], "the run that was killed scored nothing"
     check_release(study, folder)
+    check_reserve(study, last)
 
 
 def check_release(study: Study, folder: Path) -> None:
@@ -65,3 +69,20 @@ def check_release(study: Study, folder: Path) -> None:
             assert (folder / name / "release" / path.name).read_bytes() == path.read_bytes()
     shown = json.loads(secagg("evaluate", folder / "release", "--data", folder / "heldout.jsonl", "--json"))
     assert shown["release"]["loss"] != shown["start"]["loss"]
+
+
+def check_reserve(study: Study, killed: str) -> None:
+    """Each client has what its auditor needs; the one that was killed went on with the draw it had made."""
+    task, tables = study.plan.task, ("members", "nonmembers", "canaries")
+    canaries = list[str]()
+    for name in study.client_names:
+        (folder,) = (study.folder / name / "state" / "sessions").glob("*/audit")
+        found = {part: load_examples(DataConfig(source=str(folder / f"{part}.parquet")), task) for part in tables}
+        lines = (study.folder / name / "state" / "events.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        reserved = [{part: event[part] for part in tables} for event in events if event["event"] == "reserved"]
+        assert reserved == [{part: len(found[part]) for part in tables}] * (2 if name == killed else 1)
+        canaries += found["canaries"].texts
+    assert len(set(canaries)) == 6 * len(study.client_names)
+    card = (study.folder / "release" / "README.md").read_text()
+    assert "Reserved for an audit: each record with probability 0.4 and 6 canaries at each client" in card

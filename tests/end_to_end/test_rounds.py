@@ -32,7 +32,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     where = ("--model", root / "model", "--out", root / "plan.json")
     secagg("client", "plan", *where, "--task", "classify", *labels, "--steps", "6", "--batch-size", "16")
     plan = parse_model(Plan, (root / "plan.json").read_bytes())
-    study = Study(root, clients=4, rounds=2, closes_at=3, plan=plan, policy_changes={"max_rounds": 2})
+    study = Study(root, clients=4, rounds=2, closes_at=3, plan=plan)
+    study.policy_changes = {"max_rounds": 2, "max_audit_hold_out": 0.3}
+    study.session_changes = {"audit": {"hold_out": 0.3}}
     study.client_settings = {"training": {"threads": 1}}
     for index, name in enumerate(study.client_names):
         (root / name).mkdir()
@@ -99,6 +101,13 @@ def test_the_ledger_counts_rounds_of_one_series(study: Study) -> None:
     both, one = book(HERE).spent(limits)[0], book(ABSENT).spent(limits)[0]
     assert (both.steps, one.steps) == (6, 3)
     assert one.epsilon < both.epsilon <= study.plan.training.epsilon  # type: ignore[operator]
+
+
+def test_all_rounds_train_on_one_draw_of_the_audit(study: Study) -> None:
+    series = json.loads((release(study, 1) / "release.json").read_text())["statement"]["ctx"]
+    for name in study.client_names:
+        found = sorted((study.folder / name / "state" / "sessions").glob("*/audit/draw.json"))
+        assert [path.parent.parent.name for path in found] == [series]
 
 
 def test_there_is_no_third_round_of_two(study: Study) -> None:

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from secagg.descriptor import AuditReserve
 from secagg.privacy import PrivacyStatement
 from secagg.release import Evaluation, Metric, ReleaseCertificate, TimelineEvent, draft_certificate
 from secagg_server.report import ClientBytes, Guess, render
@@ -153,3 +154,12 @@ def test_bytes_are_those_of_the_session(small: Small) -> None:
     assert sizes.boxes == sum(len(box) for box in upload.boxes)
     assert sizes.plain == 4 * small.plan.length
     assert sizes.ckks == 235_100
+
+
+def test_the_page_says_what_was_reserved_for_an_audit(small: Small, certificate: ReleaseCertificate) -> None:
+    assert "reserved for an audit" not in read(render(certificate)).text
+    descriptor = small.descriptor.model_copy(update={"audit": AuditReserve(hold_out=0.25, canaries=40)})
+    signed = small.session.descriptor.model_copy(update={"statement": descriptor})
+    session = small.session.model_copy(update={"descriptor": signed})
+    page = read(render(certificate.model_copy(update={"session": session}))).text
+    assert "reserved for an auditeach record with probability 0.25 and 40 canaries at each client" in page

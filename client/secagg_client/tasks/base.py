@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # data and models ask the registry for their part of a task
     from datasets import Dataset
 
     from secagg_client.data import DataConfig, Examples
+    from secagg_client.tasks.canaries import PublicDraws
 
 
 class Row(Protocol):
@@ -167,6 +168,9 @@ TRAINED_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 class TaskKind(ABC):
     """One kind of task. A subclass sets the names below and writes the four methods.
 
+    Two more are for audits: `columns`, where a record is not the text in column `text`, and `canaries`, where there can
+    be some.
+
     Attributes:
         name: what a plan's `task.kind` says.
         summary: one line for `--help`.
@@ -202,6 +206,15 @@ class TaskKind(ABC):
     @abstractmethod
     def make(self, spec: TaskSpec, processor: Any, prefix: Prefix) -> AnyTask:
         """The task itself."""
+
+    def columns(self, examples: "Examples", spec: TaskSpec) -> dict[str, list[Any]]:
+        """Examples as columns that `read` takes, under the default names."""
+        classes = {"label": [spec.labels[label] for label in examples.labels]} if spec.labels else {}
+        return {"text": list(examples.texts), **classes}
+
+    def canaries(self, spec: TaskSpec, processor: Any, draws: "PublicDraws", count: int) -> "Examples":  # noqa: ARG002
+        """`count` different records, functions of `draws` alone, for audits. Raises ConfigError: this kind has none."""
+        raise ConfigError(f"task {self.name} has no canaries: set canaries = 0 in [audit] of the session")
 
 
 def pad(rows: Sequence[Encoded], token: int) -> Batch:

@@ -13,12 +13,15 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from secagg.errors import ConfigError, ModelError
 from secagg.plan import TaskSpec
+from secagg_client.data import Examples
 from secagg_client.tasks.base import TRAINED_LAYERS, BaseParts, Prefix, TaskOptions, read_options
+from secagg_client.tasks.canaries import PublicDraws, distinct
 from secagg_client.tasks.language import Language, LanguageTask
 
 BASE = "lstm"
 """What such a plan calls its base model."""
 UNKNOWN = 0
+CANARY_CHARACTERS = 24
 ALPHABET = "\n !\"'(),-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz"
 
 
@@ -117,6 +120,15 @@ class Characters(Language):
     def make(self, spec: TaskSpec, processor: Any, prefix: Prefix) -> LanguageTask:
         """With a CharacterTokenizer."""
         return LanguageTask(spec, processor, prefix)
+
+    def canaries(self, spec: TaskSpec, processor: Any, draws: PublicDraws, count: int) -> Examples:  # noqa: ARG002
+        """Random characters of the alphabet that are no white space. Raises ConfigError when there are none."""
+        visible = [character for character in read_options(spec, CharacterOptions).alphabet if character.strip()]
+        if not visible:
+            raise ConfigError("options of task chars: alphabet: nothing but white space, so there are no canaries")
+        length = min(spec.max_length, CANARY_CHARACTERS)
+        found = distinct(count, lambda: "".join(visible[draws.below(len(visible))] for _ in range(length)))
+        return Examples("canaries", found)
 
 
 KINDS = (Characters(),)

@@ -13,6 +13,7 @@ from secagg.errors import DataError, ModelError
 from secagg.plan import TaskSpec
 from secagg_client.data import DataConfig, Examples, column, texts
 from secagg_client.tasks.base import Encoded, Prefix, TaskOptions, read_options
+from secagg_client.tasks.canaries import WORDS, PublicDraws, Vocabulary, distinct
 from secagg_client.tasks.language import Language, LanguageTask
 
 if TYPE_CHECKING:
@@ -120,15 +121,34 @@ class Chat(Language):
         else:
             prompts = texts(column(table, config, "prompt_column"), config.source, "prompt")
             responses = texts(column(table, config, "response_column"), config.source, "response")
-            found = [
-                [{"role": "user", "content": prompt}, {"role": ASSISTANT, "content": response}]
-                for prompt, response in zip(prompts, responses, strict=True)
-            ]
-        return Examples(config.source, tuple(json.dumps(messages, ensure_ascii=False) for messages in found))
+            found = [_exchange(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        return Examples(config.source, tuple(map(_record, found)))
 
     def make(self, spec: TaskSpec, processor: Any, prefix: Prefix) -> ChatTask:
         """With a tokenizer."""
         return ChatTask(spec, processor, prefix)
+
+    def columns(self, examples: Examples, spec: TaskSpec) -> dict[str, list[Any]]:  # noqa: ARG002 - the signature
+        """Conversations."""
+        return {"messages": [json.loads(text) for text in examples.texts]}
+
+    def canaries(self, spec: TaskSpec, processor: Any, draws: PublicDraws, count: int) -> Examples:
+        """A prompt and a response of random words; short, so that the template's own tokens have room."""
+        words, vocabulary = max(1, min(WORDS, spec.max_length // 8)), Vocabulary(processor)
+
+        def conversation() -> str:
+            prompt, response = (vocabulary.text(draws, words) for _ in range(2))
+            return _record(_exchange(prompt, response))
+
+        return Examples("canaries", distinct(count, conversation))
+
+
+def _exchange(prompt: str, response: str) -> list[Message]:
+    return [{"role": "user", "content": prompt}, {"role": ASSISTANT, "content": response}]
+
+
+def _record(messages: list[Message]) -> str:
+    return json.dumps(messages, ensure_ascii=False)
 
 
 def _messages(value: object, where: str) -> list[Message]:

@@ -28,6 +28,7 @@ from secagg_client.tasks.base import (
     pad,
     tokenise,
 )
+from secagg_client.tasks.canaries import WORDS, PublicDraws, Vocabulary, distinct
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -136,6 +137,12 @@ class Classify(TaskKind):
     def make(self, spec: TaskSpec, processor: Any, prefix: Prefix) -> ClassifyTask:
         """With a tokenizer."""
         return ClassifyTask(spec, processor, prefix)
+
+    def canaries(self, spec: TaskSpec, processor: Any, draws: PublicDraws, count: int) -> Examples:
+        """Random words of the tokenizer's, with a random class each."""
+        words, vocabulary = max(2, min(WORDS, spec.max_length // 2)), Vocabulary(processor)
+        found = distinct(count, lambda: vocabulary.text(draws, words))
+        return Examples("canaries", found, tuple(draws.below(len(spec.labels)) for _ in found))
 
 
 def _load_sequence_classifier(model: str, spec: TaskSpec, padding: int) -> tuple[Any, str]:

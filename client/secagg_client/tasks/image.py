@@ -34,12 +34,16 @@ from secagg_client.tasks.base import (
     device_of,
     read_options,
 )
+from secagg_client.tasks.canaries import PublicDraws, distinct
 from secagg_client.tasks.classify import check_labels, classification_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 HEAD_NAMES = ("classifier", "head", "fc")
+CANARY_SIDE = 32
+PPM = b"P6\n%d %d\n255\n" % (CANARY_SIDE, CANARY_SIDE)
+"""A file format of plain bytes: the same canary is the same file, whatever library wrote it."""
 
 
 class ImageOptions(TaskOptions):
@@ -176,6 +180,16 @@ class ImageClassify(TaskKind):
     def make(self, spec: TaskSpec, processor: Any, prefix: Prefix) -> ImageTask:  # noqa: ARG002 - the signature
         """With an image processor."""
         return ImageTask(spec, processor)
+
+    def columns(self, examples: Examples, spec: TaskSpec) -> dict[str, list[Any]]:
+        """Image files' bytes, and classes."""
+        files = [base64.b64decode(text) for text in examples.texts]
+        return {"image": files, "label": [spec.labels[label] for label in examples.labels]}
+
+    def canaries(self, spec: TaskSpec, processor: Any, draws: PublicDraws, count: int) -> Examples:  # noqa: ARG002
+        """Random colours, with a random class each; the model's processor brings them to its size."""
+        found = distinct(count, lambda: base64.b64encode(PPM + draws.raw(3 * CANARY_SIDE**2)).decode())
+        return Examples("canaries", found, tuple(draws.below(len(spec.labels)) for _ in found))
 
 
 def _load_processor(model: str) -> Any:

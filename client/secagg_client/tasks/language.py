@@ -30,6 +30,7 @@ from secagg_client.tasks.base import (
     pad,
     tokenise,
 )
+from secagg_client.tasks.canaries import WORDS, PublicDraws, Vocabulary, distinct
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -132,6 +133,11 @@ class Language(TaskKind):
     def make(self, spec: TaskSpec, processor: Any, prefix: Prefix) -> LanguageTask:
         """With a tokenizer."""
         return LanguageTask(spec, processor, prefix)
+
+    def canaries(self, spec: TaskSpec, processor: Any, draws: PublicDraws, count: int) -> Examples:
+        """Random words of the tokenizer's (Carlini et al., The Secret Sharer, 2019)."""
+        words, vocabulary = max(2, min(WORDS, spec.max_length // 2)), Vocabulary(processor)
+        return Examples("canaries", distinct(count, lambda: vocabulary.text(draws, words)))
 
 
 KINDS = (Language(),)
