@@ -147,7 +147,7 @@ class Study:
         text = toml(
             {
                 "plan": "plan.json", "n_min": self.n_min, "n_max": max(10, self.clients), "corrupt_keyholders": 1,
-                "upload_minutes": self.upload_minutes, "expiry_minutes": self.expiry_minutes, "rounds": self.rounds,
+                "rounds": self.rounds, "upload_minutes": self.upload_minutes, "expiry_minutes": self.expiry_minutes,
                 **self.session_changes,
             }
         )  # fmt: skip

@@ -74,7 +74,8 @@ def test_what_is_held_out_is_not_trained_on(
 def test_every_attempt_takes_the_same_draw_and_all_records_are_charged(
     audited: Small, tiny_bert_dir: Path, tmp_path: Path
 ) -> None:
-    first = training(audited, tmp_path, tiny_bert_dir).prepare(audited.descriptor, audited.plan)  # and killed before the charge
+    # killed before the charge
+    first = training(audited, tmp_path, tiny_bert_dir).prepare(audited.descriptor, audited.plan)
     second = training(audited, tmp_path, tiny_bert_dir).prepare(audited.descriptor, audited.plan)
     second.charge()
     third = training(audited, tmp_path, tiny_bert_dir).prepare(audited.descriptor, audited.plan)
