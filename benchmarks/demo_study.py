@@ -13,14 +13,13 @@ the protocol itself, whose keys and stochastic rounding (16 bits a value) come f
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
@@ -39,6 +38,7 @@ from secagg_app.demo.baselines import mean_change
 from secagg_app.demo.settings import DELTA, institution, tweets_recipe
 from secagg_app.demo.split import Split, split
 from secagg_app.demo.toml import dump
+from secagg_app.workers import workers
 from secagg_client.baselines import head_plan, majority, train_head, without_privacy, zero_shot
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change
@@ -249,14 +249,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="written here; finished seeds are kept beside it")
     parser.add_argument("--steps", type=int, help="shorter schedules, to try the script; no figure of it means a thing")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
     kept = kept_folder(options.json, options.steps)
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            found = all_seeds(pool, options.seeds, kept, options.steps)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # a training takes a minute: nobody waits for it now
-            raise
+    with workers(os.cpu_count() or 1) as pool:
+        found = all_seeds(pool, options.seeds, kept, options.steps)
     content = json.dumps(report(found, options.steps), indent=1, allow_nan=False)
     write_atomic(options.json, (content + "\n").encode())
     say(f"written: {options.json}")

@@ -6,13 +6,9 @@ slows them all. Ours with and without privacy draw the same examples. Peak memor
 
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import statistics
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.table import Table
+
+from secagg_app.workers import workers
 
 if TYPE_CHECKING:
     from secagg.plan import TaskSpec
@@ -113,25 +111,19 @@ def run_shape(model: str, batch: int, tokens: int, blocks: int, steps: int) -> S
 
     full, real = workloads(model, batch, tokens)
     arms = (*OURS, *OTHERS)
-    with _fresh_process() as pool:
+    with workers(1) as pool:
         timed = pool.submit(_time, full, arms, blocks, steps).result()
-    with _fresh_process() as pool:
+    with workers(1) as pool:
         rates = pool.submit(_rates, real, ("dp", *OTHERS, "plain"), blocks, steps).result()
     costs = dict[str, ArmCost]()
     for arm in arms:
-        with _fresh_process() as pool:
+        with workers(1) as pool:
             peak, before = pool.submit(_memory, full, arm).result()
         seconds = timed[arm]
         costs[arm] = ArmCost(
             seconds, 1e3 * statistics.median(seconds) / steps, rates.get(arm, 0.0), peak, peak - before
         )
     return ShapeCost(model, batch, tokens, costs)
-
-
-@contextmanager
-def _fresh_process() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
 
 
 def _time(load: "Workload", arms: "tuple[Arm, ...]", blocks: int, steps: int) -> "dict[str, tuple[float, ...]]":
@@ -196,8 +188,8 @@ def training(model: str, blocks: int, steps: int, json_file: Path | None) -> Non
             console.print(f"{name}, {batch} x {tokens} tokens ...")
             costs.append(run_shape(name, batch, tokens, blocks, steps))
             Console().print(_table(costs[-1]))
-    if json_file is not None:
-        write_atomic(json_file, (json.dumps(to_json(costs), indent=2) + "\n").encode())
+            if json_file is not None:  # after each: a machine that is needed loses nothing
+                write_atomic(json_file, (json.dumps(to_json(costs), indent=2) + "\n").encode())
 
 
 def to_json(costs: list[ShapeCost]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import click
 
 from secagg_app.lazy import LazyCommand, LazyGroup
+from secagg_app.workers import end_with_supervisor
 
 COMMANDS = {
     "demo": LazyCommand(
@@ -36,4 +37,5 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
+    end_with_supervisor()
     cli(prog_name="secagg")

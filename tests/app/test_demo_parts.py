@@ -17,10 +17,11 @@ from rich.console import Console
 from secagg.errors import ConfigError, ProcessFailed
 from secagg_app.demo.command import demo as demo_command
 from secagg_app.demo.layout import MARKER, claim
-from secagg_app.demo.processes import Event, Supervisor, as_typed, environment, last_error, run_command
+from secagg_app.demo.processes import Event, Supervisor, as_typed, last_error, run_command
 from secagg_app.demo.settings import DemoSettings, own_classify_recipe, scaled, targeted, tweets_recipe
 from secagg_app.demo.toml import dump
 from secagg_app.demo.view import Board, JsonView, LineView, ScreenView
+from secagg_app.workers import environment
 
 keys = st.text(st.characters(min_codepoint=32, max_codepoint=1000), min_size=1, max_size=12)
 scalars = st.one_of(

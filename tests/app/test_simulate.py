@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
-from secagg.errors import ConfigError, EncodingError
+from secagg.errors import ConfigError, EncodingError, StorageError
 from secagg_app.main import cli
 from secagg_app.simulate import sweep as sweep_module
 from secagg_app.simulate.cell import Cell
@@ -95,7 +95,7 @@ def test_a_sweep_goes_on_where_it_was(simulation: Simulation, tmp_path: Path, mo
     with sweep.locked():
         sweep.keep(first, {"arm": "start", "value": 0.4, "extra": 1})
         assert run_sweep(sweep, 1, lambda _: None) == []
-        with pytest.raises(ConfigError, match="another sweep is at work"), Sweep(simulation, tmp_path / "out").locked():
+        with pytest.raises(StorageError, match="in use by another run"), Sweep(simulation, tmp_path / "out").locked():
             pass
     assert ran == rest
     table = pyarrow.parquet.read_table(sweep.write_table()).to_pylist()

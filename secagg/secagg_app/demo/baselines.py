@@ -4,11 +4,9 @@ A deployment has nothing like it. Nothing here is sealed or released; the update
 through a pipe, never a disk or a network.
 """
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 
 from secagg.plan import Plan
 from secagg_app.demo.figures import HEAD, MAJORITY, PLAIN
-from secagg_app.demo.processes import environment
+from secagg_app.workers import workers
 
 if TYPE_CHECKING:
     from secagg_client.data import Examples
@@ -50,7 +48,7 @@ def compute(run: Federated, head_training: dict[str, Any], say: Say) -> dict[str
     is_classifier = run.plan.task.kind == "classify"
     if is_classifier:
         plans = {HEAD: head_plan(run.plan, **head_training), **plans}
-    with _pool(min(os.cpu_count() or 1, len(run.train))) as pool:
+    with workers(min(os.cpu_count() or 1, len(run.train))) as pool:
         jobs = {name: [pool.submit(_change, run, plan, path) for path in run.train] for name, plan in plans.items()}
         everything = [job for some in jobs.values() for job in some]
         what = ", ".join(jobs)
@@ -62,24 +60,6 @@ def compute(run: Federated, head_training: dict[str, Any], say: Say) -> dict[str
             scores[MAJORITY] = pool.submit(_majority, run)
         say("compare: the held-out texts")
         return {name: job.result() for name, job in scores.items()}
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes of one thread each: two small models side by side are faster than one on two cores."""
-    before = dict(os.environ)
-    os.environ.update(environment(max(1, (os.cpu_count() or 1) // workers), offline="HF_HUB_OFFLINE" in os.environ))
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    except BaseException:
-        for worker in multiprocessing.active_children():  # a job takes a minute: nobody waits for it now
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def mean_change(changes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from secagg_app.demo import corpora, layout
 from secagg_app.demo.federation import COORDINATOR, Federation
 from secagg_app.demo.figures import ACCURACY, HEAD, PERPLEXITY, PLAIN, RELEASED, START, Results, gather
 from secagg_app.demo.layout import Base, RunFolder
-from secagg_app.demo.processes import Supervisor, as_typed, environment, run_command
+from secagg_app.demo.processes import Supervisor, as_typed, run_command
 from secagg_app.demo.settings import (
     MIN_CLIENTS,
     DemoSettings,
@@ -38,6 +38,7 @@ from secagg_app.demo.settings import (
 )
 from secagg_app.demo.split import Split, split
 from secagg_app.demo.view import View, make_view
+from secagg_app.workers import environment
 from secagg_host.durable import FolderLock, read_file, write_atomic
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from secagg.errors import ProcessFailed
 from secagg_app.demo.layout import RunFolder
-from secagg_app.demo.processes import Event, Running, Supervisor, environment, last_error
+from secagg_app.demo.processes import Event, Running, Supervisor, last_error
 from secagg_app.demo.settings import CORRUPT_HOLDERS, HOLDERS, DemoSettings
 from secagg_app.demo.view import View
+from secagg_app.workers import environment
 from secagg_host.durable import guard
 
 COORDINATOR = "coordinator"

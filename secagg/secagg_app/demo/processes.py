@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from secagg.errors import ProcessFailed
+from secagg_app.workers import PARENT
 from secagg_host.durable import guard, make_folder
 
 COMMAND = (sys.executable, "-m", "secagg_app")
 GRACE_SECONDS = 8.0
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def as_typed() -> str:
@@ -34,17 +34,6 @@ def as_typed() -> str:
     if not script.is_file():
         return shlex.join(COMMAND)
     return shlex.quote(str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script))
-
-
-def environment(threads: int, *, offline: bool) -> dict[str, str]:
-    """Of a child: so many threads for arithmetic; `offline` keeps model libraries off the network."""
-    changed = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    changed |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-    changed |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    changed |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    if offline:
-        changed["HF_HUB_OFFLINE"] = "1"
-    return {**os.environ, **changed}
 
 
 def last_error(log: Path) -> str:
@@ -122,7 +111,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=sink,
             text=True,
-            env=dict(env),
+            env={**env, PARENT: str(os.getpid())},
             start_new_session=True,  # Ctrl-C reaches the demo alone, which then ends the others in order
         )
         running = Running(party, process, log)

@@ -1,21 +1,17 @@
 """All cells of a simulation, side by side, each kept on disk as soon as it is done."""
 
-import fcntl
 import json
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secagg.errors import ConfigError, SecaggError
-from secagg_app.demo.processes import environment
 from secagg_app.simulate.cell import Cell
 from secagg_app.simulate.settings import Simulation
-from secagg_host.durable import make_folder, write_atomic
+from secagg_app.workers import workers
+from secagg_host.durable import FolderLock, make_folder, write_atomic
 
 Say = Callable[[str], None]
 Row = dict[str, Any]
@@ -46,6 +42,7 @@ class Sweep:
 
     def keep(self, cell: Cell, row: Row) -> None:
         """Write a cell's result, durably."""
+        make_folder(self.folder / "cells")
         write_atomic(self.path(cell), (json.dumps(row) + "\n").encode())
 
     def rows(self) -> list[Row]:
@@ -63,16 +60,9 @@ class Sweep:
         write_atomic(path, sink.getvalue().to_pybytes())
         return path
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One sweep a folder. Raises ConfigError when another is at work there."""
-        make_folder(self.folder / "cells")
-        with open(self.folder / ".lock", "w", encoding="ascii") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"{self.folder}: another sweep is at work here; choose another --out") from None
-            yield
+    def locked(self) -> FolderLock:
+        """One sweep a folder. Entering it raises StorageError when another is at work there."""
+        return FolderLock(self.folder)
 
 
 def _level(rows: Sequence[Row]) -> list[Row]:
@@ -117,24 +107,12 @@ def _attempt(cell: Cell, simulation_json: str) -> Row | str:
         return str(error)
 
 
-def _here(simulation: Simulation, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, Row | str]]:
-    """On this machine, in fresh processes that share its processors evenly."""
-    before = dict(os.environ)
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    os.environ.update(environment(threads, offline="HF_HUB_OFFLINE" in os.environ))
-    try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = {pool.submit(_attempt, cell, simulation.model_dump_json()): cell for cell in cells}
-            try:
-                for job in as_completed(jobs):
-                    yield jobs[job], job.result()
-            except BaseException:
-                for worker in multiprocessing.active_children():  # a cell takes minutes: nobody waits for it now
-                    worker.terminate()
-                raise
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _here(simulation: Simulation, cells: Sequence[Cell], count: int) -> Iterator[tuple[Cell, Row | str]]:
+    """On this machine, in fresh processes."""
+    with workers(count) as pool:
+        jobs = {pool.submit(_attempt, cell, simulation.model_dump_json()): cell for cell in cells}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
 
 
 def _on_ray(simulation: Simulation, cells: Sequence[Cell], address: str) -> Iterator[tuple[Cell, Row | str]]:
