@@ -117,8 +117,8 @@ class Policy(Anchors):
     """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released.
 
     `min_weight` is the smallest public weight that any client may have; 1 means equal weights. Among very small weights
-    one full one would stand out of the sum as if it were alone. `units` are the units of privacy (protocol.md §2.6a) that
-    are accepted: `("user",)` for data in which one person has many records.
+    one full one would stand out of the sum as if it were alone. `units` of privacy (protocol.md §2.6a) are accepted:
+    `("user",)` for data in which one person has many records.
     """
 
     max_releases: int = Field(ge=1, default=1)

@@ -19,6 +19,7 @@ from secagg.identity import Role, identify
 from secagg.messages import SignedOffer
 from secagg.plan import Frozen, Plan
 from secagg.policy import adapter_schema_hash, check_authority
+from secagg.privacy import unit_in_words
 from secagg.signing import parse_model
 from secagg_host.config import LocalPath, load_toml
 from secagg_host.durable import read_file, write_atomic
@@ -128,6 +129,7 @@ def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] 
         "values": descriptor.parameters.length,
         "epsilon": plan.training.epsilon,
         "delta": plan.training.delta,
+        "unit of privacy": unit_in_words(plan.training.unit, plan.training.records_per_user),
         "noise": plan.training.noise,
         "protocol": descriptor.protocol,
         "security bits": descriptor.ring.security_bits,
