@@ -100,9 +100,9 @@ class UserSums:
         samples: list[Tensor] = sample_gradients(self._parameters)
         for parameter, total, sample in zip(self._parameters, self._sums, samples, strict=True):
             total.index_add_(0, torch.tensor(owners, device=total.device), sample)
-            parameter.grad_sample = parameter.grad = None  # type: ignore[assignment]
+            parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
 
     def hand_over(self) -> None:
         """Leave each user's gradient where the optimiser looks for that of an example."""
         for parameter, total in zip(self._parameters, self._sums, strict=True):
-            parameter.grad_sample = total  # type: ignore[assignment]
+            parameter.grad_sample = total  # type: ignore[attr-defined]

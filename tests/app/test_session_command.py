@@ -43,6 +43,7 @@ def test_show(study: Study) -> None:
     assert shown["approvals"] == 0
     plain = CliRunner().invoke(cli, ["session", "show", path]).output
     assert shown["adapter schema hash"] in plain
+    assert shown["unit of privacy"] == "record"
 
 
 def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:

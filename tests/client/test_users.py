@@ -1,6 +1,7 @@
 """The user as the unit of privacy: bounding, one gradient for each user, sampling over users."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secagg.errors import DataError, TrainingError
@@ -24,7 +26,7 @@ from secagg_client.noise import GRID, SeededSource, rounded_to_grid
 from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.tasks import Encoded, make_task
 from secagg_client.training import StepReport, TrainOptions, mechanism_of, train
-from secagg_client.users import UserSums, bounded, rows_by_user, shares, units_of
+from secagg_client.users import Drawn, Share, UserSums, bounded, rows_by_user, shares, units_of
 from tests.client.support import LM, MEAN, examples, loaded, plan_for, settings
 
 OWNERS = ("ann", "bob", "ann", "cem", "bob", "ann", "dia", "ann", "cem", "eve", "eve", "fay")
@@ -124,7 +126,7 @@ def step_without_noise(
     monkeypatch: pytest.MonkeyPatch,
     options: TrainOptions | None = None,
     most: int = 3,
-) -> np.ndarray:  # type: ignore[type-arg]
+) -> NDArray[np.float64]:
     """The clipped sum of one step over all users, float64 [plan.length]: learning rate 1, batch size 1 and no noise."""
     monkeypatch.setattr(optimizer_module, "grid_noise", lambda _stream, size, _sigma: np.zeros(size, np.int64))
     plan = plan_for(base, by_user(most, steps=1, batch_size=1, learning_rate=1.0, max_grad_norm=0.05))
@@ -151,13 +153,14 @@ def test_a_step_is_the_sum_of_the_users_clipped_mean_gradients(
 def test_one_user_moves_the_sum_by_no_more_than_the_clipping_norm(
     base: LoadedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also ann, with more records than are used; and each user's part is as long as C here, so the bound is met."""
+    """Also ann, with more records than are used; and the bound is nearly met, so clipping is what holds it."""
     data = owned(base)
-    whole = step_without_noise(base, data, monkeypatch)
+    whole, distances = step_without_noise(base, data, monkeypatch), list[float]()
     for user in sorted(set(OWNERS)):
         rest = data.select([row for row, owner in enumerate(OWNERS) if owner != user])
-        distance = float(np.linalg.norm(whole - step_without_noise(base, rest, monkeypatch)))
-        assert 0.2 * 0.05 < distance <= 0.05 * (1 + 1e-5)
+        distances.append(float(np.linalg.norm(whole - step_without_noise(base, rest, monkeypatch))))
+    assert max(distances) <= 0.05 * (1 + 1e-5)
+    assert min(distances) > 0.9 * 0.05
 
 
 def test_micro_batches_do_not_change_the_result(mean_base: LoadedBase) -> None:
@@ -190,14 +193,14 @@ def test_sums_over_physical_batches_are_the_naive_segment_sums(owners: list[int]
     sums = UserSums(parameters, 5)
     for start in range(0, len(owners), cut):
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad_sample = gradient[start : start + cut].clone()  # type: ignore[assignment]
+            parameter.grad_sample = gradient[start : start + cut].clone()  # type: ignore[attr-defined]
         sums.add(owners[start : start + cut])
     sums.hand_over()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         naive = torch.zeros(5, *gradient.shape[1:])
         for row, owner in enumerate(owners):
             naive[owner] = naive[owner] + gradient[row]
-        assert torch.equal(parameter.grad_sample, naive), "to the last bit, however it was cut"  # type: ignore[arg-type]
+        assert torch.equal(parameter.grad_sample, naive), "to the last bit, however it was cut"  # type: ignore[attr-defined]
 
 
 def test_a_gradient_that_is_missing_is_said() -> None:
@@ -208,10 +211,10 @@ def test_a_gradient_that_is_missing_is_said() -> None:
 def test_a_user_with_one_record_that_is_not_finite_counts_as_zero() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     sums = UserSums([parameter], 2)
-    parameter.grad_sample = torch.tensor([[1.0, 0.0], [math.nan, 0.0], [0.0, 1.0]])  # type: ignore[assignment]
+    parameter.grad_sample = torch.tensor([[1.0, 0.0], [math.nan, 0.0], [0.0, 1.0]])  # type: ignore[attr-defined]
     sums.add([0, 1, 1])
     sums.hand_over()
-    (total,) = clipped_sum([parameter.grad_sample], 0.5)  # type: ignore[list-item]
+    (total,) = clipped_sum([parameter.grad_sample], 0.5)  # type: ignore[attr-defined]
     assert torch.equal(total, rounded_to_grid([torch.tensor([[1.0, 0.0]])], 0.5)[0][0])
     assert 0.99 * GRID < float(total.norm()) <= GRID
 
@@ -232,10 +235,10 @@ def test_users_are_sampled_at_the_accounted_rate(mean_base: LoadedBase) -> None:
 
 
 def test_a_user_is_drawn_whole(mean_base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real = list[int](), training.shares
+    seen = list[int]()
 
-    def recording(units: object) -> object:
-        made = real(units)  # type: ignore[arg-type]
+    def recording(units: Sequence[Drawn]) -> list[Share]:
+        made = shares(units)
         seen.extend(round(1 / share.part) for share in made)
         return made
 
