@@ -82,15 +82,15 @@ class LocalTraining:
     def _bounded(self, data: Examples, settings: TrainingSettings) -> dict[str, int]:
         """How many records are used; of users, how many there are, and how many of their records are left out.
 
-        Raises DataError when users are not known, ConfigError for `limit`: which of a user's rows it leaves would
-        depend on the others' rows.
+        Raises DataError when users are not known, ConfigError for rows taken by their place: which of a user's rows are
+        read would depend on the others' rows.
         """
         if settings.unit == "record":
             return {"records": len(data)}
-        if self.config.data.limit is not None:
+        if self.config.data.limit is not None or "[" in self.config.data.split:
             raise ConfigError(
-                "[data] limit reads the first rows only, so that one user's rows decide which of another's are read: "
-                "remove it, as the session's unit of privacy is the user"
+                "[data] limit, or a slice in split, takes rows by their place, so that one user's rows decide which of "
+                "another's are read: remove it, as the session's unit of privacy is the user"
             )
         used = len(bounded(data, settings))
         return {"records": used, "users": len(set(data.users)), "records_left_out": len(data) - used}

@@ -1,5 +1,6 @@
 """What a client says of its own differential privacy (protocol.md §7.1)."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -47,3 +48,27 @@ def unit_in_words(unit: Unit, records_per_user: int | None) -> str:
     if unit == "record":
         return unit
     return f"user, at most {records_per_user} record{'' if records_per_user == 1 else 's'} of each"
+
+
+def guarantee_in_words(statements: Sequence[PrivacyStatement]) -> str:
+    """What a sum of these contributions guarantees, by the weakest of their statements (one or more)."""
+    if any(statement.epsilon is None for statement in statements):
+        return "NO differential privacy: at least one member trained without it. An experiment, not for private data."
+    epsilon = max(statement.epsilon or 0.0 for statement in statements)
+    delta = max(statement.delta for statement in statements)
+    seeded = any(statement.noise == "seeded" for statement in statements)
+    unit, most = statements[0].unit, statements[0].records_per_user  # the same for all: `sets.check_upload`
+    subject = "one record of a member" if unit == "record" else "one user of a member, with all records there,"
+    text = (
+        f"Adding or removing {subject} changes the probability of any release by at most a factor "
+        f"exp({epsilon:.4g}), but for probability {delta:.3g} ({unit}-level differential privacy, Poisson sampling). "
+        f"Others' noise is not credited."
+    )
+    if unit == "user":
+        text += (
+            f" Of a user at most {most} record{'' if most == 1 else 's'} were used. "
+            "Somebody with data at several members is a user at each: the epsilons add up."
+        )
+    if seeded:
+        text += " The noise came from a seeded generator: reproducible, for experiments only; no protection."
+    return text

@@ -26,6 +26,7 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.plan import Frozen, Hash, Plan
+from secagg.privacy import guarantee_in_words
 from secagg.sets import complaints_by_client
 from secagg.signing import Signed, Signer, Statement
 
@@ -212,27 +213,7 @@ def committee_note(descriptor: Descriptor) -> str:
 
 def privacy_note(uploads: tuple[SignedUpload, ...]) -> str:
     """The guarantee in words, by the weakest of the members' statements."""
-    statements = [upload.statement.privacy for upload in uploads]
-    if any(statement.epsilon is None for statement in statements):
-        return "NO differential privacy: at least one member trained without it. An experiment, not for private data."
-    epsilon = max(statement.epsilon or 0.0 for statement in statements)
-    delta = max(statement.delta for statement in statements)
-    seeded = any(statement.noise == "seeded" for statement in statements)
-    unit, most = statements[0].unit, statements[0].records_per_user  # the same for all: `check_upload`
-    subject = "one record of a member" if unit == "record" else "one user of a member, with all records there,"
-    text = (
-        f"Adding or removing {subject} changes the probability of any release by at most a factor "
-        f"exp({epsilon:.4g}), but for probability {delta:.3g} ({unit}-level differential privacy, Poisson sampling). "
-        f"Others' noise is not credited."
-    )
-    if unit == "user":
-        text += (
-            f" Of a user at most {most} record{'' if most == 1 else 's'} were used. "
-            "Somebody with data at several members is a user at each: the epsilons add up."
-        )
-    if seeded:
-        text += " The noise came from a seeded generator: reproducible, for experiments only; no protection."
-    return text
+    return guarantee_in_words([upload.statement.privacy for upload in uploads])
 
 
 def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseCertificate:

@@ -164,12 +164,13 @@ def test_users_must_be_known_and_none_cut_off_by_others(of_users: Small, tiny_be
     unknown = training(of_users, tmp_path, tiny_bert_dir, declared_size=16)
     with pytest.raises(DataError, match=r"Name the column that says it: user_column in \[data\]"):
         unknown.prepare(of_users.descriptor)
-    data = {"path": "data.jsonl", "user_column": "who", "limit": 30}
-    limited = training(of_users, tmp_path, tiny_bert_dir, data=data, declared_size=16)
-    write_users(tmp_path, 12)
-    with pytest.raises(ConfigError, match=r"\[data\] limit reads the first rows only"):
-        limited.prepare(of_users.descriptor)
-    assert limited.ledger.entries() == ()
+    for rows in ({"limit": 30}, {"split": "train[:50%]"}):
+        data = {"path": "data.jsonl", "user_column": "who", **rows}
+        limited = training(of_users, tmp_path, tiny_bert_dir, data=data, declared_size=16)
+        write_users(tmp_path, 12)
+        with pytest.raises(ConfigError, match=r"\[data\] limit, or a slice in split, takes rows by their place"):
+            limited.prepare(of_users.descriptor)
+        assert limited.ledger.entries() == ()
 
 
 def test_limits_are_the_policy_s_unless_the_institution_sets_its_own(
