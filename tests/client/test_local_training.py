@@ -148,6 +148,9 @@ def test_a_run_with_the_user_as_the_unit(of_users: Small, tiny_bert_dir: Path, t
     run.charge()
     (entry,) = local.ledger.entries()
     assert (entry.unit, entry.users, entry.mechanism.rate) == ("user", True, 0.25)
+    (remembered,) = (tmp_path / "ledger" / "records").iterdir()
+    assert remembered.stat().st_size == 16 * len(set(run.data.texts)) + 32, "also records that are left out"
+    assert len(run.data) == 60
     trained = run.train()
     assert (trained.privacy.unit, trained.privacy.records_per_user) == ("user", 3)
     assert np.abs(trained.change).max() > 0
