@@ -55,7 +55,7 @@ def write_owned(path: Path, seed: int) -> None:
 
 def test_the_release_is_the_mean_of_what_users_gave(finished: Study) -> None:
     """Each client trained the same here, with the same seed and data."""
-    trained = list[np.ndarray]()  # type: ignore[type-arg]
+    trained = list[np.ndarray]()
     for name in finished.client_names:
         base = load_base(str(finished.folder / "model"), finished.plan.task)
         config = DataConfig(source=str(finished.folder / name / "data.jsonl"), user_column="who")
