@@ -25,7 +25,7 @@ from secagg.keyholder import KeyHolder
 from secagg.messages import SignedCandidate, SignedEndorsement
 from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
 from secagg.policy import Policy
-from secagg.privacy import PrivacyStatement
+from secagg.privacy import PrivacyStatement, stated
 from secagg.release import ReleaseParts, TimelineEvent, build_release
 from secagg.rounds import Round
 from secagg.run import MemoryJournal, MemoryKeys, Parties, certify, evidence, policy_for
@@ -128,7 +128,7 @@ class Small:
 
     @cached_property
     def statement(self) -> PrivacyStatement:
-        return PrivacyStatement(epsilon=self.plan.training.epsilon, delta=1e-5, accountant="test", noise="secure")
+        return stated(self.plan.training, "test")
 
     @cached_property
     def uploads(self) -> list[SealedUpload]:

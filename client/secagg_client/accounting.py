@@ -1,8 +1,9 @@
 """How much privacy a run of DP-SGD spends. PLD is what we state; RDP and PRV check it.
 
-Unit: one record. Adjacency: add or remove one. Sampler: Poisson, at rate batch_size / declared size; a random draw of
-clients would multiply that rate only if it were secret, and it is not. PLD: Doroshenko et al. 2022 (dp-accounting);
-PRV: Gopi et al. 2021 (Opacus); RDP: Mironov 2017.
+Unit: one record or one user, as the plan says. Adjacency: add or remove one. Sampler: Poisson, at rate batch_size /
+declared size, both in units; a random draw of clients would multiply that rate only if it were secret, and it is not.
+To the accountant both units are alike: clipping bounds what one moves the sum by (protocol.md §2.6a). PLD: Doroshenko
+et al. 2022 (dp-accounting); PRV: Gopi et al. 2021 (Opacus); RDP: Mironov 2017.
 """
 
 import functools
@@ -19,6 +20,7 @@ from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant
 
 from secagg.errors import AccountingError, TrainingError
+from secagg.plan import Unit
 
 PRV_EPS_ERROR = 0.01
 PRV_TOLERANCE = 0.02
@@ -58,16 +60,17 @@ class Account:
     rdp: float
 
 
-def sampling_rate(batch_size: int, declared_size: int) -> float:
-    """The Poisson rate. `declared_size` is public and fixed beforehand, never fitted to the private count.
+def sampling_rate(batch_size: int, declared_size: int, unit: Unit = "record") -> float:
+    """The Poisson rate of each unit. `declared_size` is public and fixed beforehand, never fitted to the private count.
 
     Raises:
         TrainingError: the declared size is smaller than the batch size.
     """
     if declared_size < batch_size:
         raise TrainingError(
-            f"the declared size {declared_size} is smaller than the session's batch size {batch_size}: "
-            "sampling would not hide anybody. Declare the true order of magnitude, or do not take part"
+            f"the declared size {declared_size} is smaller than the session's batch size {batch_size} "
+            f"(both count {unit}s): sampling would not hide anybody. Declare the true order of magnitude, or do not "
+            "take part"
         )
     return batch_size / declared_size
 

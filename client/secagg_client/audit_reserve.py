@@ -1,18 +1,18 @@
 """What a client sets aside so that the finished run can be audited (protocol.md §4.6). No disk: see `audit_files`.
 
-Coins come from one secret seed and depend on a record's hash alone: equal records have one coin, and the order of rows
-is nothing. Canaries come from public values: an auditor makes them again with `canaries_of`.
+Coins come from one secret seed and depend on a record's hash (or its user's) alone: equal records have one coin, and
+the order of rows is nothing. Canaries come from public values: an auditor makes them again with `canaries_of`.
 """
 
 import hashlib
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from secagg.descriptor import AuditReserve, Descriptor
 from secagg.errors import DataError
-from secagg.plan import TaskSpec
+from secagg.plan import TaskSpec, Unit
 from secagg.randomness import Keystream
 from secagg_client.data import Examples
 from secagg_client.tasks import kind_of, make_task
@@ -21,6 +21,8 @@ from secagg_client.tasks.canaries import PublicDraws
 RECORD, CANARY = b"secagg/v1/audit-record\x00", b"secagg/v1/audit-canary\x00"
 CANARIES = b"secagg/v1/audit-canaries"
 WORD = 8
+CANARY_USER = "\0canary/"
+"""Each canary is a user of its own, whose id no institution's user has."""
 NO_CANARIES = Examples("canaries", ())
 
 
@@ -52,6 +54,7 @@ class AuditDraw:
     task: TaskSpec
     data: Examples
     canaries: Examples
+    unit: Unit = "record"
 
     @classmethod
     def of(
@@ -68,13 +71,16 @@ class AuditDraw:
         Raises ConfigError, ModelError or DataError when this task has no such canaries.
         """
         key = key or descriptor.ctx
-        canaries = canaries_of(key, client, reserve.canaries, descriptor.plan.task, processor)
-        return cls(key, client, reserve, descriptor.plan.task, data, canaries)
+        plan = descriptor.plan
+        canaries = canaries_of(key, client, reserve.canaries, plan.task, processor)
+        if data.users:
+            canaries = replace(canaries, users=tuple(f"{CANARY_USER}{i}" for i in range(len(canaries))))
+        return cls(key, client, reserve, plan.task, data, canaries, plan.training.unit)
 
     def with_seed(self, seed: bytes) -> Drawn:
         """How the coins of `seed` (32 secret bytes) fall. Raises DataError when they leave nothing to train on."""
         hashes = self.data.record_hashes()
-        coins = [_Coin.of(seed, RECORD + digest) for digest in hashes]
+        coins = [_Coin.of(seed, RECORD + digest) for digest in self._owners()]
         threshold = int(self.reserve.hold_out * 2.0 ** (8 * WORD))
         candidates = [row for row, coin in enumerate(coins) if coin.number < threshold]
         ordered = sorted(candidates, key=lambda row: (hashes[row], *_content(self.data, row)))
@@ -92,15 +98,23 @@ class AuditDraw:
             canary_is_in=inside,
         )
 
+    def _owners(self) -> tuple[bytes, ...]:
+        """For each record the hash of what has a coin: the record itself, or its user."""
+        return self.data.record_hashes() if self.unit == "record" else self.data.user_hashes()
+
     def tables(self, drawn: Drawn) -> dict[str, dict[str, list[Any]]]:
         """Name of each table for the auditor, and its columns as the task reads them; canaries with `member`."""
         kind, found = kind_of(self.task), dict[str, dict[str, list[Any]]]()
         if self.reserve.hold_out:
-            found["members"] = kind.columns(drawn.members, self.task)
-            found["nonmembers"] = kind.columns(drawn.nonmembers, self.task)
+            found["members"] = _with_users(kind.columns(drawn.members, self.task), drawn.members)
+            found["nonmembers"] = _with_users(kind.columns(drawn.nonmembers, self.task), drawn.nonmembers)
         if self.reserve.canaries:
             found["canaries"] = {**kind.columns(drawn.canaries, self.task), "member": list(drawn.canary_is_in)}
         return found
+
+
+def _with_users(columns: dict[str, list[Any]], data: Examples) -> dict[str, list[Any]]:
+    return {**columns, "user": list(data.users)} if data.users else columns
 
 
 def canaries_of(key: str, client: str, count: int, task: TaskSpec, processor: Any) -> Examples:

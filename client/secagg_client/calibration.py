@@ -1,7 +1,8 @@
 """Clips of the quantiser from public data: how far each tensor moves in a run like the one that is planned.
 
 A clip that is too small cuts what was learnt, one that is too large wastes bits. Looking at private updates to choose
-it would have to be accounted; here the run is on data that are declared public, with the same noise as a real one.
+it would have to be accounted; here the run is on data that are declared public, with the same noise as a real one. It
+takes records as they are: where the plan's unit of privacy is the user, a record stands for a user.
 """
 
 import math
@@ -37,7 +38,7 @@ def calibrated(plan: Plan, base: LoadedBase, public: Examples, declared_size: in
             f"{public.source}: {len(public)} examples cannot stand for a client that declares {declared_size}; "
             "give more, or a smaller size"
         )
-    training = plan.training.model_copy(update={"noise": "seeded"})
+    training = plan.training.model_copy(update={"noise": "seeded", "unit": "record", "records_per_user": None})
     rehearsal = plan.model_copy(update={"training": training})
     rows = public.select(range(declared_size))
     change = train(

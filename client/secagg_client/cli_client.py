@@ -48,11 +48,14 @@ def methods_help() -> str:
 @click.option("--base-model-name", help="What session and release call it, when --model is a folder: its public id.")
 @click.option("--task", help="What is learnt: classify, lm, or another kind of task that is installed.")
 @click.option("--label", "labels", multiple=True, help="A class, in order; repeat for each.")
-@click.option("--epsilon", type=click.FloatRange(0, min_open=True), help="Privacy of each client's records.")
+@click.option("--epsilon", type=click.FloatRange(0, min_open=True), help="Privacy of each record or user of a client.")
 @click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="And its delta.")
 @click.option("--steps", type=click.IntRange(1), help="Steps of DP-SGD.")
-@click.option("--batch-size", type=click.IntRange(1), help="Expected examples in a step.")
+@click.option("--batch-size", type=click.IntRange(1), help="Expected records (or users, by --unit) in a step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
+@click.option("--unit", type=click.Choice(["record", "user"]), help="Whose presence is hidden: each record's, the "
+              "default, or each user's with all records of theirs at a client.")  # fmt: skip
+@click.option("--records-per-user", type=click.IntRange(1), help="Use so many records of a user; with --unit user.")
 @click.option("--rank", type=click.IntRange(1), help="LoRA rank.")
 @click.option("--method", help="What is trained, summed and released; see below.", show_default=DEFAULT)
 @click.option("--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method; repeat.")

@@ -77,7 +77,8 @@ def _as_text(entries: Sequence[LedgerEntry], spent: Sequence["DataSpent"], limit
         )
     lines.append(f"limits: epsilon {limits.total_epsilon:g} at delta {limits.delta:g}; further sessions {repeated}")
     lines += [
-        f"spent on {each.name}: epsilon {each.epsilon:.3f} in {each.sessions} sessions, {each.steps} steps"
+        f"spent on {each.name}: epsilon {each.epsilon:.3f} for a {each.unit} in {each.sessions} sessions, "
+        f"{each.steps} steps"
         for each in spent
     ]
     return "\n".join(lines)

@@ -38,7 +38,10 @@ class ModelSection(Frozen):
 
 
 class DataSection(Frozen):
-    """Examples: a local JSONL, CSV or Parquet file (`path`), or a data set `id`; and which columns hold them."""
+    """Examples: a local JSONL, CSV or Parquet file (`path`), or a data set `id`; and which columns hold them.
+
+    `user_column` says whose each record is: sessions with the user as unit of privacy need it.
+    """
 
     id: str | None = None
     path: LocalPath | None = None
@@ -51,6 +54,7 @@ class DataSection(Frozen):
     messages_column: str = "messages"
     prompt_column: str = "prompt"
     response_column: str = "response"
+    user_column: str | None = Field(default=None, min_length=1)
     limit: int | None = Field(default=None, ge=1)
 
     @property
@@ -95,12 +99,12 @@ class TrainingSection(Frozen):
 class ClientConfig(Frozen):
     """Where the coordinator is, where this client keeps what is its own, and what it trains on.
 
-    `declared_size` is what the institution says publicly, once, about the size of its data; `data_name` is what its
-    ledger calls them. `ledger` and `release` are folders. `witness` is the folder of the ledger's key and witness,
-    apart from the ledger; left out, it is one in the identity folder. `limits` hold for one and the same data over all
-    sessions (protocol.md §4.5); left out, they are one session with the policy's largest epsilon and delta. `session`
-    names the session when the coordinator runs several with this client. `patience_minutes` is how long the coordinator
-    may be out of reach at a stretch.
+    `declared_size` is what the institution says publicly, once, about the size of its data: in records, or in users
+    where the session's unit of privacy is the user. `data_name` is what its ledger calls them. `ledger` and `release`
+    are folders. `witness` is the folder of the ledger's key and witness, apart from the ledger; left out, it is one in
+    the identity folder. `limits` hold for one and the same data over all sessions (protocol.md §4.5); left out, they
+    are one session with the policy's largest epsilon and delta. `session` names the session when the coordinator runs
+    several with this client. `patience_minutes` is how long the coordinator may be out of reach at a stretch.
     """
 
     coordinator: Address

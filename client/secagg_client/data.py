@@ -1,8 +1,9 @@
 """An institution's own examples: any Hugging Face data set, or a local JSONL, CSV or Parquet file."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import ClassLabel, Dataset
@@ -18,7 +19,8 @@ class DataConfig(BaseModel):
     """Where the examples are and which columns hold them.
 
     `source` is a file (.jsonl, .json, .csv, .tsv, .parquet) or a Hugging Face data set id; `subset`, `revision` and
-    `split` apply to the latter. Which columns are read is the task's to say. `limit` takes the first rows only.
+    `split` apply to the latter. Which columns are read is the task's to say. `user_column`, where it is given, says
+    whose each record is. `limit` takes the first rows only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,16 +35,21 @@ class DataConfig(BaseModel):
     messages_column: str = "messages"
     prompt_column: str = "prompt"
     response_column: str = "response"
+    user_column: str | None = None
     limit: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Texts and, where there are classes, their indices. Never printed: `repr` says only where they come from."""
+    """Texts; their classes' indices, where there are classes; whose they are, where that is known.
+
+    Never printed: `repr` says only where they come from.
+    """
 
     source: str
     texts: tuple[str, ...] = field(repr=False)
     labels: tuple[int, ...] = field(default=(), repr=False)
+    users: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -51,18 +58,30 @@ class Examples:
         """SHA-256 of each record's text without outer white space, in order: the same text is the same record."""
         return tuple(hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).digest() for text in self.texts)
 
+    def user_hashes(self) -> tuple[bytes, ...]:
+        """The hash of each record's user, in order (protocol.md §4.5e); empty where users are not known."""
+        tag = b"secagg/v1/user\x00"
+        return tuple(hashlib.sha256(tag + user.encode("utf-8", "surrogatepass")).digest() for user in self.users)
+
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted record hashes: what the ledger knows the data by, whatever the order of rows."""
-        return hashlib.sha256(b"secagg/v1/data\x00" + b"".join(sorted(self.record_hashes()))).hexdigest()
+        """What the ledger knows the data by, whatever the order of rows.
+
+        SHA-256 over the sorted record hashes, each followed by its user's where users are known.
+        """
+        if not self.users:
+            return hashlib.sha256(b"secagg/v1/data\x00" + b"".join(sorted(self.record_hashes()))).hexdigest()
+        owned = sorted(record + user for record, user in zip(self.record_hashes(), self.user_hashes(), strict=True))
+        return hashlib.sha256(b"secagg/v1/data-of-users\x00" + b"".join(owned)).hexdigest()
 
     def select(self, rows: Sequence[int]) -> "Examples":
         """The examples at `rows`."""
         labels = tuple(self.labels[row] for row in rows) if self.labels else ()
-        return Examples(self.source, tuple(self.texts[row] for row in rows), labels)
+        users = tuple(self.users[row] for row in rows) if self.users else ()
+        return Examples(self.source, tuple(self.texts[row] for row in rows), labels, users)
 
     def joined(self, more: "Examples") -> "Examples":
         """These examples and then `more`."""
-        return Examples(self.source, self.texts + more.texts, self.labels + more.labels)
+        return Examples(self.source, self.texts + more.texts, self.labels + more.labels, self.users + more.users)
 
 
 def _class_index(value: object, row: int, task: TaskSpec, feature: object, where: str) -> int:
@@ -110,6 +129,22 @@ def class_indices(table: Dataset, config: DataConfig, task: TaskSpec) -> tuple[i
     return tuple(_class_index(value, row, task, feature, config.source) for row, value in enumerate(values, 1))
 
 
+def _user(value: object, row: int, where: str) -> str:
+    """An id as it is written. Numbers with a point are refused: large ones that differ would be read as one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # a number that a CSV leaves out is NaN
+        raise DataError(f"{where}, row {row}: the user is missing")
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise DataError(f"{where}, row {row}: the user is neither a text nor a whole number")
+    if not (user := str(value).strip()):
+        raise DataError(f"{where}, row {row}: the user is empty")
+    return user
+
+
+def users(table: Dataset, config: DataConfig) -> tuple[str, ...]:
+    """Whose each row is, by `user_column`; a number is its digits. Raises DataError that never names a user."""
+    return tuple(_user(value, row, config.source) for row, value in enumerate(column(table, config, "user_column"), 1))
+
+
 def load_examples(config: DataConfig, task: TaskSpec) -> Examples:
     """Read and check every row, as the kind of task wants it. Rows are counted from 1, without a header line.
 
@@ -128,4 +163,13 @@ def _examples(table: Dataset, config: DataConfig, task: TaskSpec) -> Examples:
         table = table.select(range(min(config.limit, table.num_rows)))
     if table.num_rows == 0:
         raise DataError(f"{config.source}: holds no rows")
-    return kind_of(task).read(table, config, task)
+    examples = kind_of(task).read(table, config, task)
+    if config.user_column is None:
+        return examples
+    owners = users(table, config)
+    if len(owners) != len(examples):
+        raise DataError(
+            f"{config.source}: the task {task.kind} made {len(examples)} examples of {len(owners)} rows, so it is not "
+            "known whose they are. A task must make one example of each row, in order"
+        )
+    return replace(examples, users=owners)

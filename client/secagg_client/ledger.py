@@ -1,8 +1,8 @@
 """An institution's own record of the privacy it has spent, on its own disk (protocol.md §4.5).
 
-A run is entered before it begins: a crash can make the ledger say too much, never too little. Records are remembered as
-keyed hashes, so that a second session is recognised when it shares a single record with an earlier one. How the files
-are kept, and which alterations of them are found and which not, is said in `ledger_files`.
+A run is entered before it begins: a crash can make the ledger say too much, never too little. Records and users are
+remembered as keyed hashes, so that a second session is recognised when it shares a single record, or user, with an
+earlier one. How the files are kept, and which alterations of them are found and which not, is said in `ledger_files`.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from secagg.errors import LedgerError, PolicyViolation
-from secagg.plan import TrainingSettings
+from secagg.plan import TrainingSettings, Unit
 from secagg_client.accounting import Mechanism, epsilon_of, loss_interval, merged
 from secagg_client.data import Examples
 from secagg_client.ledger_entry import LedgerEntry, LedgerLimits
@@ -20,7 +20,10 @@ from secagg_client.ledger_files import LedgerFiles, OpenLedger
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What a run is about to spend, on what. `name` is the institution's name for its data set."""
+    """What a run is about to spend, on what. `name` is the institution's name for its data set.
+
+    `records` and `users` are hashes; there are no users where the institution named none. `epsilon` is for one `unit`.
+    """
 
     session: str
     name: str
@@ -31,6 +34,8 @@ class Spend:
     delta: float
     noise: Literal["secure", "seeded"]
     round_number: int = 0
+    unit: Unit = "record"
+    users: tuple[bytes, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
@@ -44,6 +49,8 @@ class Spend:
     ) -> Self:
         """The spend of one round, counted from 0, of the session with identifier `session` (ctx, 64 hex digits).
 
+        `data` are all that were read, before `users.bounded`: the rest of a user's records are that user's too.
+
         Raises:
             PolicyViolation: the settings have no differential privacy: there is no bound to enter.
         """
@@ -51,7 +58,7 @@ class Spend:
             raise PolicyViolation("a run without differential privacy has no place in the ledger: refused")
         return cls(
             session, name, data.fingerprint(), data.record_hashes(), mechanism,
-            settings.epsilon, settings.delta, settings.noise, round_number,
+            settings.epsilon, settings.delta, settings.noise, round_number, settings.unit, data.user_hashes(),
         )  # fmt: skip
 
     @property
@@ -62,9 +69,13 @@ class Spend:
 
 @dataclass(frozen=True, slots=True)
 class DataSpent:
-    """What was spent on the data set `name` and on whatever shares a record with it, at the delta of the limits."""
+    """What was spent on the data set `name`, and on what shares a record or user with it, at the delta of the limits.
+
+    `epsilon` is for one `unit`: runs of different units are not added up.
+    """
 
     name: str
+    unit: Unit
     sessions: int
     steps: int
     epsilon: float
@@ -92,7 +103,8 @@ class Ledger:
 
         Raises:
             LedgerError: this run was sealed or abandoned before, or is repeated with other data or settings.
-            PolicyViolation: the same data were used in another session, or the composed epsilon is above the total.
+            PolicyViolation: the same data were used in another session, or under another unit of privacy, or the
+                composed epsilon is above the total.
         """
         with self._files.opened() as book:
             return _check(book, spend, limits)
@@ -102,7 +114,9 @@ class Ledger:
         with self._files.opened() as book:
             _check(book, spend, limits)
             data = _data_tag(book, spend)
-            book.write_records(data, book.record_tags(spend.records))
+            book.write_tags("records", data, book.record_tags(spend.records))
+            if spend.users:
+                book.write_tags("users", data, book.user_tags(spend.users))
             attempt = 1 + sum(entry.kind == "begun" and entry.run == spend.run for entry in book.entries)
             mechanism = spend.mechanism
             content = {
@@ -110,6 +124,7 @@ class Ledger:
                 "name": spend.name, "data": data,
                 "mechanism": {"rate": mechanism.rate, "sigma": mechanism.sigma, "steps": mechanism.steps},
                 "epsilon": spend.epsilon, "delta": spend.delta, "noise": spend.noise,
+                "unit": spend.unit, "users": bool(spend.users),
             }  # fmt: skip
             return book.append(content, self._clock())
 
@@ -147,8 +162,8 @@ class Ledger:
         """What was spent on each data set, in the order in which their names first appear."""
         with self._files.opened() as book:
             charged = _charged(book.entries, limits)
-            names = dict.fromkeys(entry.name for entry in book.entries)
-            return tuple(_spent_on(book, name, charged, limits) for name in names)
+            kinds = dict.fromkeys((entry.name, entry.unit) for entry in book.entries)
+            return tuple(_spent_on(book, name, unit, charged, limits) for name, unit in kinds)
 
     def _close(self, book: OpenLedger, session: str, round_number: int, outcome: dict[str, str]) -> LedgerEntry:
         last = _last(book.entries, (session, round_number))
@@ -163,14 +178,33 @@ class Ledger:
 # -- the rules -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """Data as the ledger recognises them: by name, and by tags of records and users."""
+
+    name: str
+    unit: Unit
+    records: frozenset[str]
+    users: frozenset[str]
+
+    def touches(self, book: OpenLedger, entry: LedgerEntry) -> bool:
+        """The entry is on data of that name, or with one of these records; or users, where either unit is the user.
+
+        The files are read, and so verified, always.
+        """
+        records = book.read_tags("records", entry.data)
+        users = book.read_tags("users", entry.data) if entry.users else frozenset[str]()
+        by_user = "user" in (self.unit, entry.unit) and not self.users.isdisjoint(users)
+        return entry.name == self.name or by_user or not self.records.isdisjoint(records)
+
+
 def _check(book: OpenLedger, spend: Spend, limits: LedgerLimits) -> float:
     _check_rerun(book, spend)
-    own = book.record_tags(spend.records)
+    own = _Data(spend.name, spend.unit, book.record_tags(spend.records), book.user_tags(spend.users))
     earlier = [
-        entry
-        for entry in _charged(book.entries, limits)
-        if entry.session == spend.session or _touches(book, entry, spend.name, own)
+        entry for entry in _charged(book.entries, limits) if entry.session == spend.session or own.touches(book, entry)
     ]
+    _check_unit(earlier, spend)
     if not limits.count_attempts:  # the new attempt takes the place of the last one: only it can be sealed
         earlier = [entry for entry in earlier if entry.run != spend.run]
     foreign = [entry for entry in earlier if entry.session != spend.session]
@@ -186,6 +220,17 @@ def _check(book: OpenLedger, spend: Spend, limits: LedgerLimits) -> float:
             f"{limits.delta}, above the policy's total {limits.total_epsilon}"
         )
     return total
+
+
+def _check_unit(earlier: Sequence[LedgerEntry], spend: Spend) -> None:
+    """No epsilon of one unit bounds the other: a user has many records, and one of these is no user (§2.6c)."""
+    other = next((entry for entry in earlier if entry.unit != spend.unit), None)
+    if other is not None:
+        raise PolicyViolation(
+            f"the data {spend.name!r} were already used in session {other.session[:16]}, with the {other.unit} as unit "
+            f"of privacy; this session's is the {spend.unit}, and neither epsilon says anything for the other. Take "
+            f"part with other data, or in a session whose unit is the {other.unit}"
+        )
 
 
 def _check_rerun(book: OpenLedger, spend: Spend) -> None:
@@ -210,18 +255,18 @@ def _charged(entries: Sequence[LedgerEntry], limits: LedgerLimits) -> list[Ledge
     return [entry for entry in last.values() if entry.kind != "abandoned"]
 
 
-def _touches(book: OpenLedger, entry: LedgerEntry, name: str, records: frozenset[str]) -> bool:
-    """The entry is on data of that name, or with one of these records. The file is read, and so verified, always."""
-    shared = not records.isdisjoint(book.read_records(entry.data))
-    return shared or entry.name == name
-
-
-def _spent_on(book: OpenLedger, name: str, charged: Sequence[LedgerEntry], limits: LedgerLimits) -> DataSpent:
-    records = frozenset[str]().union(*(book.read_records(entry.data) for entry in charged if entry.name == name))
-    touching = [entry for entry in charged if _touches(book, entry, name, records)]
+def _spent_on(
+    book: OpenLedger, name: str, unit: Unit, charged: Sequence[LedgerEntry], limits: LedgerLimits
+) -> DataSpent:
+    charged = [entry for entry in charged if entry.unit == unit]
+    named = [entry for entry in charged if entry.name == name]
+    records = frozenset[str]().union(*(book.read_tags("records", entry.data) for entry in named))
+    users = frozenset[str]().union(*(book.read_tags("users", entry.data) for entry in named if entry.users))
+    data = _Data(name, unit, records, users)
+    touching = [entry for entry in charged if data.touches(book, entry)]
     mechanisms = [_mechanism(entry) for entry in touching]
     sessions, steps = len({entry.session for entry in touching}), sum(each.steps for each in mechanisms)
-    return DataSpent(name, sessions, steps, _epsilon(mechanisms, limits) if mechanisms else 0.0)
+    return DataSpent(name, unit, sessions, steps, _epsilon(mechanisms, limits) if mechanisms else 0.0)
 
 
 def _epsilon(mechanisms: Sequence[Mechanism], limits: LedgerLimits) -> float:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from secagg.plan import Frozen, Hash
+from secagg.plan import Frozen, Hash, Unit
 
 Kind = Literal["begun", "sealed", "abandoned"]
 
@@ -35,7 +35,8 @@ class LedgerEntry(Frozen):
 
     A run is one round of one session. `attempt` counts its starts, each of which draws new noise. The sealed line
     names by `upload_root` the one result that may leave, so what an earlier attempt drew never does, and the attempts
-    of a run count once. `records` of the data are in a file named by `data`, their keyed fingerprint.
+    of a run count once. `records` of the data are in a file named by `data`, their keyed fingerprint; so are its users,
+    where `users` says that they were known. `unit` is what epsilon is for.
     """
 
     number: int = Field(ge=0)
@@ -50,6 +51,8 @@ class LedgerEntry(Frozen):
     epsilon: float = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
     noise: Literal["secure", "seeded"]
+    unit: Unit = Field(default="record", exclude_if=lambda unit: unit == "record")
+    users: bool = Field(default=False, exclude_if=lambda known: not known)
     upload_root: Hash | None = None
     previous: Hash
     mac: Hash

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from cryptography.hazmat.primitives import hashes, hmac
 from pydantic import Field, ValidationError
@@ -27,10 +28,12 @@ from secagg.randomness import Randomness
 from secagg_client.ledger_entry import LedgerEntry
 from secagg_host.durable import fsync_folder, guard, make_folder, open_private, read_file, write_atomic
 
-LINES, KEY, WITNESS, LOCK, RECORDS = "ledger.jsonl", "key", "witness.json", "lock", "records"
+LINES, KEY, WITNESS, LOCK = "ledger.jsonl", "key", "witness.json", "lock"
+TagKind = Literal["records", "users"]
+"""What is remembered by keyed hashes, and the folder they are in."""
 START = "0" * 64
 _KEY_BYTES = 32
-_RECORD_DIGITS = 32
+_TAG_DIGITS = 32
 _MAC_BYTES = 32
 
 
@@ -116,7 +119,7 @@ class OpenLedger:
     def __init__(self, folder: Path, witness: Path, key: bytes) -> None:
         self._folder, self._witness, self._key = folder, witness, key
         self._entries = self._read()
-        self._known = dict[str, frozenset[str]]()
+        self._known = dict[tuple[TagKind, str], frozenset[str]]()
 
     @property
     def entries(self) -> Sequence[LedgerEntry]:
@@ -147,35 +150,40 @@ class OpenLedger:
 
     def record_tags(self, records: Sequence[bytes]) -> frozenset[str]:
         """The keyed hashes by which records are remembered."""
-        return frozenset(self.tag(b"record", record)[:_RECORD_DIGITS] for record in records)
+        return frozenset(self.tag(b"record", record)[:_TAG_DIGITS] for record in records)
 
-    def write_records(self, data: str, tags: frozenset[str]) -> None:
-        """Keep the record hashes of the data with keyed fingerprint `data`."""
-        path = self._records(data)
+    def user_tags(self, users: Sequence[bytes]) -> frozenset[str]:
+        """The keyed hashes by which users are remembered: never those of records."""
+        return frozenset(self.tag(b"user", user)[:_TAG_DIGITS] for user in users)
+
+    def write_tags(self, kind: TagKind, data: str, tags: frozenset[str]) -> None:
+        """Keep the record or user hashes of the data with keyed fingerprint `data`."""
+        path = self._tags(kind, data)
         make_folder(path.parent)
         body = bytes.fromhex("".join(sorted(tags)))
-        write_atomic(path, body + bytes.fromhex(self._records_mac(data, body)))
+        write_atomic(path, body + bytes.fromhex(self._tags_mac(kind, data, body)))
         fsync_folder(self._folder)
 
-    def read_records(self, data: str) -> frozenset[str]:
-        """The record hashes of the data with keyed fingerprint `data`, verified. Raises LedgerError."""
-        if data not in self._known:
-            path = self._records(data)
+    def read_tags(self, kind: TagKind, data: str) -> frozenset[str]:
+        """The record or user hashes of the data with keyed fingerprint `data`, verified. Raises LedgerError."""
+        if (kind, data) not in self._known:
+            path, what = self._tags(kind, data), f"the {kind.removesuffix('s')} hashes of an earlier run"
             if not path.exists():
-                raise LedgerError(f"{path}: the record hashes of an earlier run are missing; put the file back")
+                raise LedgerError(f"{path}: {what} are missing; put the file back")
             content = read_file(path)
             body, mac = content[:-_MAC_BYTES], content[-_MAC_BYTES:]
-            if mac.hex() != self._records_mac(data, body):
-                raise LedgerError(f"{path}: the record hashes of an earlier run were altered; put the file back")
+            if mac.hex() != self._tags_mac(kind, data, body):
+                raise LedgerError(f"{path}: {what} were altered; put the file back")
             text = body.hex()
-            self._known[data] = frozenset(text[at : at + _RECORD_DIGITS] for at in range(0, len(text), _RECORD_DIGITS))
-        return self._known[data]
+            found = frozenset(text[at : at + _TAG_DIGITS] for at in range(0, len(text), _TAG_DIGITS))
+            self._known[kind, data] = found
+        return self._known[kind, data]
 
-    def _records(self, data: str) -> Path:
-        return self._folder / RECORDS / f"{data}.bin"
+    def _tags(self, kind: TagKind, data: str) -> Path:
+        return self._folder / kind / f"{data}.bin"
 
-    def _records_mac(self, data: str, body: bytes) -> str:
-        return self.tag(b"records", bytes.fromhex(data) + body)
+    def _tags_mac(self, kind: TagKind, data: str, body: bytes) -> str:
+        return self.tag(kind.encode(), bytes.fromhex(data) + body)
 
     def _read(self) -> list[LedgerEntry]:
         known = self._read_witness()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError
-from secagg.plan import Plan
+from secagg.plan import Plan, TrainingSettings
 from secagg.policy import Policy
 from secagg.randomness import Randomness
 from secagg_client.accounting import Mechanism
@@ -27,6 +27,7 @@ from secagg_client.noise import NoiseSource, SecureSource, SeededSource
 from secagg_client.planning import verify_plan
 from secagg_client.tasks import Metrics
 from secagg_client.training import StepReport, TrainOptions, mechanism_of, train
+from secagg_client.users import bounded
 from secagg_host.events import EventLog
 
 REPORT_SECONDS = 0.5
@@ -56,11 +57,12 @@ class LocalTraining:
         base = self._base(plan)
         verify_plan(plan, base)
         data = load_examples(self.config.data.to_config(), plan.task)
+        used = self._bounded(data, plan.training)
         held_out = self._held_out(plan) if "own" in self._scored() else None
         mechanism = mechanism_of(plan.training, self.config.declared_size)
         source = noise_source(plan, self.config)
-        self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, records=len(data))
-        training = self._without_reserve(descriptor, base, data)
+        self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, **used)
+        training = self._without_reserve(descriptor, base, bounded(data, plan.training))
         return LocalRun(self, descriptor, plan, base, data, training, held_out, mechanism, source)
 
     def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
@@ -88,6 +90,22 @@ class LocalTraining:
     def ledger(self) -> Ledger:
         """The institution's ledger."""
         return Ledger(self.config.ledger_files, lambda: int(time.time()))
+
+    def _bounded(self, data: Examples, settings: TrainingSettings) -> dict[str, int]:
+        """How many records are used; of users, how many there are, and how many of their records are left out.
+
+        Raises DataError when users are not known, ConfigError for rows taken by their place: which of a user's rows are
+        read would depend on the others' rows.
+        """
+        if settings.unit == "record":
+            return {"records": len(data)}
+        if self.config.data.limit is not None or "[" in self.config.data.split:
+            raise ConfigError(
+                "[data] limit, or a slice in split, takes rows by their place, so that one user's rows decide which of "
+                "another's are read: remove it, as the session's unit of privacy is the user"
+            )
+        used = len(bounded(data, settings))
+        return {"records": used, "users": len(set(data.users)), "records_left_out": len(data) - used}
 
     def _scored(self) -> set[str]:
         return set(self.config.evaluation.models) if self.config.evaluation is not None else set()

@@ -1,8 +1,10 @@
 """The DP optimiser: Opacus' clipping and noise, replaced by exact integers on a public grid (see `noise`)."""
 
+from collections.abc import Iterable
+
 import torch
 from opacus.optimizers import DPOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secagg.errors import TrainingError
@@ -10,16 +12,35 @@ from secagg_client.clipping import clipped_sum
 from secagg_client.noise import GRID, NoiseSource, grid_noise
 
 
+def sample_gradients(parameters: Iterable[nn.Parameter], examples: int) -> list[Tensor]:
+    """The per-example gradients of one micro-batch of so many examples, [examples, ...] for each parameter.
+
+    Raises:
+        TrainingError: a parameter got none, or those of something else than examples.
+    """
+    found = [getattr(parameter, "grad_sample", None) for parameter in parameters]
+    samples = [sample for sample in found if isinstance(sample, Tensor)]
+    if len(samples) < len(found):
+        raise TrainingError("a trained parameter got no per-example gradient: its layer was not used once")
+    for sample in samples:
+        if len(sample) != examples:
+            raise TrainingError(
+                f"a trained layer has {len(sample)} gradients for {examples} examples: the model joins examples or "
+                "splits them before that layer, so no bound holds for one; adapt other layers"
+            )
+    return samples
+
+
 class GridOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Sums clipped, rounded per-example gradients over micro-batches; one noisy step per sampled batch.
+    """Sums clipped, rounded gradients of examples, or of users, over micro-batches; one noisy step per sampled batch.
 
     A step without any example still adds its noise and moves: to skip it would show that the batch was empty.
 
     Args:
         optimizer: what moves the parameters.
         sigma: noise multiplier; the noise has deviation sigma * clip.
-        clip: C, the largest norm of one example's gradient.
-        batch_size: the expected batch size, public: sums are divided by it, never by the number of examples drawn.
+        clip: C, the largest norm of one example's or user's gradient.
+        batch_size: the expected batch size, public: sums are divided by it, never by the number drawn.
         source: where the noise comes from.
         first_step: the number of the first step, which the source gets with each use.
     """
@@ -44,17 +65,8 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
         Raises:
             TrainingError: a parameter got no per-example gradient, or one of something else than examples.
         """
-        rows = list[Tensor]()
-        for parameter in self.params:
-            sample = getattr(parameter, "grad_sample", None)
-            if not isinstance(sample, Tensor):
-                raise TrainingError("a trained parameter got no per-example gradient: its layer was not used once")
-            if len(sample) != examples:
-                raise TrainingError(
-                    f"a trained layer has {len(sample)} gradients for {examples} examples: the model joins examples or "
-                    "splits them before that layer, so no bound holds for one; adapt other layers"
-                )
-            rows.append(sample.flatten(1))
+        samples = sample_gradients(self.params, examples)
+        rows = [sample.flatten(1) for sample in samples]
         for parameter, total in zip(self.params, clipped_sum(rows, self.max_grad_norm), strict=True):
             parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total
             parameter.grad_sample = None

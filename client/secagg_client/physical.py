@@ -16,6 +16,7 @@ import torch
 from secagg_client.tasks import Row
 
 R = TypeVar("R", bound=Row)
+U = TypeVar("U")
 
 SHARE = 0.25
 """Of the memory that is free, so much may go to one physical batch: other clients may train beside this one."""
@@ -94,3 +95,9 @@ class PhysicalBatches:
             parts.append(ordered[start:stop])
             start = stop
         return parts
+
+    def groups(self, users: Sequence[U]) -> list[Sequence[U]]:
+        """Users whose gradients are added up at a time: those sums may take as much memory again as a batch."""
+        fits = self.budget // max(1, 4 * self.footprint.values)
+        size = max(1, min(self.most, fits))
+        return [users[start : start + size] for start in range(0, len(users), size)]

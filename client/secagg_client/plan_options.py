@@ -13,7 +13,7 @@ from secagg.validation import first_problem
 from secagg_client.planning import PlanConfig
 from secagg_client.tasks import task_kinds
 
-TRAINING = ("epsilon", "delta", "steps", "batch_size", "learning_rate")
+TRAINING = ("epsilon", "delta", "steps", "batch_size", "learning_rate", "unit", "records_per_user")
 DEFAULT_TRAINING: dict[str, Any] = {
     "steps": 60,
     "batch_size": 64,

@@ -1,7 +1,8 @@
 """DP-SGD on the adapter of a plan: from an institution's examples to one vector of changes (protocol.md §2.6).
 
-Each step draws a Poisson sample, bounds and sums per-example gradients (`per_example`), adds noise and moves. An empty
-sample is a step like any other. Nothing but the change vector and the privacy statement leaves; losses stay local.
+Each step draws a Poisson sample of records, or users (see `users`), bounds and sums their gradients (`per_example`),
+adds noise and moves. An empty sample is a step like any other. Nothing but the change vector and the privacy statement
+leaves; losses stay local.
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import nn
 from secagg.adapter import flatten
 from secagg.errors import ModelError, TrainingError
 from secagg.plan import Plan, TrainingSettings
-from secagg.privacy import PrivacyStatement
+from secagg.privacy import PrivacyStatement, stated
 from secagg_client.accounting import (
     ACCOUNTANT,
     Mechanism,
@@ -34,7 +35,8 @@ from secagg_client.optimizer import GridOptimizer
 from secagg_client.per_example import PerExampleGradients
 from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.prefix import training_task
-from secagg_client.tasks import AnyTask, Row
+from secagg_client.tasks import AnyTask
+from secagg_client.users import Drawn, Share, UserSums, bounded, shares, units_of
 
 EPSILON_POINTS = 10
 """At how many steps of a run the spent epsilon is computed for the progress report."""
@@ -46,6 +48,7 @@ COARSE = 1500
 class StepReport:
     """Progress, for the institution's own screen. `loss` (None for an empty sample) and `examples` are private.
 
+    `examples` counts what was drawn: records, or users. `loss` is their mean, a user's being the mean of its records'.
     `epsilon` is an upper bound of what is spent so far; None without differential privacy.
     """
 
@@ -101,7 +104,7 @@ def mechanism_of(settings: TrainingSettings, declared_size: int) -> Mechanism:
     """
     if settings.epsilon is None:
         raise TrainingError("the plan has no epsilon: there is no mechanism to account")
-    rate = sampling_rate(settings.batch_size, declared_size)
+    rate = sampling_rate(settings.batch_size, declared_size, settings.unit)
     mechanism = Mechanism(rate, solve_sigma(settings.epsilon, settings.delta, rate, settings.steps), settings.steps)
     cross_check(mechanism, settings.delta)
     return mechanism
@@ -117,11 +120,11 @@ def train(
     options: TrainOptions | None = None,
     steps: range | None = None,
 ) -> TrainedUpdate:
-    """Train the plan's adapter on `data` under the plan's (epsilon, delta) for one record.
+    """Train the plan's adapter on `data` under the plan's (epsilon, delta) for one record, or one user (`plan.Unit`).
 
     Args:
-        declared_size: what the institution declares publicly as the size of its data. The guarantee holds whatever
-            the private count is.
+        declared_size: what the institution declares publicly as the size of its data, in records or users. The
+            guarantee holds whatever the private count is.
         source: must be of the kind that the plan says.
         progress: called after each step.
         steps: which of the plan's steps to take, when this is one round of several (the plan then starts where the last
@@ -131,7 +134,7 @@ def train(
     Raises:
         ModelError: base and plan do not fit.
         TrainingError: a setting under which the guarantee does not hold; training that changed nothing.
-        DataError: a text without tokens.
+        DataError: a text without tokens; unknown users, where the unit is the user.
         AccountingError: accountants that disagree.
     """
     options = options or TrainOptions()
@@ -155,7 +158,7 @@ def prepare_run(
         raise TrainingError("the plan trains without differential privacy: refused")
     if source.kind != settings.noise:
         raise TrainingError(f"the plan asks for {settings.noise} noise, the source is {source.kind}")
-    rate = sampling_rate(settings.batch_size, declared_size)
+    rate = sampling_rate(settings.batch_size, declared_size, settings.unit)
     mechanism = None if settings.epsilon is None else mechanism_of(settings, declared_size)
     return Run(settings, mechanism, rate, task, source, options, steps or range(settings.steps))
 
@@ -164,10 +167,11 @@ def execute(
     run: Run, plan: Plan, base: LoadedBase, data: Examples, progress: Callable[[StepReport], None]
 ) -> TrainedUpdate:
     """Train. Raises as `train` does."""
-    rows = run.task.encode(data)
+    data = bounded(data, run.settings)
+    units = units_of(run.task.encode(data), data, run.settings)
     with attached(plan, base, run.options.torch_device()) as adapted:
         before = flatten(plan, adapted.values())
-        run_steps(run, plan, adapted, rows, progress)
+        run_steps(run, plan, adapted, units, progress)
         change = flatten(plan, adapted.values()) - before
     if not np.isfinite(change).all():
         raise TrainingError("training diverged: the change is not finite. Lower the learning rate")
@@ -175,19 +179,14 @@ def execute(
 
 
 def statement_of(settings: TrainingSettings) -> PrivacyStatement:
-    """What is said of a run. The plan's epsilon, not the slightly smaller one spent: that would tell the rate."""
-    return PrivacyStatement(
-        epsilon=settings.epsilon,
-        delta=settings.delta,
-        accountant=ACCOUNTANT if settings.epsilon is not None else "none",
-        noise=settings.noise,
-    )
+    """What is said of a run."""
+    return stated(settings, ACCOUNTANT if settings.epsilon is not None else "none")
 
 
 def run_steps(
-    run: Run, plan: Plan, adapted: Adapted, rows: Sequence[Row], progress: Callable[[StepReport], None]
+    run: Run, plan: Plan, adapted: Adapted, units: Sequence[Drawn], progress: Callable[[StepReport], None]
 ) -> None:
-    """All steps of a run on an attached adapter."""
+    """All steps of a run on an attached adapter, drawing from `units`."""
     trained = {spec.name: adapted.parameters[spec.name] for spec in plan.trained}
     _hook_trained_layers_only(adapted.model)
     optimizer = _optimizer(run.settings, trained)
@@ -205,8 +204,8 @@ def run_steps(
         for step in run.steps:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * learning_rate_factor(run.settings, step)
-            indices = poisson_sample(run.source.stream(step, "sampling"), len(rows), run.rate)
-            total = stepper.step([rows[index] for index in indices])
+            indices = poisson_sample(run.source.stream(step, "sampling"), len(units), run.rate)
+            total = stepper.step([units[index] for index in indices])
             if not checked and (run.mechanism is not None or len(indices)):
                 _check_moved(before, flatten(plan, adapted.values()))
                 checked = True
@@ -269,16 +268,17 @@ def _spent(run: Run, step: int) -> float | None:
     return min(epsilon, epsilon_spent(mechanism, run.settings.delta, epsilon / COARSE))
 
 
-def _summed_loss(run: Run, model: nn.Module, rows: Sequence[Row]) -> torch.Tensor:
+def _summed_loss(run: Run, model: nn.Module, part: Sequence[Share]) -> torch.Tensor:
+    """The units' losses as far as they are in this physical batch, added up."""
     device = next(model.parameters()).device
-    batch = run.task.collate(rows).to(device)
+    batch = run.task.collate([share.row for share in part]).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.settings.precision == "bf16"):
         losses: torch.Tensor = run.task.losses(model, batch)
-    return losses.sum()
+    return (losses * losses.new_tensor([share.part for share in part])).sum()
 
 
 class _PrivateStepper:
-    """Steps with per-example clipping and noise."""
+    """Steps with noise, clipped for each example, or for each user."""
 
     def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batches: PhysicalBatches) -> None:
         if run.mechanism is None:
@@ -297,19 +297,39 @@ class _PrivateStepper:
             first_step=run.steps.start,
         )
 
-    def step(self, rows: Sequence[Row]) -> float:
+    def step(self, sample: Sequence[Drawn]) -> float:
         """One step on a sample that may be empty; the summed loss."""
-        total = 0.0
-        for part in self._batches.cut(rows):
-            loss = _summed_loss(self._run, self._model, part)
-            with warnings.catch_warnings():
-                # the first trained layer's input needs no gradient, and its per-example gradient needs none of it
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                torch.autograd.backward(loss)
-            self._optimizer.clip_and_accumulate(len(part))
-            total += float(loss.detach())
+        if self._run.settings.unit == "record":
+            total = self._clip_records(sample)
+        else:
+            total = sum(self._clip_users(group) for group in self._batches.groups(sample))
         self._optimizer.step()
         return total
+
+    def _clip_records(self, sample: Sequence[Drawn]) -> float:
+        total = 0.0
+        for part in self._batches.cut(shares(sample)):
+            total += self._backward(part)
+            self._optimizer.clip_and_accumulate(len(part))
+        return total
+
+    def _clip_users(self, users: Sequence[Drawn]) -> float:
+        """A user's records may be in several physical batches: nothing is clipped before all of them were added up."""
+        sums, total = UserSums(self._optimizer.params, len(users)), 0.0
+        for part in self._batches.cut(shares(users)):
+            total += self._backward(part)
+            sums.add([share.unit for share in part])
+        sums.hand_over()
+        self._optimizer.clip_and_accumulate(len(users))
+        return total
+
+    def _backward(self, part: Sequence[Share]) -> float:
+        loss = _summed_loss(self._run, self._model, part)
+        with warnings.catch_warnings():
+            # the first trained layer's input needs no gradient, and its per-example gradient needs none of it
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            torch.autograd.backward(loss)
+        return float(loss.detach())
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -322,14 +342,14 @@ class _PlainStepper:
     def __init__(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batches: PhysicalBatches) -> None:
         self._run, self._model, self._optimizer, self._batches = run, model, optimizer, batches
 
-    def step(self, rows: Sequence[Row]) -> float:
+    def step(self, sample: Sequence[Drawn]) -> float:
         """One step; an empty sample moves nothing."""
         total = 0.0
-        for part in self._batches.cut(rows):
+        for part in self._batches.cut(shares(sample)):
             loss = _summed_loss(self._run, self._model, part)
             torch.autograd.backward(loss / self._run.settings.batch_size)
             total += float(loss.detach())
-        if rows:
+        if sample:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return total

@@ -19,7 +19,20 @@ Method = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Options = Annotated[dict[str, JsonValue], Field(exclude_if=lambda options: not options)]
 """Options of an encoding or a task; left out of a statement when there are none."""
 
+Unit = Literal["record", "user"]
+"""Whose presence in an institution's data the guarantee hides (protocol.md §2.6a)."""
+RecordsPerUser = Annotated[int | None, Field(ge=1, le=1_000_000, exclude_if=lambda most: most is None)]
+"""The most records of one user that are used. Left out, as statements without users always were."""
+
 MAX_EMBEDDED_BYTES = 1 << 20
+
+
+def check_unit(unit: Unit, records_per_user: int | None) -> None:
+    """Raise ValueError unless the bound on a user's records is there exactly when the unit is the user."""
+    if unit == "user" and records_per_user is None:
+        raise ValueError("unit user needs records_per_user: the most records of one user that are used")
+    if unit == "record" and records_per_user is not None:
+        raise ValueError("records_per_user needs unit user: records are not bounded otherwise")
 
 
 class Frozen(BaseModel):
@@ -113,6 +126,9 @@ class TrainingSettings(Frozen):
     `epsilon` None means no differential privacy: an experiment, never allowed by a default policy.
     The sampling rate is batch_size / declared size; the declared size is each client's own, and not in here.
     `head_learning_rate`, when given, is that of the classification head.
+
+    `unit` is whose presence the guarantee hides, and what batch size and declared size count (protocol.md §2.6a): each
+    record, or each user, of whom at most `records_per_user` records are used. Records, when it is left out.
     """
 
     steps: int = Field(ge=1, le=1_000_000)
@@ -128,6 +144,13 @@ class TrainingSettings(Frozen):
     delta: float = Field(gt=0, lt=1e-2)
     precision: Literal["fp32", "bf16"] = "fp32"
     noise: Literal["secure", "seeded"] = "secure"
+    unit: Unit = Field(default="record", exclude_if=lambda unit: unit == "record")
+    records_per_user: RecordsPerUser = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_unit(self.unit, self.records_per_user)
+        return self
 
 
 class Plan(Frozen):

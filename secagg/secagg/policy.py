@@ -12,7 +12,7 @@ from secagg.canonical import statement_hash
 from secagg.descriptor import AuditReserve, Descriptor
 from secagg.errors import PolicyViolation
 from secagg.identity import Identity, check_issued_by
-from secagg.plan import Frozen, Hash, Method, Options, Plan, TaskSpec, TensorSpec
+from secagg.plan import Frozen, Hash, Method, Options, Plan, TaskSpec, TensorSpec, Unit
 
 Fingerprints = Annotated[dict[str, Hash], Field(min_length=1)]
 
@@ -117,7 +117,8 @@ class Policy(Anchors):
     """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released.
 
     `min_weight` is the smallest public weight that any client may have; 1 means equal weights. Among very small weights
-    one full one would stand out of the sum as if it were alone.
+    one full one would stand out of the sum as if it were alone. `units` of privacy (protocol.md §2.6a) are accepted:
+    `("user",)` for data in which one person has many records.
 
     `max_audit_hold_out` and `max_audit_canaries` are how much a session may reserve for an audit (protocol.md §4.6):
     nothing, unless the institution agrees that part of its records is left out and canaries are trained on.
@@ -131,6 +132,7 @@ class Policy(Anchors):
     max_epsilon: float = Field(gt=0)
     max_delta: float = Field(gt=0, lt=1)
     noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
+    units: tuple[Unit, ...] = ("record", "user")
     min_weight: float = Field(gt=0, le=1, default=1.0)
     max_audit_hold_out: float = Field(ge=0, le=0.5, default=0.0)
     max_audit_canaries: int = Field(ge=0, default=0)
@@ -167,6 +169,10 @@ class Policy(Anchors):
             raise PolicyViolation(f"delta {training.delta} is above the policy's {self.max_delta}")
         if training.noise not in self.noise:
             raise PolicyViolation(f"{training.noise} noise is not among {', '.join(self.noise)}")
+        if training.unit not in self.units:
+            raise PolicyViolation(
+                f"the session's unit of privacy is the {training.unit}, the policy's units are {', '.join(self.units)}"
+            )
 
     def _check_audit(self, reserve: AuditReserve) -> None:
         if reserve.hold_out > self.max_audit_hold_out:

@@ -26,6 +26,7 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.plan import Frozen, Hash, Plan
+from secagg.privacy import guarantee_in_words
 from secagg.rounds import check_start, resumed
 from secagg.sets import complaints_by_client
 from secagg.signing import Signed, Signer, Statement
@@ -228,22 +229,7 @@ def committee_note(descriptor: Descriptor) -> str:
 
 def privacy_note(uploads: tuple[SignedUpload, ...], rounds: int) -> str:
     """The guarantee in words, by the weakest of the members' statements; it is that of all rounds together."""
-    statements = [upload.statement.privacy for upload in uploads]
-    if any(statement.epsilon is None for statement in statements):
-        return "NO differential privacy: at least one member trained without it. An experiment, not for private data."
-    epsilon = max(statement.epsilon or 0.0 for statement in statements)
-    delta = max(statement.delta for statement in statements)
-    seeded = any(statement.noise == "seeded" for statement in statements)
-    text = (
-        f"Adding or removing one record of a member changes the probability of any release by at most a factor "
-        f"exp({epsilon:.4g}), but for probability {delta:.3g} (record-level differential privacy, Poisson sampling). "
-        f"Others' noise is not credited."
-    )
-    if rounds > 1:
-        text += f" That holds for the releases of all {rounds} rounds together."
-    if seeded:
-        text += " The noise came from a seeded generator: reproducible, for experiments only; no protection."
-    return text
+    return guarantee_in_words([upload.statement.privacy for upload in uploads], rounds)
 
 
 def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseCertificate:

@@ -33,7 +33,7 @@ from secagg.merkle import leaf_hash, path
 from secagg.messages import SetMember
 from secagg.plan import Plan
 from secagg.policy import Policy, adapter_schema_hash
-from secagg.privacy import PrivacyStatement
+from secagg.privacy import stated
 from secagg.randomness import Randomness
 from secagg.signing import Signer
 
@@ -180,7 +180,7 @@ def run_sealed(
     for name, signer in parties.clients.items():
         descriptor = session.check(approved=True)
         policy.check(descriptor)
-        statement = _statement(plan)
+        statement = stated(plan.training, "stated by the caller")
         uploads[name] = seal_contribution(descriptor, signer, changes[name], statement, random)
 
     # Coordinator: candidate set (§8.1). Key-holders: endorse it (§8.2). Both again for the final set (§8.3).
@@ -212,10 +212,3 @@ def run_sealed(
 def _ordered(uploads: Mapping[str, SealedUpload], members: tuple[SetMember, ...]) -> list[SealedUpload]:
     by_client = {upload.signed.statement.client: upload for upload in uploads.values()}
     return [by_client[member.client] for member in members]
-
-
-def _statement(plan: Plan) -> PrivacyStatement:
-    training = plan.training
-    return PrivacyStatement(
-        epsilon=training.epsilon, delta=training.delta, accountant="stated by the caller", noise=training.noise
-    )

@@ -12,6 +12,7 @@ from secagg.errors import (
     TooFewContributions,
 )
 from secagg.messages import Candidate, Endorsement, FinalSet, SetMember, SignedEndorsement, SignedUpload, Upload
+from secagg.privacy import unit_in_words
 
 
 def check_upload(descriptor: Descriptor, signed: SignedUpload, client: str) -> Upload:
@@ -31,6 +32,11 @@ def check_upload(descriptor: Descriptor, signed: SignedUpload, client: str) -> U
         raise PolicyViolation(f"{identity.title} states epsilon {stated.epsilon}; the session allows {agreed.epsilon}")
     if stated.delta > agreed.delta or stated.noise != agreed.noise:
         raise PolicyViolation(f"{identity.title} states another delta or kind of noise than the session agreed on")
+    if (stated.unit, stated.records_per_user) != (agreed.unit, agreed.records_per_user):
+        raise PolicyViolation(
+            f"{identity.title} states the unit of privacy {unit_in_words(stated.unit, stated.records_per_user)}; the "
+            f"session agreed on {unit_in_words(agreed.unit, agreed.records_per_user)}"
+        )
     return upload
 
 

@@ -20,6 +20,7 @@ from secagg.identity import Role, identify
 from secagg.messages import SignedOffer
 from secagg.plan import Frozen, Plan
 from secagg.policy import adapter_schema_hash, check_authority
+from secagg.privacy import unit_in_words
 from secagg.release import ADAPTER, CERTIFICATE, parse_certificate
 from secagg.rounds import MAX_ROUNDS, Previous, Round, check_follows
 from secagg.signing import Signer, parse_model
@@ -167,6 +168,7 @@ def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] 
         "values": descriptor.parameters.length,
         "epsilon": plan.training.epsilon,
         "delta": plan.training.delta,
+        "unit of privacy": unit_in_words(plan.training.unit, plan.training.records_per_user),
         "noise": plan.training.noise,
         "audit reserve": descriptor.audit.summary if descriptor.audit else "nothing",
         "protocol": descriptor.protocol,

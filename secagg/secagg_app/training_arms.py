@@ -101,7 +101,7 @@ def _ours(load: Workload, *, private: bool, precision: Literal["fp32", "bf16"]) 
         with attached(plan, base, torch.device("cpu")) as adapted:
             last = time.perf_counter()
             with suppress(_Enough):
-                run_steps(run, plan, adapted, load.rows, done)
+                run_steps(run, plan, adapted, [(row,) for row in load.rows], done)
         return StepTimes(tuple(seconds), tuple(examples))
 
     return steps

@@ -61,8 +61,9 @@ class ClientBytes:
 class Guess:
     """What a guarantee excludes, in words that need no mathematics.
 
-    `best` is the largest chance, in percent, of being right about whether a record was used, for whoever starts
-    from even odds: (1 + (e^eps - 1 + 2 delta) / (e^eps + 1)) / 2 (Kairouz, Oh & Viswanath 2015).
+    `best` is the largest chance, in percent, of being right about whether a record (or a user's records) was
+    used, for whoever starts from even odds: (1 + (e^eps - 1 + 2 delta) / (e^eps + 1)) / 2 (Kairouz, Oh & Viswanath
+    2015).
     """
 
     epsilon: float

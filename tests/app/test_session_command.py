@@ -46,6 +46,7 @@ def test_show(study: Study) -> None:
     assert shown["approvals"] == 0
     plain = CliRunner().invoke(cli, ["session", "show", path]).output
     assert shown["adapter schema hash"] in plain
+    assert shown["unit of privacy"] == "record"
 
 
 def test_what_is_reserved_for_an_audit_is_signed_and_shown(study: Study, tmp_path: Path) -> None:

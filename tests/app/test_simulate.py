@@ -143,6 +143,7 @@ clients = [3]
         ("[grid]\nepsilon = [-1.0]", "not below 0"),
         ("[gird]", "gird: Extra inputs"),
         ("model = [", "is not TOML"),
+        ('[plan.training]\nunit = "user"\nrecords_per_user = 3', "unit: simulated records are nobody's"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(text: str, message: str, tmp_path: Path) -> None:

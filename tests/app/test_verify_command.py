@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     (deployment.folder / "policy.toml").write_text(toml(deployment.policy.model_dump(mode="json")))
     anchors = deployment.policy.model_dump(
         mode="json",
-        exclude={"max_releases", "max_rounds", "protocols", "max_epsilon", "max_delta", "noise", "min_weight"},
+        exclude={"max_releases", "max_rounds", "protocols", "max_epsilon", "max_delta", "noise", "units", "min_weight"},
     )
     (deployment.folder / "anchors.toml").write_text(toml(anchors))
     return deployment

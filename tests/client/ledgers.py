@@ -39,9 +39,14 @@ def new_ledger(root: Path) -> Ledger:
 
 
 def spend(
-    session: str, data: Examples, name: str = "", mechanism: Mechanism = MECHANISM, round_number: int = 0
+    session: str,
+    data: Examples,
+    name: str = "",
+    mechanism: Mechanism = MECHANISM,
+    round_number: int = 0,
+    **training_settings: object,
 ) -> Spend:
-    training = settings(noise="secure")
+    training = settings(noise="secure", **training_settings)
     return Spend.of(session, name or data.source, data, mechanism, training, round_number)
 
 

@@ -239,3 +239,17 @@ def test_texts_without_classes(tmp_path: Path) -> None:
     drawn = draw_once(tmp_path / "audit", order, os.urandom)
     assert read_table(str(tmp_path / "audit" / "canaries.parquet")).column_names == ["text", "member"]
     assert draw_once(tmp_path / "audit", order, os.urandom) == drawn
+
+
+def test_with_users_as_the_unit_all_records_of_one_fall_alike_and_each_canary_is_a_user() -> None:
+    data = replace(rows(1200), users=tuple(f"user {i % 300}" for i in range(1200)))
+    canaries = replace(made(30), users=tuple(f"\0canary/{i}" for i in range(30)))
+    order = replace(wanted(), data=data, canaries=canaries, unit="user")
+    drawn = order.with_seed(SEED)
+    inside, outside = set(drawn.members.users), set(drawn.nonmembers.users)
+    assert not inside & outside
+    assert (len(drawn.members), len(drawn.nonmembers)) == (4 * len(inside), 4 * len(outside))
+    assert within(len(inside) + len(outside), 300, 0.4)
+    assert not outside & set(drawn.training.users)
+    assert sum(user.startswith("\0canary/") for user in drawn.training.users) == sum(drawn.canary_is_in)
+    assert order.tables(drawn)["members"]["user"] == list(drawn.members.users)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from secagg.errors import DataError
 from secagg_client import tables
 from secagg_client.data import DataConfig, Examples, load_examples
+from secagg_client.tasks import kind_of
 from tests.client.support import LM, MEAN
 
 ROWS = [
@@ -148,3 +150,72 @@ def test_a_local_file_of_another_kind_is_refused_and_not_asked_of_a_hub(tmp_path
     path.write_text("good\n")
     with pytest.raises(DataError, match="takes a file that ends in"):
         load_examples(DataConfig(source=str(path)), LM)
+
+
+# -- whose the records are ---------------------------------------------------------------------------------------------
+
+
+def test_users_are_read_beside_whatever_the_task_reads(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "x.jsonl", [{**row, "who": who} for row, who in zip(ROWS, (" u1 ", "u2", "u1"), strict=True)]
+    )
+    config = DataConfig(source=str(path), user_column="who")
+    data = load_examples(config, MEAN)
+    assert data.users == load_examples(config, LM).users == ("u1", "u2", "u1")
+    assert (data.texts, data.labels) == (load_examples(DataConfig(source=str(path)), MEAN).texts, (1, 0, 1))
+    assert data.select([2, 1]).users == ("u1", "u2")
+    assert load_examples(config.model_copy(update={"limit": 2}), MEAN).users == ("u1", "u2")
+    assert "u1" not in repr(data)
+
+
+def test_numbers_are_users_by_their_digits(tmp_path: Path) -> None:
+    for name, write in WRITERS.items():
+        write(tmp_path / name)
+        assert load_examples(DataConfig(source=str(tmp_path / name), user_column="id"), LM).users == ("1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("who", "message"),
+    [
+        ("  ", "row 2: the user is empty"),
+        (None, "row 2: the user is missing"),
+        (1234.5, "the user is neither a text nor a whole number"),
+        (True, "the user is neither a text nor a whole number"),
+        (["secret"], "the user is neither a text nor a whole number"),
+    ],
+)
+def test_rows_of_nobody_are_named_without_a_user(tmp_path: Path, who: object, message: str) -> None:
+    first = "secret" if isinstance(who, str | None) else who
+    path = jsonl(tmp_path / "x.jsonl", [{"text": "one", "who": first}, {"text": "two", "who": who}])
+    with pytest.raises(DataError, match=message) as caught:
+        load_examples(DataConfig(source=str(path), user_column="who"), LM)
+    assert str(path) in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("secret", "1234", "True"))
+
+
+def test_a_number_that_a_csv_leaves_out_is_a_missing_user(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,who\none,\ntwo,7\n")
+    with pytest.raises(DataError, match="row 1: the user is missing"):
+        load_examples(DataConfig(source=str(tmp_path / "x.csv"), user_column="who"), LM)
+
+
+def test_a_missing_user_column_names_those_that_exist(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [{"text": "a"}])
+    with pytest.raises(DataError, match=r"no column 'who'; it has 'text'\. Name the column with user_column"):
+        load_examples(DataConfig(source=str(path), user_column="who"), LM)
+
+
+def test_users_must_be_of_the_rows_that_the_task_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that leaves rows out would shift whose they are."""
+    path = jsonl(tmp_path / "x.jsonl", [{"text": "a", "who": "u"}, {"text": "b", "who": "v"}])
+    monkeypatch.setattr(type(kind_of(LM)), "read", lambda *_args: Examples("x", ("a",)))
+    with pytest.raises(DataError, match="made 1 examples of 2 rows"):
+        load_examples(DataConfig(source=str(path), user_column="who"), LM)
+
+
+def test_the_fingerprint_of_data_covers_their_users() -> None:
+    plain, owned = Examples("a", ("x", "y")), Examples("a", ("x", "y"), users=("u", "v"))
+    assert owned.fingerprint() == Examples("b", ("y", "x"), users=("v", "u")).fingerprint()
+    assert len({plain.fingerprint(), owned.fingerprint(), replace(owned, users=("v", "u")).fingerprint()}) == 3
+    assert plain.user_hashes() == ()
+    assert set(owned.user_hashes()).isdisjoint(Examples("c", ("u", "v")).record_hashes())

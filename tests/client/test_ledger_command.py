@@ -77,7 +77,7 @@ def test_entries_spending_and_limits_are_shown(study: Study) -> None:
     assert "limits: epsilon 8 at delta 1e-05; further sessions allowed" in text
     shown = json.loads(ledger(study, "client-3", "show", "--json").stdout)
     (spent,) = shown["spent"]
-    assert f"spent on ward 7: epsilon {spent['epsilon']:.3f} in 2 sessions, 40 steps" in text
+    assert f"spent on ward 7: epsilon {spent['epsilon']:.3f} for a record in 2 sessions, 40 steps" in text
     assert (spent["sessions"], spent["steps"]) == (2, 2 * MECHANISM.steps)
     assert shown["entries"][1]["upload_root"] == ROOT
     assert shown["limits"] == {**limits, "count_attempts": False}

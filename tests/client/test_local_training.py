@@ -128,6 +128,57 @@ def test_an_abandoned_session_has_spent_nothing(small: Small, tiny_bert_dir: Pat
     assert [entry.kind for entry in local.ledger.entries()] == ["begun", "abandoned", "begun"]
 
 
+@pytest.fixture(scope="module")
+def of_users(tiny_bert_dir: Path) -> Small:
+    training = settings(noise="secure", unit="user", records_per_user=3, batch_size=4)
+    return Small(plan=plan_for(loaded(tiny_bert_dir, MEAN), training))
+
+
+def write_users(folder: Path, users: int) -> None:
+    """Sixty records of so many users, in the place of the data that `config` wrote."""
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    named = [{**row, "who": f"patient {number % users}"} for number, row in enumerate(rows)]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
+
+
+def test_a_run_with_the_user_as_the_unit(of_users: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    data = {"path": "data.jsonl", "user_column": "who"}
+    local = training(of_users, tmp_path, tiny_bert_dir, data=data, declared_size=16)
+    write_users(tmp_path, 12)
+    run = local.prepare(of_users.descriptor)
+    prepared = events(tmp_path, "prepared")[0]
+    assert (prepared["records"], prepared["users"], prepared["records_left_out"]) == (36, 12, 24)
+    run.charge()
+    (entry,) = local.ledger.entries()
+    assert (entry.unit, entry.users, entry.mechanism.rate) == ("user", True, 0.25)
+    (remembered,) = (tmp_path / "ledger" / "records").iterdir()
+    assert remembered.stat().st_size == 16 * len(set(run.data.texts)) + 32, "also records that are left out"
+    assert len(run.data) == 60
+    trained = run.train()
+    assert (trained.privacy.unit, trained.privacy.records_per_user) == ("user", 3)
+    assert np.abs(trained.change).max() > 0
+    assert "patient" not in (tmp_path / "state" / "events.jsonl").read_text()
+    with pytest.raises(PolicyViolation, match="neither epsilon says anything for the other"):
+        training(of_users, tmp_path, tiny_bert_dir).prepare(Small(plan=records_of(of_users.plan)).descriptor).charge()
+
+
+def records_of(plan: Plan) -> Plan:
+    return plan.model_copy(update={"training": settings(noise="secure")})
+
+
+def test_users_must_be_known_and_none_cut_off_by_others(of_users: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    unknown = training(of_users, tmp_path, tiny_bert_dir, declared_size=16)
+    with pytest.raises(DataError, match=r"Name the column that says it: user_column in \[data\]"):
+        unknown.prepare(of_users.descriptor)
+    for rows in ({"limit": 30}, {"split": "train[:50%]"}):
+        data = {"path": "data.jsonl", "user_column": "who", **rows}
+        limited = training(of_users, tmp_path, tiny_bert_dir, data=data, declared_size=16)
+        write_users(tmp_path, 12)
+        with pytest.raises(ConfigError, match=r"\[data\] limit, or a slice in split, takes rows by their place"):
+            limited.prepare(of_users.descriptor)
+        assert limited.ledger.entries() == ()
+
+
 def test_limits_are_the_policy_s_unless_the_institution_sets_its_own(
     small: Small, tiny_bert_dir: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +337,29 @@ def test_a_plan_for_another_method_says_what_it_reveals(tiny_bert_dir: Path, tmp
         plan_config(tmp_path / "plan.toml", {"method_options": ("size",)})
     help_text = "".join(CliRunner().invoke(cli, ["client", "plan", "--help"]).output.split())
     assert all("".join(encoding.reveals.split()) in help_text for encoding in encodings().values())
+
+
+def test_a_plan_with_the_user_as_the_unit(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    """Also with clips from public examples, of which each stands for a user."""
+    out = tmp_path / "plan.json"
+    write_data(tmp_path / "public.jsonl", 60)
+    words = ["client", "plan", "--model", str(tiny_bert_dir), "--task", "classify", "--label", LABELS[0], "--label",
+             LABELS[1], "--steps", "2", "--batch-size", "10", "--unit", "user", "--out", str(out)]  # fmt: skip
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 1
+    assert "unit user needs records_per_user" in result.output
+    calibrate = ["--calibrate", str(tmp_path / "public.jsonl"), "--calibrate-size", "50"]
+    result = CliRunner().invoke(cli, [*words, "--records-per-user", "3", *calibrate])
+    assert result.exit_code == 0, result.output
+    made = parse_model(Plan, out.read_bytes())
+    assert (made.training.unit, made.training.records_per_user) == ("user", 3)
+    assert all(spec.clip != 1.0 for spec in made.trained)
+    (tmp_path / "plan.toml").write_text(
+        f'base_model = "{tiny_bert_dir}"\n[task]\nkind = "lm"\n[training]\nunit = "user"\nrecords_per_user = 3\n'
+    )
+    assert plan_config(tmp_path / "plan.toml", {}).training.records_per_user == 3
+    with pytest.raises(ConfigError, match="records_per_user needs unit user"):
+        plan_config(tmp_path / "plan.toml", {"unit": "record"})
 
 
 def test_clips_from_public_examples(tiny_bert_dir: Path, tmp_path: Path) -> None:

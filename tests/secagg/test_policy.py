@@ -26,6 +26,7 @@ SMALL = Small()
         ({"max_epsilon": 1.0}, "epsilon 8.0 is above"),
         ({"max_delta": 1e-9}, "delta"),
         ({"noise": ("seeded",)}, "secure noise"),
+        ({"units": ("user",)}, "unit of privacy is the record, the policy's units are user"),
         ({"protocols": ()}, "protocol sealed"),
         ({"max_releases": 0}, "releases"),
     ],
@@ -34,6 +35,13 @@ def test_each_rule_is_held(update: dict[str, object], message: str) -> None:
     SMALL.policy.check(SMALL.descriptor)
     with pytest.raises(PolicyViolation, match=message):
         SMALL.policy.model_copy(update=update).check(SMALL.descriptor)
+
+
+def test_both_units_of_privacy_are_accepted_unless_the_policy_says_otherwise() -> None:
+    users = Small(plan=small_plan(unit="user", records_per_user=5))
+    users.policy.check(users.descriptor)
+    with pytest.raises(PolicyViolation, match="unit of privacy is the user, the policy's units are record"):
+        users.policy.model_copy(update={"units": ("record",)}).check(users.descriptor)
 
 
 def test_training_without_privacy_is_never_allowed() -> None:

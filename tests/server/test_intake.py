@@ -189,6 +189,15 @@ def test_a_weaker_privacy_than_agreed_is_refused(running: Running) -> None:
             caller.begin(weak)
 
 
+def test_another_unit_of_privacy_than_agreed_is_refused(running: Running) -> None:
+    """Users would be the better guarantee, but not what release and certificate say of all."""
+    privacy = running.deployment.uploads[0].signed.statement.privacy
+    other = resealed(running, 0, privacy=privacy.model_copy(update={"unit": "user", "records_per_user": 3}))
+    said = "states the unit of privacy user, at most 3 records of each; the session agreed on record"
+    with running.client(0) as caller, pytest.raises(PolicyViolation, match=said):
+        caller.begin(other)
+
+
 def test_garbage_is_malformed(running: Running) -> None:
     with running.client(0) as caller:
         for raw in (b"", b"\xff\x00", b"{}", b"[" * 5000):

@@ -134,6 +134,25 @@ def test_seeded_noise_is_no_protection_and_the_page_says_so() -> None:
     assert "The noise came from a seeded generator" in text
 
 
+def test_users_are_called_users() -> None:
+    small = Small(clients=3, plan=small_plan(unit="user", records_per_user=5))
+    text = " ".join(read(render(draft_certificate(small.parts, {"secagg": "0.1.0"}))).text.split())
+    for expected in (
+        "for each user",
+        "any one user's records were used",
+        "a certain user's records were used, is right",
+        "for every user, even the most unusual",
+        "It is about users.",
+        "at most 5 of them were used",
+        "Using the same users' records for another release",
+        "batches of 8 users expected",
+        "unit: one user with all records at an institution (at most 5 used), added or removed",
+    ):
+        assert expected in text, expected
+    for false in ("one record", "every record", "for each record", "about records", "certain record"):
+        assert false not in text, false
+
+
 @pytest.mark.parametrize(
     ("epsilon", "best", "strength"),
     [(0.1, "52.5", "strong"), (1.0, "73.1", "strong"), (2.0, "88.1", "moderate"), (8.0, "99.97", "weak")],

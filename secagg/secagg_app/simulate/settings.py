@@ -71,6 +71,13 @@ class Simulation(_Strict):
     sealed: bool = True
     curve: bool = True
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        training = self.plan.get("training")
+        if isinstance(training, dict) and training.get("unit", "record") != "record":
+            raise ValueError("plan.training.unit: simulated records are nobody's in particular; leave it at record")
+        return self
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """From TOML. Raises ConfigError that names the setting."""
