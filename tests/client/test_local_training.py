@@ -145,7 +145,7 @@ def test_a_run_with_the_user_as_the_unit(of_users: Small, tiny_bert_dir: Path, t
     data = {"path": "data.jsonl", "user_column": "who"}
     local = training(of_users, tmp_path, tiny_bert_dir, data=data, declared_size=16)
     write_users(tmp_path, 12)
-    run = local.prepare(of_users.descriptor)
+    run = local.prepare(of_users.descriptor, of_users.plan)
     prepared = events(tmp_path, "prepared")[0]
     assert (prepared["records"], prepared["users"], prepared["records_left_out"]) == (36, 12, 24)
     run.charge()
@@ -159,7 +159,8 @@ def test_a_run_with_the_user_as_the_unit(of_users: Small, tiny_bert_dir: Path, t
     assert np.abs(trained.change).max() > 0
     assert "patient" not in (tmp_path / "state" / "events.jsonl").read_text()
     with pytest.raises(PolicyViolation, match="neither epsilon says anything for the other"):
-        training(of_users, tmp_path, tiny_bert_dir).prepare(Small(plan=records_of(of_users.plan)).descriptor).charge()
+        by_record = Small(plan=records_of(of_users.plan))
+        training(of_users, tmp_path, tiny_bert_dir).prepare(by_record.descriptor, by_record.plan).charge()
 
 
 def records_of(plan: Plan) -> Plan:
@@ -169,13 +170,13 @@ def records_of(plan: Plan) -> Plan:
 def test_users_must_be_known_and_none_cut_off_by_others(of_users: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     unknown = training(of_users, tmp_path, tiny_bert_dir, declared_size=16)
     with pytest.raises(DataError, match=r"Name the column that says it: user_column in \[data\]"):
-        unknown.prepare(of_users.descriptor)
+        unknown.prepare(of_users.descriptor, of_users.plan)
     for rows in ({"limit": 30}, {"split": "train[:50%]"}):
         data = {"path": "data.jsonl", "user_column": "who", **rows}
         limited = training(of_users, tmp_path, tiny_bert_dir, data=data, declared_size=16)
         write_users(tmp_path, 12)
         with pytest.raises(ConfigError, match=r"\[data\] limit, or a slice in split, takes rows by their place"):
-            limited.prepare(of_users.descriptor)
+            limited.prepare(of_users.descriptor, of_users.plan)
         assert limited.ledger.entries() == ()
 
 

@@ -22,7 +22,7 @@ class Interval:
     seeds: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.seeds > 1 else f"{self.mean:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class Line:
     """One line of a table: a cell of the grid over its seeds.
 
     `gain` is value - start by seed, in the direction that is better. `against_one_shot` is the same against one round
-    in a cell that is the same otherwise, None where there is none. `learnt` is what the fixed rule reads off `gain`.
+    in a cell that is the same otherwise, None where there is none. `learnt` is what the fixed rule reads off `gain`; off one seed it reads
+    nothing.
     """
 
     arm: str
@@ -84,7 +85,8 @@ def markdown(found: Sequence[Line]) -> str:
     titles = [*(axis.replace("_", " ") for axis in varied), "value", "gain over start", "against one round", "sent"]
     text = [_row(titles), _row(["---"] * len(titles))]
     for line in found:
-        verdict = "" if line.learnt or line.arm == "start" else " nothing learnt"
+        unread = line.learnt or line.arm == "start" or line.gain.seeds == 1
+        verdict = "" if unread else " nothing learnt"
         against = str(line.against_one_shot) if line.against_one_shot is not None else ""
         shown = [str(getattr(line, axis) or "none") for axis in varied]
         text.append(_row([*shown, str(line.value), f"{line.gain}{verdict}", against, f"{line.bytes_up / 1000:.0f} kB"]))
