@@ -30,8 +30,8 @@ class Line:
     """One line of a table: a cell of the grid over its seeds.
 
     `gain` is value - start by seed, in the direction that is better. `against_one_shot` is the same against one round
-    in a cell that is the same otherwise, None where there is none. `learnt` is what the fixed rule reads off `gain`; off
-    one seed it reads nothing.
+    in a cell that is the same otherwise, None where there is none. `learnt` is what the fixed rule reads off `gain`; it
+    reads nothing off one seed.
     """
 
     arm: str
