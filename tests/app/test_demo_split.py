@@ -219,6 +219,18 @@ def test_own_data_are_read_from_any_table(tmp_path: Path, kind: str) -> None:
     assert own_corpus(str(path), "body", None).labels == ()
 
 
+def test_each_client_gets_one_site_when_there_are_as_many(tmp_path: Path) -> None:
+    path, sites = tmp_path / "sites.jsonl", ("north", "east", "west")
+    rows = [{"text": one.text, "label": one.label, "site": sites[i % 3]} for i, one in enumerate(made_up(600))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = own_corpus(str(path), "text", "label", "site")
+    parts = split(corpus, Recipe(tuning=0, size=100, held_out=60, alpha=None), 3, 0, seed=1)
+    assert [{record.group for record in part} for part in parts.clients] == [{"east"}, {"north"}, {"west"}]
+    assert {len(part) for part in parts.clients} == {100}
+    with pytest.raises(DataError, match=r"no column 'town'.*--group-column"):
+        own_corpus(str(path), "text", "label", "town")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

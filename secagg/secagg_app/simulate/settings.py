@@ -18,7 +18,8 @@ class _Strict(BaseModel):
 
 
 class Data(_Strict):
-    """`source`: `tweets` or `plays` (the demo's), a data set id, or a local file. Columns matter for the last two.
+    """`source`: `tweets` or `plays` (the demo's), a data set id, or a local file. Columns matter for the last two:
+    `group_column` holds a natural key, and where `alpha` is 0 clients have whole groups of it.
 
     `size` records a client, `held_out` records that nobody trains on. `tuning` records are set aside before anything.
     `part = "tuning"` runs on those that are set aside instead: choose settings there, then run on the rest.
@@ -27,6 +28,7 @@ class Data(_Strict):
     source: str = "tweets"
     text_column: str = "text"
     label_column: str | None = "label"
+    group_column: str | None = None
     size: int = Field(default=1800, ge=20)
     held_out: int = Field(default=1828, ge=20)
     tuning: int = Field(default=4800, ge=0)
