@@ -1,5 +1,6 @@
 """Loading from Hugging Face ids and local folders: safetensors or GGUF only, and no code of a model's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -44,6 +45,24 @@ def load_stock(model: str, auto: Any, task: TaskSpec, **more: Any) -> tuple[Any,
         loaded.hf_quantizer, loaded.is_quantized = None, False
         del loaded.config.quantization_config
     return loaded, info
+
+
+def load_with_head(model: str, auto: Any, task: TaskSpec, heads: Sequence[str]) -> tuple[Any, str]:
+    """A classifier for the task's labels, whole but for its head; and which of `heads` the head is called.
+
+    Raises ModelError when it has none of them, or when the file lacks another tensor, which would start at random.
+    """
+    loaded, info = load_stock(model, auto, task, num_labels=len(task.labels), ignore_mismatched_sizes=True)
+    head = next((name for name in heads if hasattr(loaded, name)), None)
+    if head is None:
+        raise ModelError(f"model {model}: {type(loaded).__name__} has no head named {' or '.join(heads)}")
+    fresh = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    stray = sorted(name for name in fresh if not name.startswith(f"{head}."))
+    if stray:
+        raise ModelError(
+            f"model {model}: the file lacks {', '.join(stray)}, which would start at random and differ between clients"
+        )
+    return loaded, head
 
 
 def load_complete(model: str, auto: Any, task: TaskSpec) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from secagg.errors import ConfigError
 from secagg.plan import Frozen, TaskSpec
+from secagg.validation import first_problem
 
 if TYPE_CHECKING:  # data and models ask the registry for their part of a task
     from datasets import Dataset
@@ -157,9 +158,7 @@ def read_options(spec: TaskSpec, options: type[O]) -> O:
     try:
         return options.model_validate(spec.options)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(all)"
-        raise ConfigError(f"options of task {spec.kind}: {where}: {first['msg']}") from None
+        raise ConfigError(f"options of task {spec.kind}: {first_problem(error, '(all)')}") from None
 
 
 TRAINED_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from sklearn.metrics import f1_score
@@ -14,13 +14,14 @@ from secagg.errors import ConfigError, DataError, ModelError
 from secagg.plan import TaskSpec
 from secagg_client.classifier import HEAD, MeanPoolClassifier, load_encoder
 from secagg_client.data import DataConfig, Examples, class_indices, column, texts
-from secagg_client.loading import load_stock, load_tokenizer
+from secagg_client.loading import load_tokenizer, load_with_head
 from secagg_client.tasks.base import (
     BaseParts,
     Batch,
     Encoded,
     Metrics,
     Prefix,
+    Row,
     Task,
     TaskKind,
     by_length,
@@ -69,16 +70,32 @@ class ClassifyTask(Task[Encoded, Batch]):
     @torch.no_grad()
     def predict(self, model: nn.Module, rows: Sequence[Encoded], micro_batch: int = 64) -> Tensor:
         """Logits of all rows in their order, float32 [n, classes] on the CPU."""
-        out = torch.empty(len(rows), len(self._spec.labels))
-        for index in by_length(rows, micro_batch):
-            batch = self.collate([rows[i] for i in index]).to(device_of(model))
-            out[index] = self.logits(model, batch).cpu()
-        return out
+        return all_logits(self, model, rows, len(self._spec.labels), micro_batch)
 
     def metrics(self, model: nn.Module, rows: Sequence[Encoded], *, micro_batch: int = 64) -> Metrics:
         """Mean loss, accuracy and macro-averaged F1 over the task's classes."""
         labels = torch.tensor([row.label for row in rows])
         return classification_metrics(self.predict(model, rows, micro_batch), labels)
+
+
+class Classifier(Protocol):
+    """A task that gives logits."""
+
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """One batch."""
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        """Float32 [n, classes]."""
+
+
+@torch.no_grad()
+def all_logits(task: Classifier, model: nn.Module, rows: Sequence[Row], classes: int, micro_batch: int) -> Tensor:
+    """Logits of all rows in their order, float32 [n, classes] on the CPU; rows of like length go together."""
+    out = torch.empty(len(rows), classes)
+    for index in by_length(rows, micro_batch):
+        batch = task.collate([rows[i] for i in index]).to(device_of(model))
+        out[index] = task.logits(model, batch).cpu()
+    return out
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> Metrics:
@@ -146,20 +163,11 @@ class Classify(TaskKind):
 
 
 def _load_sequence_classifier(model: str, spec: TaskSpec, padding: int) -> tuple[Any, str]:
-    loaded, info = load_stock(
-        model, AutoModelForSequenceClassification, spec, num_labels=len(spec.labels), ignore_mismatched_sizes=True
-    )
+    try:
+        loaded, head = load_with_head(model, AutoModelForSequenceClassification, spec, HEAD_NAMES)
+    except ModelError as error:
+        raise ModelError(f'{error}; pooling = "mean" needs no head of the model\'s own') from error
     loaded.config.pad_token_id = padding
-    head = next((name for name in HEAD_NAMES if hasattr(loaded, name)), None)
-    if head is None:
-        raise ModelError(f"model {model}: {type(loaded).__name__} has no head named {' or '.join(HEAD_NAMES)}")
-    fresh = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    stray = sorted(name for name in fresh if not name.startswith(f"{head}."))
-    if stray:
-        raise ModelError(
-            f"model {model}: the file lacks {', '.join(stray)}, which would start at random and differ between "
-            'clients; use pooling = "mean"'
-        )
     return loaded, head
 
 

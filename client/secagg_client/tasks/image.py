@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from secagg.errors import ConfigError, DataError, ModelError
+from secagg.errors import ConfigError, DataError
 from secagg.plan import TaskSpec
 from secagg_client.classifier import load_options, quiet
 from secagg_client.data import DataConfig, Examples, class_indices, column
 from secagg_client.group_norm import with_group_norm
-from secagg_client.load_error import LOAD_ERRORS
-from secagg_client.loading import load_stock
+from secagg_client.load_error import LOAD_ERRORS, load_error
+from secagg_client.loading import load_with_head
 from secagg_client.tasks.base import (
     BaseParts,
     Metrics,
@@ -30,12 +30,10 @@ from secagg_client.tasks.base import (
     Task,
     TaskKind,
     TaskOptions,
-    by_length,
-    device_of,
     read_options,
 )
 from secagg_client.tasks.canaries import PublicDraws, distinct
-from secagg_client.tasks.classify import check_labels, classification_metrics
+from secagg_client.tasks.classify import all_logits, check_labels, classification_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,11 +110,8 @@ class ImageTask(Task[ImageRow, ImageBatch]):
     @torch.no_grad()
     def metrics(self, model: nn.Module, rows: Sequence[ImageRow], *, micro_batch: int = 64) -> Metrics:
         """Mean loss, accuracy and macro-averaged F1 over the task's classes."""
-        out = torch.empty(len(rows), len(self._spec.labels))
-        for index in by_length(rows, micro_batch):
-            batch = self.collate([rows[i] for i in index]).to(device_of(model))
-            out[index] = self.logits(model, batch).cpu()
-        return classification_metrics(out, torch.tensor([row.label for row in rows]))
+        logits = all_logits(self, model, rows, len(self._spec.labels), micro_batch)
+        return classification_metrics(logits, torch.tensor([row.label for row in rows]))
 
 
 def decoded(data: bytes) -> Image.Image:
@@ -159,20 +154,7 @@ class ImageClassify(TaskKind):
     def load(self, model: str, spec: TaskSpec) -> BaseParts:
         """An image classifier, whole but for its head. Raises ModelError."""
         processor = _load_processor(model)
-        loaded, info = load_stock(
-            model,
-            AutoModelForImageClassification,
-            spec,
-            num_labels=len(spec.labels),
-            ignore_mismatched_sizes=True,
-        )
-        head = next((name for name in HEAD_NAMES if hasattr(loaded, name)), None)
-        if head is None:
-            raise ModelError(f"model {model}: {type(loaded).__name__} has no head named {' or '.join(HEAD_NAMES)}")
-        fresh = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-        stray = sorted(name for name in fresh if not name.startswith(f"{head}."))
-        if stray:
-            raise ModelError(f"model {model}: the file lacks {stray[0]} and {len(stray) - 1} more tensors")
+        loaded, head = load_with_head(model, AutoModelForImageClassification, spec, HEAD_NAMES)
         if read_options(spec, ImageOptions).norm == "group":
             return BaseParts(with_group_norm(loaded), processor, head, f"{type(loaded).__name__}(GroupNorm)")
         return BaseParts(loaded, processor, head)
@@ -199,7 +181,7 @@ def _load_processor(model: str) -> Any:
         with quiet():
             return AutoImageProcessor.from_pretrained(source, backend="pil", **options)
     except LOAD_ERRORS as error:
-        raise ModelError(f"model {model}: the image processor cannot be loaded: {error}") from error
+        raise load_error(model, "the image processor cannot be loaded", error) from error
 
 
 def _undecoded(table: "Dataset", name: str) -> "Dataset":

@@ -1,14 +1,12 @@
 """The kinds of task by name. Every module of this package that has `KINDS` is asked for its own."""
 
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from types import MappingProxyType
 from typing import Any
 
 from secagg.errors import ConfigError
 from secagg.plan import TaskSpec
+from secagg.plugins import offered
 from secagg_client import tasks as package
 from secagg_client.tasks.base import AnyTask, NoPrefix, Prefix, TaskKind
 
@@ -16,13 +14,7 @@ from secagg_client.tasks.base import AnyTask, NoPrefix, Prefix, TaskKind
 @cache
 def task_kinds() -> Mapping[str, TaskKind]:
     """Every kind by name, in order of name."""
-    found = dict[str, TaskKind]()
-    for module in pkgutil.iter_modules(package.__path__):
-        for kind in getattr(import_module(f"{package.__name__}.{module.name}"), "KINDS", ()):
-            if kind.name in found:
-                raise ValueError(f"two kinds of task are called {kind.name}")
-            found[kind.name] = kind
-    return MappingProxyType(dict(sorted(found.items())))
+    return offered(package, "KINDS")
 
 
 def kind_of(spec: TaskSpec) -> TaskKind:
