@@ -8,6 +8,7 @@ import pytest
 from secagg.descriptor import AuditReserve
 from secagg.privacy import PrivacyStatement
 from secagg.release import Evaluation, Metric, ReleaseCertificate, TimelineEvent, draft_certificate
+from secagg.rounds import Previous, Round
 from secagg_server.report import ClientBytes, Guess, render
 from tests.small import NOW, Small, small_plan
 
@@ -182,3 +183,13 @@ def test_the_page_says_what_was_reserved_for_an_audit(small: Small, certificate:
     session = small.session.model_copy(update={"descriptor": signed})
     page = read(render(certificate.model_copy(update={"session": session}))).text
     assert "reserved for an auditeach record with probability 0.25 and 40 canaries at each client" in page
+
+
+def test_a_page_of_a_later_round_says_which_and_where_it_began() -> None:
+    previous = Previous(series="aa" * 32, ctx="bb" * 32, adapter="cc" * 32)
+    small = Small(plan=small_plan(steps=6), round=Round(number=1, rounds=3, previous=previous))
+    small.policy = small.policy.model_copy(update={"max_rounds": 3})
+    text = read(render(draft_certificate(small.parts, {}))).text
+    for expected in ("round 2 of 3: steps 3 to 4", "bb" * 32, "in each of 3 rounds", "the adapters of all 3 rounds"):
+        assert expected in text
+    assert "rounds" not in read(render(draft_certificate(Small().parts, {}))).text
