@@ -175,6 +175,12 @@ class AccountingError(SecaggError):
     code = "accounting"
 
 
+class AuditError(SecaggError):
+    """A figure that an audit cannot give: too few samples, or what was asked for does not fit together."""
+
+    code = "audit"
+
+
 class TransportError(SecaggError):
     """The coordinator cannot be reached, or refused the connection."""
 
