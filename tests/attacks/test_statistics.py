@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from secagg.errors import AuditError
 from secagg_attacks import f_dp, one_run, two_sample
-from secagg_attacks.intervals import clopper_pearson, paired_bootstrap, t_interval
+from secagg_attacks.intervals import Floats, clopper_pearson, paired_bootstrap, t_interval
 from secagg_attacks.one_run import Guesses, guess, p_value, reach
 from secagg_attacks.roc import Scores, auc, calibrated, curve, tpr_at
 
@@ -72,7 +72,7 @@ def test_the_check_values_of_jax_privacys_documentation() -> None:
 @pytest.mark.parametrize("digits", [1, 3, 12])
 def test_area_and_curve_are_scikit_learns_with_ties_and_without(digits: int) -> None:
     scores = normal(700, 900, 0.6)
-    scores = Scores(scores.members.round(digits), scores.nonmembers.round(digits))
+    scores = Scores(*(np.around(part, digits).astype(np.float64) for part in (scores.members, scores.nonmembers)))
     truth = np.concatenate([np.ones(700), np.zeros(900)])
     values = np.concatenate([scores.members, scores.nonmembers])
     assert auc(scores) == pytest.approx(roc_auc_score(truth, values), abs=1e-12)
@@ -112,7 +112,7 @@ def test_a_threshold_from_the_same_sample_would_not_have_covered() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.array([]), np.array([np.nan]), np.ones((2, 2))])
-def test_scores_that_are_none_are_refused(bad: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_scores_that_are_none_are_refused(bad: Floats) -> None:
     with pytest.raises(AuditError):
         Scores(bad, np.ones(3))
     with pytest.raises(AuditError):

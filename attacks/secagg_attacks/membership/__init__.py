@@ -1,0 +1,1 @@
+"""Membership inference: was this example trained on? Scores are higher the more an attack says yes."""
