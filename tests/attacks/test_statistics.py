@@ -61,7 +61,7 @@ def test_a_paired_bootstrap_is_narrower_where_pairs_agree() -> None:
 
 def test_the_check_values_of_jax_privacys_documentation() -> None:
     """Its area is that below the concave hull of the points; ours is below the points themselves, .5905."""
-    scores = Scores(np.arange(100) + 9.5, np.arange(100.0))
+    scores = Scores(np.arange(100.0) + 9.5, np.arange(100.0))
     assert tpr_at(scores, 0.01, beyond=1) == pytest.approx(0.11)
     assert auc(scores) == pytest.approx(0.5905)
     found = curve(scores)
