@@ -1,0 +1,1 @@
+"""Gradient inversion: what of the training data can be read off an update?"""
