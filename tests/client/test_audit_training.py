@@ -112,7 +112,7 @@ def test_a_draw_that_an_earlier_round_was_trained_with_is_not_made_anew(
     local.mark_sealed(audited.descriptor, ROOT)
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)
-    with pytest.raises(StorageError, match="is gone, and an earlier round was trained.*Put the folder back"):
+    with pytest.raises(StorageError, match=r"is gone, and an earlier round was trained.*Put the folder back"):
         local.prepare(audited.descriptor, audited.plan)
     write_folder(folder, kept)
     local.prepare(audited.descriptor, audited.plan)

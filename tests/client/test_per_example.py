@@ -130,5 +130,5 @@ class Shared(nn.Module):
 def test_a_layer_that_also_sees_what_examples_share_is_refused(layer: nn.Module) -> None:
     """Its gradient there is one for all examples: each would be in the gradients of the others."""
     wrapped = PerExampleGradients(Shared(layer))
-    with pytest.raises(TrainingError, match="used on 1 and on 5 rows in one pass.*adapt other layers"):
+    with pytest.raises(TrainingError, match=r"used on 1 and on 5 rows in one pass.*adapt other layers"):
         torch.autograd.backward(wrapped(torch.randn(EXAMPLES, 7, 12)).square().sum())

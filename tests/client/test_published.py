@@ -52,7 +52,7 @@ def test_a_stored_release_that_was_altered_is_refused_by_its_path(
     one, two = rounds
     folder = tmp_path / "release" / "round-1"
     write_folder(folder, {**one.release, name: one.release[name] + b" "})
-    with pytest.raises(HashMismatch, match=f"{folder}: {name} does not have.*it was altered. Move the folder away"):
+    with pytest.raises(HashMismatch, match=rf"{folder}: {name} does not have.*it was altered. Move the folder away"):
         started(two, tmp_path)
 
 
@@ -62,5 +62,5 @@ def test_the_release_of_another_series_is_refused_by_its_path(rounds: tuple[Smal
     other.parties, other.policy = one.parties, one.policy
     folder = tmp_path / "release" / "round-1"
     write_folder(folder, other.release)
-    with pytest.raises(ProtocolViolation, match=f"{folder}: the release is of session .*Move the folder away"):
+    with pytest.raises(ProtocolViolation, match=rf"{folder}: the release is of session .*Move the folder away"):
         started(two, tmp_path)

@@ -126,7 +126,7 @@ def test_a_next_round_of_another_number_of_rounds_is_refused(study: Study, tmp_p
     words += ["--out", tmp_path / "session.json", "--continue", release(study, 1)]
     result = CliRunner().invoke(cli, [str(word) for word in words])
     assert result.exit_code == 1
-    assert "is of a series of 2 rounds: set rounds = 2, not 1" in result.output
+    assert "is of a series of 2 rounds: set rounds to that, not to 1" in result.output
 
 
 def test_a_coordinator_without_the_round_before_says_so(study: Study) -> None:
@@ -134,3 +134,9 @@ def test_a_coordinator_without_the_round_before_says_so(study: Study) -> None:
     result = CliRunner().invoke(cli, ["server", "run", "--config", str(study.folder / "server" / "server.toml")])
     assert result.exit_code == 1
     assert "keep the session files of all earlier rounds" in result.output
+    study.create_session("other.json")
+    study.write_server("session.json", "session-2.json", "other.json")
+    result = CliRunner().invoke(cli, ["server", "run", "--config", str(study.folder / "server" / "server.toml")])
+    assert result.exit_code == 1
+    series = json.loads((release(study, 1) / "release.json").read_text())["statement"]["ctx"]
+    assert f"which is not in {study.folder / 'release' / series / 'round-1'}" in result.output
