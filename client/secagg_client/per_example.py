@@ -61,11 +61,12 @@ def _add(parameter: nn.Parameter, sample: Tensor) -> None:
 
 def _check_alike(*examples: int) -> None:
     """All uses of a layer are on as many examples. Raises TrainingError."""
-    if len(set(examples)) > 1:
+    found = sorted(set(examples))
+    if len(found) > 1:
         raise TrainingError(
-            f"a trained layer is used on {' and on '.join(map(str, sorted(set(examples))))} rows in one pass: the "
-            "model also gives it what all examples share (as DeBERTa its relative positions, with share_att_key), so one "
-            "example would be in the gradients of the others; adapt other layers"
+            f"a trained layer is used on {' and on '.join(map(str, found))} rows in one pass: the model also gives it "
+            "what all examples share (as DeBERTa its relative positions, with share_att_key), so one example would be "
+            "in the gradients of the others; adapt other layers"
         )
 
 
