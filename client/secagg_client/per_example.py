@@ -80,6 +80,15 @@ def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
     return out
 
 
+def _refuse(gradient: Tensor | None) -> None:
+    """No part of the gradient is plain: `_Linear` gives none."""
+    if gradient is not None:
+        raise TrainingError(
+            "a trained layer's weight is used beside its layer too, so a part of its gradient is not known for each "
+            "example: adapt other layers"
+        )
+
+
 class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
     """A model whose backward pass puts each example's gradient into `grad_sample` of every trained parameter.
 
@@ -92,6 +101,10 @@ class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
         self._linear = [module for module in model.modules() if _is_ours(module)]
         for layer in self._linear:
             layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        hooked = {id(own) for each in self.iterate_submodules(model) for own in each.parameters(recurse=False)}
+        own = {id(each): each for layer in self._linear for each in layer.parameters() if each.requires_grad}
+        plain = [each for key, each in own.items() if key not in hooked]
+        self._plain = [each.register_hook(_refuse) for each in plain]  # type: ignore[no-untyped-call]
 
     def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
         """Those that Opacus hooks."""
@@ -106,5 +119,7 @@ class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
         """The model as it was."""
         for layer in self._linear:
             del layer.forward
+        for handle in self._plain:
+            handle.remove()
         model: nn.Module = super().to_standard_module()
         return model

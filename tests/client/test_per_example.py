@@ -132,3 +132,26 @@ def test_a_layer_that_also_sees_what_examples_share_is_refused(layer: nn.Module)
     wrapped = PerExampleGradients(Shared(layer))
     with pytest.raises(TrainingError, match=r"used on 1 and on 5 rows in one pass.*adapt other layers"):
         torch.autograd.backward(wrapped(torch.randn(EXAMPLES, 7, 12)).square().sum())
+
+
+class Beside(nn.Module):
+    """A model that takes a trained layer's weight for something else as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 12)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(inputs) * self.layer.weight.norm()
+        return out
+
+
+def test_a_weight_that_is_used_beside_its_layer_is_refused() -> None:
+    """That part of its gradient would be missing, and nobody would see it."""
+    model = Beside()
+    wrapped = PerExampleGradients(model)
+    with pytest.raises(TrainingError, match=r"used beside its layer too.*adapt other layers"):
+        torch.autograd.backward(wrapped(torch.randn(EXAMPLES, 7, 12)).square().sum())
+    wrapped.to_standard_module()
+    torch.autograd.backward(model(torch.randn(EXAMPLES, 7, 12)).square().sum())
+    assert model.layer.weight.grad is not None
