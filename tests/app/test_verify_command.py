@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from secagg.canonical import pretty_bytes
+from secagg.policy import Anchors
 from secagg.release import CERTIFICATE, FILES, Evaluation, Metric
 from secagg_app.annotate import exchange_folder, finish_exchange
 from secagg_app.main import cli
@@ -27,10 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
         running.upload_all()
         running.work()
     (deployment.folder / "policy.toml").write_text(toml(deployment.policy.model_dump(mode="json")))
-    anchors = deployment.policy.model_dump(
-        mode="json",
-        exclude={"max_releases", "max_rounds", "protocols", "max_epsilon", "max_delta", "noise", "units", "min_weight"},
-    )
+    anchors = deployment.policy.model_dump(mode="json", include=set(Anchors.model_fields))
     (deployment.folder / "anchors.toml").write_text(toml(anchors))
     return deployment
 
