@@ -150,7 +150,9 @@ def load_examples(config: DataConfig, task: TaskSpec) -> Examples:
 
     Raises DataError that names the source and row, never a text; ConfigError for a task that does not exist.
     """
-    table = read_table(config.source, split=config.split, subset=config.subset, revision=config.revision)
+    table = read_table(
+        config.source, split=config.split, subset=config.subset, revision=config.revision, ids=config.user_column
+    )
     try:
         return _examples(table, config, task)
     except UnicodeDecodeError:  # texts in a Parquet file are decoded when its rows are read

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from secagg.descriptor import Descriptor
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, StorageError
 from secagg.plan import Plan, TrainingSettings
 from secagg.policy import Policy
 from secagg.randomness import Randomness
@@ -120,11 +120,23 @@ class LocalTraining:
         if descriptor.audit is None:
             return data
         wanted = AuditDraw.of(descriptor, descriptor.audit, self.client, data, base.tokenizer, descriptor.series)
-        drawn = draw_once(self.config.sessions / wanted.key / FOLDER, wanted, self.random)
+        folder = self.config.sessions / wanted.key / FOLDER
+        if not folder.exists():
+            self._check_not_drawn(descriptor, folder)
+        drawn = draw_once(folder, wanted, self.random)
         self.log.emit(
             "reserved", members=len(drawn.members), nonmembers=len(drawn.nonmembers), canaries=len(drawn.canaries)
         )
         return drawn.training
+
+    def _check_not_drawn(self, descriptor: Descriptor, folder: Path) -> None:
+        """No result of an earlier round has left: that had a draw, and one draw is for all rounds (§4.6a)."""
+        if any(entry.session == descriptor.series and entry.kind == "sealed" for entry in self.ledger.entries()):
+            raise StorageError(
+                f"{folder}: is gone, and an earlier round was trained with the draw in it: with another, records that "
+                "were trained on would be called non-members. Put the folder back from a copy; without one, stay out "
+                "of the rounds that are left"
+            )
 
     def _last(self, descriptor: Descriptor) -> str | None:
         run = (descriptor.series, descriptor.number)

@@ -14,6 +14,8 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secagg.errors import TrainingError
+
 
 class _Linear(torch.autograd.Function):
     """y = x W^T + b, whose backward pass leaves per-example gradients on W and b, and no gradient."""
@@ -46,10 +48,26 @@ def _products(inputs: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _add(parameter: nn.Parameter, sample: Tensor) -> None:
-    """Of a layer that is used more than once in a forward pass, the sum."""
+    """Of a layer that is used more than once in a forward pass, the sum.
+
+    Raises TrainingError for a use on something that all examples share: its gradient is one for all of them.
+    """
     found: Tensor | None = getattr(parameter, "grad_sample", None)
     whole = sample.float().contiguous()
+    if found is not None:
+        _check_alike(len(found), len(whole))
     parameter.grad_sample = whole if found is None else found + whole  # type: ignore[attr-defined]
+
+
+def _check_alike(*examples: int) -> None:
+    """All uses of a layer are on as many examples. Raises TrainingError."""
+    found = sorted(set(examples))
+    if len(found) > 1:
+        raise TrainingError(
+            f"a trained layer is used on {' and on '.join(map(str, found))} rows in one pass: the model also gives it "
+            "what all examples share (as DeBERTa its relative positions, with share_att_key), so one example would be "
+            "in the gradients of the others; adapt other layers"
+        )
 
 
 def _is_ours(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -62,11 +80,20 @@ def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
     return out
 
 
+def _refuse(gradient: Tensor | None) -> None:
+    """No part of the gradient is plain: `_Linear` gives none."""
+    if gradient is not None:
+        raise TrainingError(
+            "a trained layer's weight is used beside its layer too, so a part of its gradient is not known for each "
+            "example: adapt other layers"
+        )
+
+
 class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
     """A model whose backward pass puts each example's gradient into `grad_sample` of every trained parameter.
 
-    The first dimension of what a trained layer sees must be the examples; `GridOptimizer` refuses anything else.
-    Raises NotImplementedError for a layer that Opacus does not know.
+    The first dimension of what a trained layer sees must be the examples, in each of its uses; `GridOptimizer`, or the
+    pass itself, refuses anything else. Raises NotImplementedError for a layer that Opacus does not know.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -74,14 +101,25 @@ class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
         self._linear = [module for module in model.modules() if _is_ours(module)]
         for layer in self._linear:
             layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        hooked = {id(own) for each in self.iterate_submodules(model) for own in each.parameters(recurse=False)}
+        own = {id(each): each for layer in self._linear for each in layer.parameters() if each.requires_grad}
+        plain = [each for key, each in own.items() if key not in hooked]
+        self._plain = [each.register_hook(_refuse) for each in plain]  # type: ignore[no-untyped-call]
 
     def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
         """Those that Opacus hooks."""
         return (found for found in super().iterate_submodules(module) if not _is_ours(found))
 
+    def capture_activations_hook(self, module: nn.Module, forward_input: list[Tensor], _forward_output: Tensor) -> None:
+        """Opacus', which adds what a second use has to the first rows, however many these are."""
+        super().capture_activations_hook(module, forward_input, _forward_output)
+        _check_alike(*(len(inputs[0]) for inputs in getattr(module, "activations", ())))
+
     def to_standard_module(self) -> nn.Module:
         """The model as it was."""
         for layer in self._linear:
             del layer.forward
+        for handle in self._plain:
+            handle.remove()
         model: nn.Module = super().to_standard_module()
         return model

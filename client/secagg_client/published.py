@@ -7,7 +7,7 @@ from typing import Protocol
 
 from secagg import release as files
 from secagg.descriptor import Descriptor
-from secagg.errors import MalformedError, ProtocolViolation, SizeLimitError
+from secagg.errors import MalformedError, ProtocolViolation, SecaggError, SizeLimitError
 from secagg.plan import Plan
 from secagg.policy import Policy
 from secagg.rounds import check_follows
@@ -73,8 +73,8 @@ class Releases:
         """Verify every round before `descriptor`, latest first; the adapter of the last."""
         latest: bytes | None = None
         while (previous := descriptor.previous) is not None:
-            content = self._earlier(descriptor, previous.ctx)
-            earlier = self._verify(content, previous.ctx).certificate.session.descriptor.statement
+            content, report = self._earlier(descriptor, previous.ctx)
+            earlier = report.certificate.session.descriptor.statement
             check_follows(earlier, content[files.ADAPTER], descriptor)
             latest = latest or content[files.ADAPTER]
             descriptor = earlier
@@ -82,16 +82,26 @@ class Releases:
             raise ProtocolViolation("the first round has none before it")
         return latest
 
-    def _earlier(self, descriptor: Descriptor, ctx: str) -> dict[str, bytes]:
+    def _earlier(self, descriptor: Descriptor, ctx: str) -> tuple[dict[str, bytes], VerificationReport]:
         """The release of the round before `descriptor`: from the own folder, or for who was not there, fetched."""
         folder = self.folder / f"round-{descriptor.number}"
         with guard(folder):
-            if (folder / files.CERTIFICATE).is_file():
-                return {path.name: read_file(path) for path in sorted(folder.iterdir())}
+            stored = (folder / files.CERTIFICATE).is_file()
+        if stored:
+            return self._stored(folder, ctx)
         content = self.patience.ask(lambda: self._fetch(ctx, self._limit(descriptor)))
-        self._verify(content, ctx)
+        report = self._verify(content, ctx)
         write_folder(folder, content, PUBLIC_FILE)
-        return content
+        return content, report
+
+    def _stored(self, folder: Path, ctx: str) -> tuple[dict[str, bytes], VerificationReport]:
+        """What an earlier run left there, verified again."""
+        with guard(folder):
+            content = {path.name: read_file(path) for path in sorted(folder.iterdir())}
+        try:
+            return content, self._verify(content, ctx)
+        except SecaggError as error:
+            raise type(error)(f"{folder}: {error}. Move the folder away: the release is fetched again") from error
 
     def _verify(self, content: Mapping[str, bytes], ctx: str) -> VerificationReport:
         report = verify_release(content, self.policy)

@@ -31,8 +31,17 @@ _RAGGED = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _OPEN_QUOTE = re.compile(r"EOF inside string starting at row (\d+)")
 
 
-def read_table(source: str, *, split: str = "train", subset: str | None = None, revision: str | None = None) -> Dataset:
+def read_table(
+    source: str,
+    *,
+    split: str = "train",
+    subset: str | None = None,
+    revision: str | None = None,
+    ids: str | None = None,
+) -> Dataset:
     """The rows of a file, or of a Hugging Face data set; `split`, `subset` and `revision` apply to the latter.
+
+    `ids` is a column that is read from CSV as it is written: 007 is no number there, and not the same as 7.
 
     Raises DataError that names the source, the row or line where it can, and what to do; never a text.
     """
@@ -43,7 +52,7 @@ def read_table(source: str, *, split: str = "train", subset: str | None = None, 
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        table = _from_file(path, kind)
+        table = _from_file(path, kind, ids)
     except _LOAD_ERRORS as error:
         raise DataError(f"{path}: {_reason(path, kind, error)}") from error
     if table.num_rows == 0:
@@ -68,12 +77,14 @@ def _from_hub(source: str, split: str, subset: str | None, revision: str | None)
         ) from error
 
 
-def _from_file(path: Path, kind: str) -> Dataset:
+def _from_file(path: Path, kind: str, ids: str | None) -> Dataset:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: holds no rows")
     if kind != "parquet":
         _check_utf8(path)
     more: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    if kind == "csv" and ids is not None:
+        more["converters"] = {ids: str}
     with _quiet(), tempfile.TemporaryDirectory(prefix="secagg-data-") as cache:
         return load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **more)
 

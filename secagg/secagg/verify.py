@@ -17,7 +17,14 @@ from secagg.accumulate import Accumulator
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import Settlement, open_with_shares
 from secagg.descriptor import Descriptor
-from secagg.errors import HashMismatch, MalformedError, PolicyViolation, ProtocolViolation, VerificationError
+from secagg.errors import (
+    HashMismatch,
+    MalformedError,
+    PolicyViolation,
+    ProtocolViolation,
+    SecaggError,
+    VerificationError,
+)
 from secagg.evidence import ShareAnswer
 from secagg.merkle import leaf_hash, root_of
 from secagg.messages import Upload
@@ -87,8 +94,11 @@ def _check_series(descriptor: Descriptor, anchors: Anchors, earlier: Sequence[Ma
     if len(earlier) != descriptor.number:
         raise ProtocolViolation(f"{len(earlier)} earlier releases are given, {descriptor.number} rounds were before")
     last, adapter = None, b""
-    for content in earlier:
-        found = verify_release(content, anchors).certificate.session.descriptor.statement
+    for place, content in enumerate(earlier, 1):
+        try:
+            found = verify_release(content, anchors).certificate.session.descriptor.statement
+        except SecaggError as error:
+            raise type(error)(f"earlier release {place} of {len(earlier)}: {error}") from error
         if last is not None:
             check_follows(last, adapter, found)
         last, adapter = found, content[files.ADAPTER]

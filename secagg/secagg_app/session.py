@@ -126,6 +126,8 @@ def _round(rounds: int, earlier: Path | None, signer: Signer) -> Round | None:
     last = _descriptor(content, signer)
     if last.number + 1 >= last.rounds:
         raise ConfigError(f"{earlier}: is the last round of {last.rounds}; a series keeps the number it began with")
+    if rounds != last.rounds:
+        raise ConfigError(f"{earlier}: is of a series of {last.rounds} rounds: set rounds to that, not to {rounds}")
     adapter = hashlib.sha256(content[ADAPTER]).hexdigest()
     previous = Previous(series=last.series, ctx=last.ctx, adapter=adapter)
     return Round(number=last.number + 1, rounds=rounds, previous=previous)

@@ -72,7 +72,9 @@ def start_of(descriptor: Descriptor, folders: Mapping[str, Path]) -> bytes | Non
     if folder is None or not (folder / ADAPTER).is_file():
         raise ConfigError(
             f"session {descriptor.ctx[:16]} goes on from the release of {descriptor.previous.ctx[:16]}, which is not "
-            "here: keep the session files of all earlier rounds in `sessions`, and their release folders in `release`"
+            f"{'here' if folder is None else f'in {folder}'}: keep the session files of all earlier rounds in "
+            "`sessions`, and their release folders in `release` (beside another session or series: each series in "
+            "a folder of its own there, named by its first session)"
         )
     adapter = read_file(folder / ADAPTER)
     check_start(descriptor, adapter)

@@ -1,5 +1,6 @@
 """A client's training in a session that reserves part of its records, and canaries, for an audit (protocol.md §4.6)."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from secagg.plan import Plan
 from secagg_client import local_training
 from secagg_client.audit_reserve import canaries_of
 from secagg_client.data import DataConfig, Examples, load_examples
+from secagg_client.folders import write_folder
 from secagg_client.local_training import LocalRun
 from secagg_client.models import LoadedBase
 from secagg_client.tables import read_table
@@ -97,3 +99,20 @@ def test_a_damaged_draw_is_refused_before_the_ledger(audited: Small, tiny_bert_d
     with pytest.raises(StorageError, match=r"draw\.json: damaged"):
         local.prepare(audited.descriptor, audited.plan)
     assert local.ledger.entries() == ()
+
+
+def test_a_draw_that_an_earlier_round_was_trained_with_is_not_made_anew(
+    audited: Small, tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    """With a second draw, records that were trained on would be called non-members."""
+    local, folder = training(audited, tmp_path, tiny_bert_dir), reserved_in(tmp_path, audited)
+    local.prepare(audited.descriptor, audited.plan).charge()
+    shutil.rmtree(folder)
+    local.prepare(audited.descriptor, audited.plan)  # nothing has left yet
+    local.mark_sealed(audited.descriptor, ROOT)
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    with pytest.raises(StorageError, match=r"is gone, and an earlier round was trained.*Put the folder back"):
+        local.prepare(audited.descriptor, audited.plan)
+    write_folder(folder, kept)
+    local.prepare(audited.descriptor, audited.plan)

@@ -199,6 +199,23 @@ def test_a_number_that_a_csv_leaves_out_is_a_missing_user(tmp_path: Path) -> Non
         load_examples(DataConfig(source=str(tmp_path / "x.csv"), user_column="who"), LM)
 
 
+def test_the_gap_between_numbers_is_found_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,who\none,7\ntwo,\n")
+    with pytest.raises(DataError, match="row 2: the user is missing"):
+        load_examples(DataConfig(source=str(tmp_path / "x.csv"), user_column="who"), LM)
+
+
+def test_ids_in_a_csv_are_as_they_are_written(tmp_path: Path) -> None:
+    """Read as numbers, 007 and 7 would be one user, and not the 007 of the same table as JSON lines."""
+    written = ("007", "7", "1e3", "1000", "12345678901234567890123", "true")
+    for name, mark in (("x.csv", ","), ("x.tsv", "\t")):
+        rows = "".join(f"a{number}{mark}{who}\n" for number, who in enumerate(written))
+        (tmp_path / name).write_text(f"text{mark}who\n{rows}")
+        assert load_examples(DataConfig(source=str(tmp_path / name), user_column="who"), LM).users == written
+        (tmp_path / name).write_text(f"text{mark}who\na{mark}007\nb{mark}7\n")  # all of them numbers
+        assert load_examples(DataConfig(source=str(tmp_path / name), user_column="who"), LM).users == ("007", "7")
+
+
 def test_a_missing_user_column_names_those_that_exist(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", [{"text": "a"}])
     with pytest.raises(DataError, match=r"no column 'who'; it has 'text'\. Name the column with user_column"):

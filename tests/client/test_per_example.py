@@ -111,3 +111,47 @@ def test_a_model_whose_layer_sees_tokens_as_examples_is_refused() -> None:
     torch.autograd.backward(wrapped(torch.randn(EXAMPLES, 7, 12)).square().sum())
     with pytest.raises(TrainingError, match=r"35 gradients for 5 examples.*adapt other layers"):
         optimizer.clip_and_accumulate(EXAMPLES)
+
+
+class Shared(nn.Module):
+    """A trained layer that sees the examples, and once for all of them something shared, as positions in DeBERTa."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("positions", torch.randn(1, 7, 12))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(inputs) * self.layer(self.positions)
+        return out
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(12, 12), nn.LayerNorm(12)], ids=["linear", "hooked"])
+def test_a_layer_that_also_sees_what_examples_share_is_refused(layer: nn.Module) -> None:
+    """Its gradient there is one for all examples: each would be in the gradients of the others."""
+    wrapped = PerExampleGradients(Shared(layer))
+    with pytest.raises(TrainingError, match=r"used on 1 and on 5 rows in one pass.*adapt other layers"):
+        torch.autograd.backward(wrapped(torch.randn(EXAMPLES, 7, 12)).square().sum())
+
+
+class Beside(nn.Module):
+    """A model that takes a trained layer's weight for something else as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 12)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(inputs) * self.layer.weight.norm()
+        return out
+
+
+def test_a_weight_that_is_used_beside_its_layer_is_refused() -> None:
+    """That part of its gradient would be missing, and nobody would see it."""
+    model = Beside()
+    wrapped = PerExampleGradients(model)
+    with pytest.raises(TrainingError, match=r"used beside its layer too.*adapt other layers"):
+        torch.autograd.backward(wrapped(torch.randn(EXAMPLES, 7, 12)).square().sum())
+    wrapped.to_standard_module()
+    torch.autograd.backward(model(torch.randn(EXAMPLES, 7, 12)).square().sum())
+    assert model.layer.weight.grad is not None

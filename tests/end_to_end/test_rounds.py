@@ -118,8 +118,25 @@ def test_there_is_no_third_round_of_two(study: Study) -> None:
     assert "is the last round of 2" in result.output
 
 
+def test_a_next_round_of_another_number_of_rounds_is_refused(study: Study, tmp_path: Path) -> None:
+    text = (study.folder / "session.toml").read_text()
+    config = study.folder / "alone.toml"
+    config.write_text(text.replace("rounds = 2", "rounds = 1"))
+    words = ["session", "create", config, "--identity", study.identity("server")]
+    words += ["--out", tmp_path / "session.json", "--continue", release(study, 1)]
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 1
+    assert "is of a series of 2 rounds: set rounds to that, not to 1" in result.output
+
+
 def test_a_coordinator_without_the_round_before_says_so(study: Study) -> None:
     study.write_server("session-2.json")
     result = CliRunner().invoke(cli, ["server", "run", "--config", str(study.folder / "server" / "server.toml")])
     assert result.exit_code == 1
     assert "keep the session files of all earlier rounds" in result.output
+    study.create_session("other.json")
+    study.write_server("session.json", "session-2.json", "other.json")
+    result = CliRunner().invoke(cli, ["server", "run", "--config", str(study.folder / "server" / "server.toml")])
+    assert result.exit_code == 1
+    series = json.loads((release(study, 1) / "release.json").read_text())["statement"]["ctx"]
+    assert f"which is not in {study.folder / 'release' / series / 'round-1'}" in result.output

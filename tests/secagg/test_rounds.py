@@ -117,6 +117,8 @@ def test_earlier_releases_must_be_all_and_in_order(rounds: tuple[Small, Small]) 
     one, two = rounds
     with pytest.raises(ProtocolViolation, match="2 earlier releases are given, 1 rounds were before"):
         verify_release(two.release, anchors(two), earlier=[one.release, one.release])
+    with pytest.raises(HashMismatch, match=r"^earlier release 1 of 1: README\.md does not have the hash"):
+        verify_release(two.release, anchors(two), earlier=[{**one.release, "README.md": b"altered"}])
     other = first_round()
     other.parties, other.policy = one.parties, one.policy
     with pytest.raises(ProtocolViolation, match="does not name the earlier release"):
