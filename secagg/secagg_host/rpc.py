@@ -43,6 +43,7 @@ STATUS: dict[type[SecaggError], grpc.StatusCode] = {
     errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TrainingError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AccountingError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.AuditError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TransportError: grpc.StatusCode.UNAVAILABLE,
     errors.ProcessFailed: grpc.StatusCode.ABORTED,
 }
