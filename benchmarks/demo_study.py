@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from secagg.plan import Plan
 from secagg.run import run_sealed
@@ -39,6 +38,7 @@ from secagg_app.demo.settings import DELTA, institution, tweets_recipe
 from secagg_app.demo.split import Split, split
 from secagg_app.demo.toml import dump
 from secagg_app.workers import workers
+from secagg_attacks.intervals import t_interval
 from secagg_client.baselines import head_plan, majority, train_head, without_privacy, zero_shot
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change
@@ -189,11 +189,10 @@ def summed(changes: list[NDArray[np.float32]], steps: int | None) -> NDArray[np.
 
 def interval(values: Sequence[float]) -> dict[str, float | None]:
     """Mean and 95% t-interval; one value has no interval."""
-    mean = float(np.mean(values))
     if len(values) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+        return {"mean": float(np.mean(values)), "low": None, "high": None}
+    found = t_interval(values)
+    return {"mean": found.value, "low": found.low, "high": found.high}
 
 
 def mechanisms(steps: int | None) -> dict[str, dict[str, float]]:

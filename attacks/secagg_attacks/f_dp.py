@@ -10,9 +10,8 @@ import dp_accounting
 from scipy.special import ndtr, ndtri
 
 from secagg.errors import AuditError
-from secagg_attacks.one_run import MAX_EPSILON, Guesses
+from secagg_attacks.one_run import Guesses, largest_refuted
 
-_STEPS = 30
 _LEAST = 1e-3
 """Below this epsilon nothing is told apart."""
 
@@ -45,10 +44,4 @@ def epsilon_lower_bound(guesses: Guesses, delta: float, significance: float = 0.
     def refuted(epsilon: float) -> bool:
         return refutes(guesses, 1.0 / dp_accounting.get_sigma_gaussian(epsilon, delta), significance)
 
-    if not refuted(_LEAST):
-        return 0.0
-    low, high = _LEAST, MAX_EPSILON
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if refuted(middle) else (low, middle)
-    return low
+    return largest_refuted(refuted, _LEAST)

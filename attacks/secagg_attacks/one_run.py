@@ -5,6 +5,7 @@ m canaries were each put into training by a fair coin. An auditor guesses r of t
 epsilon that the guesses refute is the lower bound. It is rigorous: what chose the guesses must not have seen the coins.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,8 @@ from scipy import stats
 from secagg.errors import AuditError
 
 MAX_EPSILON = 50.0
-_STEPS = 60
+_STEPS = 40
+"""Of halving: to within 1e-10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,17 @@ def epsilon_lower_bound(guesses: Guesses, delta: float, significance: float = 0.
     """
     if not 0 <= delta < 1 or not 0 < significance < 1:
         raise AuditError("delta is in [0, 1), the significance in (0, 1)")
-    if p_value(guesses, 0.0, delta) > significance:
+    return largest_refuted(lambda epsilon: p_value(guesses, epsilon, delta) <= significance)
+
+
+def largest_refuted(refuted: Callable[[float], bool], least: float = 0.0) -> float:
+    """The largest epsilon from `least` on that is refuted, when every smaller one is too; 0 when `least` is not."""
+    if not refuted(least):
         return 0.0
-    low, high = 0.0, MAX_EPSILON
+    low, high = least, MAX_EPSILON
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if p_value(guesses, middle, delta) <= significance else (low, middle)
+        low, high = (middle, high) if refuted(middle) else (low, middle)
     return low
 
 

@@ -1,6 +1,7 @@
 """How good an adapter is, on data that its holder chooses. Figures stay with whoever asked for them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,28 @@ def evaluate_release(folder: Path, base: LoadedBase, data: Examples) -> Metrics:
         ModelError: the folder holds no adapter, or one that does not fit the base.
     """
     config, tensors = read_adapter(folder)
+    return evaluate_adapter(config, tensors, base, data, where=str(folder))
+
+
+def evaluate_adapter(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    base: LoadedBase,
+    data: Examples,
+    *,
+    where: str,
+    task: AnyTask | None = None,
+) -> Metrics:
+    """Metrics of an adapter by its PEFT configuration and tensors; `where` names it, `task` is as for `score`.
+
+    Raises ModelError when it does not fit the base.
+    """
     with untrained(base, config) as adapted:
         expected = {name: tuple(parameter.shape) for name, parameter in adapted.parameters.items()}
         actual = {name: tensor.shape for name, tensor in tensors.items()}
         if expected != actual:
             odd = sorted(expected.items() ^ actual.items())[0][0]
-            raise ModelError(f"{folder}: the adapter does not fit {base.architecture}: {odd}")
+            raise ModelError(f"{where}: the adapter does not fit {base.architecture}: {odd}")
         adapted.assign(tensors)
         with torch.no_grad():
-            return score(adapted, base, data)
+            return score(adapted, base, data, task)

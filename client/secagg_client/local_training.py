@@ -57,12 +57,12 @@ class LocalTraining:
         base = self._base(plan)
         verify_plan(plan, base)
         data = load_examples(self.config.data.to_config(), plan.task)
-        used = self._bounded(data, plan.training)
+        kept, counts = self._bounded(data, plan.training)
         held_out = self._held_out(plan) if "own" in self._scored() else None
         mechanism = mechanism_of(plan.training, self.config.declared_size)
         source = noise_source(plan, self.config)
-        self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, **used)
-        training = self._without_reserve(descriptor, base, bounded(data, plan.training))
+        self.log.emit("prepared", model=self.config.model.source, base_model_hash=base.model_hash, **counts)
+        training = self._without_reserve(descriptor, base, kept)
         return LocalRun(self, descriptor, plan, base, data, training, held_out, mechanism, source)
 
     def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
@@ -91,21 +91,22 @@ class LocalTraining:
         """The institution's ledger."""
         return Ledger(self.config.ledger_files, lambda: int(time.time()))
 
-    def _bounded(self, data: Examples, settings: TrainingSettings) -> dict[str, int]:
-        """How many records are used; of users, how many there are, and how many of their records are left out.
+    def _bounded(self, data: Examples, settings: TrainingSettings) -> tuple[Examples, dict[str, int]]:
+        """The records that are used, and how many; of users, how many there are, and of their records left out.
 
         Raises DataError when users are not known, ConfigError for rows taken by their place: which of a user's rows are
         read would depend on the others' rows.
         """
         if settings.unit == "record":
-            return {"records": len(data)}
+            return data, {"records": len(data)}
         if self.config.data.limit is not None or "[" in self.config.data.split:
             raise ConfigError(
                 "[data] limit, or a slice in split, takes rows by their place, so that one user's rows decide which of "
                 "another's are read: remove it, as the session's unit of privacy is the user"
             )
-        used = len(bounded(data, settings))
-        return {"records": used, "users": len(set(data.users)), "records_left_out": len(data) - used}
+        kept = bounded(data, settings)
+        left_out = len(data) - len(kept)
+        return kept, {"records": len(kept), "users": len(set(data.users)), "records_left_out": left_out}
 
     def _scored(self) -> set[str]:
         return set(self.config.evaluation.models) if self.config.evaluation is not None else set()

@@ -10,7 +10,7 @@ from secagg.descriptor import Descriptor
 from secagg.errors import MalformedError, ProtocolViolation, SecaggError, SizeLimitError
 from secagg.plan import Plan
 from secagg.policy import Policy
-from secagg.rounds import check_follows
+from secagg.rounds import check_follows, round_folder
 from secagg.verify import VerificationReport, verify_release
 from secagg_client.folders import write_folder
 from secagg_client.patience import Patience
@@ -84,7 +84,7 @@ class Releases:
 
     def _earlier(self, descriptor: Descriptor, ctx: str) -> tuple[dict[str, bytes], VerificationReport]:
         """The release of the round before `descriptor`: from the own folder, or for who was not there, fetched."""
-        folder = self.folder / f"round-{descriptor.number}"
+        folder = self.folder / round_folder(descriptor.number - 1)
         with guard(folder):
             stored = (folder / files.CERTIFICATE).is_file()
         if stored:

@@ -46,7 +46,7 @@ class Round(Frozen):
     @property
     def folder(self) -> str:
         """What its release's folder is called among those of the series."""
-        return f"round-{self.number + 1}"
+        return round_folder(self.number)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -55,6 +55,11 @@ class Round(Frozen):
         if (self.number == 0) != (self.previous is None):
             raise ValueError("every round but the first, and only those, names the round before")
         return self
+
+
+def round_folder(number: int) -> str:
+    """The folder of the release of round `number`, from 0, among those of its series."""
+    return f"round-{number + 1}"
 
 
 def round_steps(steps: int, number: int, rounds: int) -> range:

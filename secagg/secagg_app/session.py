@@ -4,9 +4,10 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import click
 from pydantic import Field
@@ -107,36 +108,52 @@ def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> Non
         for entry in wanted.committee
     ]
     plan = _read(wanted.plan, lambda raw: parse_model(Plan, raw))
-    place = _round(wanted.rounds, earlier, party.signer)
+    last = _Last.read(earlier, party.signer) if earlier is not None else None
+    place = last.next(wanted.rounds) if last is not None else _first(wanted.rounds)
     signed = create_session(wanted.spec(), plan, roster, committee, party.signer, now, secrets.token_bytes, place)
-    if earlier is not None:
-        last = read_release(earlier)
-        check_follows(_descriptor(last, party.signer), last[ADAPTER], signed.descriptor.statement)
+    if last is not None:
+        check_follows(last.descriptor, last.adapter, signed.descriptor.statement)
     check_authority(signed.descriptor.statement, party.authority, now)
     write_atomic(out, pretty_bytes(signed), PUBLIC_FILE)
     title = f", {place.title}" if place is not None else ""
     click.echo(f"{out}: session {signed.descriptor.statement.ctx}{title}")
 
 
-def _round(rounds: int, earlier: Path | None, signer: Signer) -> Round | None:
-    """Where the session stands in its series. Raises ConfigError, VerificationError."""
-    if earlier is None:
-        return Round(number=0, rounds=rounds) if rounds > 1 else None
-    content = read_release(earlier)
-    last = _descriptor(content, signer)
-    if last.number + 1 >= last.rounds:
-        raise ConfigError(f"{earlier}: is the last round of {last.rounds}; a series keeps the number it began with")
-    if rounds != last.rounds:
-        raise ConfigError(f"{earlier}: is of a series of {last.rounds} rounds: set rounds to that, not to {rounds}")
-    adapter = hashlib.sha256(content[ADAPTER]).hexdigest()
-    previous = Previous(series=last.series, ctx=last.ctx, adapter=adapter)
-    return Round(number=last.number + 1, rounds=rounds, previous=previous)
+def _first(rounds: int) -> Round | None:
+    """A session that goes on from none: alone, or the first round."""
+    return Round(number=0, rounds=rounds) if rounds > 1 else None
 
 
-def _descriptor(content: Mapping[str, bytes], signer: Signer) -> Descriptor:
-    """The session of a release of one's own, after the release was verified."""
-    signed = parse_certificate(content.get(CERTIFICATE, b""))
-    return verify_release(content, own_anchors(signed, signer)).certificate.session.descriptor.statement
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The round before, released by the same coordinator and verified."""
+
+    folder: Path
+    descriptor: Descriptor
+    adapter: bytes
+
+    @classmethod
+    def read(cls, folder: Path, signer: Signer) -> Self:
+        """Raises ConfigError, VerificationError."""
+        content = read_release(folder)
+        signed = parse_certificate(content.get(CERTIFICATE, b""))
+        report = verify_release(content, own_anchors(signed, signer))
+        return cls(folder, report.certificate.session.descriptor.statement, content[ADAPTER])
+
+    def next(self, rounds: int) -> Round:
+        """The place of the round after. Raises ConfigError when there is none, or `rounds` are not the series'."""
+        last = self.descriptor
+        if last.number + 1 >= last.rounds:
+            raise ConfigError(
+                f"{self.folder}: is the last round of {last.rounds}; a series keeps the number it began with"
+            )
+        if rounds != last.rounds:
+            raise ConfigError(
+                f"{self.folder}: is of a series of {last.rounds} rounds: set rounds to that, not to {rounds}"
+            )
+        adapter = hashlib.sha256(self.adapter).hexdigest()
+        previous = Previous(series=last.series, ctx=last.ctx, adapter=adapter)
+        return Round(number=last.number + 1, rounds=rounds, previous=previous)
 
 
 @session.command(epilog="Example: secagg session show session.json")

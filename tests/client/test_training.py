@@ -28,18 +28,6 @@ from secagg_client.tasks import Batch, make_task
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for, settings
 
-
-@pytest.fixture
-def base(request: pytest.FixtureRequest, tiny_bert_dir: Path, tiny_llama_dir: Path) -> LoadedBase:
-    name, task = request.param
-    return loaded(tiny_bert_dir if name == "bert" else tiny_llama_dir, task)
-
-
-@pytest.fixture
-def mean_base(tiny_bert_dir: Path) -> LoadedBase:
-    return loaded(tiny_bert_dir, MEAN)
-
-
 STACKS = pytest.mark.parametrize(
     "base",
     [

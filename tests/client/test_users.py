@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.tasks import Encoded, make_task
 from secagg_client.training import StepReport, TrainOptions, mechanism_of, train
 from secagg_client.users import Drawn, Share, UserSums, bounded, rows_by_user, shares, units_of
-from tests.client.support import LM, MEAN, examples, loaded, plan_for, settings
+from tests.client.support import LM, MEAN, examples, plan_for, settings
 
 OWNERS = ("ann", "bob", "ann", "cem", "bob", "ann", "dia", "ann", "cem", "eve", "eve", "fay")
 """Of 12 records: four of ann, two each of bob, cem and eve, one each of dia and fay."""
@@ -39,17 +38,6 @@ def by_user(most: int = 3, **changes: object) -> TrainingSettings:
 
 def owned(base: LoadedBase, owners: tuple[str, ...] = OWNERS) -> Examples:
     return replace(examples(len(owners), base.task), users=owners)
-
-
-@pytest.fixture
-def base(request: pytest.FixtureRequest, tiny_bert_dir: Path, tiny_llama_dir: Path) -> LoadedBase:
-    name, task = request.param
-    return loaded(tiny_bert_dir if name == "bert" else tiny_llama_dir, task)
-
-
-@pytest.fixture
-def mean_base(tiny_bert_dir: Path) -> LoadedBase:
-    return loaded(tiny_bert_dir, MEAN)
 
 
 STACKS = pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import AuditError
+from secagg_attacks.intervals import Floats
 
-Floats = NDArray[np.float64]
 RANK_TOLERANCE = 1e-7
 """Singular values below this part of the largest are rounding, in updates of float32."""
 EXACT = 5e-3
@@ -39,7 +39,11 @@ class Layer:
 
 def rank(layer: Layer, tolerance: float = RANK_TOLERANCE) -> int:
     """How many dimensions the update spans; with rounding left out."""
-    values = np.linalg.svd(layer.update, compute_uv=False)
+    return _rank(np.linalg.svd(layer.update, compute_uv=False), tolerance)
+
+
+def _rank(values: NDArray[np.floating], tolerance: float) -> int:
+    """Of singular values, largest first."""
     return int((values > tolerance * values[0]).sum()) if len(values) and values[0] > 0 else 0
 
 
@@ -48,9 +52,8 @@ def distances(layer: Layer, dimensions: int | None = None) -> Floats:
 
     Of the update's span its `dimensions` largest directions are taken; all that are no rounding, by default.
     """
-    count = rank(layer) if dimensions is None else dimensions
-    _, _, rows = np.linalg.svd(layer.update, full_matrices=False)
-    basis = rows[:count]
+    _, values, rows = np.linalg.svd(layer.update, full_matrices=False)
+    basis = rows[: _rank(values, RANK_TOLERANCE) if dimensions is None else dimensions]
     lengths = np.linalg.norm(layer.candidates, axis=1)
     rest = layer.candidates - (layer.candidates @ basis.T) @ basis
     found: Floats = np.linalg.norm(rest, axis=1) / np.maximum(lengths, 1e-30)

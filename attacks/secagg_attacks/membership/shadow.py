@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from secagg.errors import AuditError
+from secagg_attacks.intervals import Floats
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 LEAST_SHADOWS = 2
 """Of each kind that an attack uses, for each example."""

@@ -8,11 +8,10 @@ loss (Yeom et al. 2018), zlib and reference (Carlini et al. 2021), min-k% (Shi e
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secagg.errors import AuditError
+from secagg_attacks.intervals import Floats
 
-Floats = NDArray[np.float64]
 LOWEST = 0.2
 """The part of an example's tokens that min-k% looks at: those that the model finds least likely."""
 _CERTAIN = 1e-9

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from secagg.coordinator import SessionSpec
@@ -25,9 +24,8 @@ from secagg_app.demo.settings import DELTA, TaskRecipe, own_classify_recipe, tex
 from secagg_app.demo.split import Recipe, Split, split, tuning_part
 from secagg_app.simulate.cell import Cell, Outcome
 from secagg_app.simulate.settings import Data, Simulation
-from secagg_client.adapted import untrained
 from secagg_client.data import Examples
-from secagg_client.evaluation import evaluate_change, score
+from secagg_client.evaluation import evaluate_adapter, evaluate_change
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import SeededSource
 from secagg_client.plan_options import validated
@@ -105,9 +103,7 @@ class Federation:
     def score_release(self, tensors: Mapping[str, Vector]) -> Metrics:
         """Of a released adapter, its tensors by PEFT key."""
         config = encoding_of(self.plan).adapter_config(self.plan)
-        with untrained(self.base, config) as adapted, torch.no_grad():
-            adapted.assign(tensors)
-            return score(adapted, self.base, self.held_out, self._scoring)
+        return evaluate_adapter(config, tensors, self.base, self.held_out, where="the release", task=self._scoring)
 
     @property
     def _scoring(self) -> AnyTask:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from scipy import stats
+from secagg_attacks.intervals import t_interval
 
 Row = Mapping[str, Any]
 
@@ -50,9 +49,10 @@ class Line:
 
 def interval(values: Sequence[float]) -> Interval:
     """Over seeds; with one seed the interval is not a number."""
-    count, mean = len(values), float(np.mean(values))
-    half = float(stats.t.ppf(0.975, count - 1) * stats.sem(values)) if count > 1 else math.nan
-    return Interval(mean, mean - half, mean + half, count)
+    if len(values) == 1:
+        return Interval(values[0], math.nan, math.nan, 1)
+    found = t_interval(values)
+    return Interval(found.value, found.low, found.high, found.count)
 
 
 AXES = ("arm", "rounds", "clients", "alpha", "epsilon", "method", "learning_rate")
