@@ -1,23 +1,17 @@
 """What a simulation file says: data, model, plan, and the grid of cells to run."""
 
 import itertools
-import json
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from secagg.errors import ConfigError
-from secagg.validation import first_problem
+from secagg.plan import Frozen
 from secagg_app.simulate.cell import Arm, Cell
+from secagg_host.config import load_toml
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Data(_Strict):
+class Data(Frozen):
     """`source`: `tweets` or `plays` (the demo's), a data set id, or a local file. Columns matter for the last two:
     `group_column` holds a natural key, and where `alpha` is 0 clients have whole groups of it.
 
@@ -35,7 +29,7 @@ class Data(_Strict):
     part: Literal["main", "tuning"] = "main"
 
 
-class Grid(_Strict):
+class Grid(Frozen):
     """Every combination is a cell. `epsilon` 0 is no differential privacy; `alpha` 0 is no skew by label.
 
     `learning_rates` are factors on the plan's.
@@ -59,7 +53,7 @@ class Grid(_Strict):
         return self
 
 
-class Simulation(_Strict):
+class Simulation(Frozen):
     """A whole file. `plan` is the content of a plan.toml, laid over the demo's recipe for `tweets` and `plays`.
 
     `sealed` false adds up the quantised vectors without encrypting them: the same sum, sooner. `curve` false scores
@@ -83,14 +77,7 @@ class Simulation(_Strict):
     @classmethod
     def read(cls, path: Path) -> Self:
         """From TOML. Raises ConfigError that names the setting."""
-        try:
-            return cls.model_validate_json(json.dumps(tomllib.loads(path.read_text("utf-8")), default=str))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: is not TOML: {error}") from error
-        except ValidationError as error:
-            raise ConfigError(f"{path}: {first_problem(error, '(top)')}") from None
+        return load_toml(path, cls)
 
     def cells(self) -> tuple[Cell, ...]:
         """All cells, without those that differ only in what does not concern their arm."""
