@@ -1,6 +1,5 @@
 """Plans with planted changes for any encoding, and the way of a vector through the product's quantiser."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ from pydantic import JsonValue
 from secagg.adapter import start_tensors, unflatten
 from secagg.encodings.registry import encoding_named, encoding_of
 from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
+from secagg.randomness import Randomness
+from tests.twin.predictable import PredictableRandomness
 
 OUTPUTS, INPUTS, RANK, CLIP = 48, 40, 4, 0.2
 LAYERS = ("m.first", "m.second")
@@ -67,8 +68,9 @@ def locals_of(plan: Plan, change: Change) -> dict[str, NDArray[np.float64]]:
     return {name: start[name].astype(np.float64) + changes.get(name, 0.0) for name in start}
 
 
-def mean_vector(plan: Plan, changes: Sequence[Change], bits: int, random: Any = os.urandom) -> Change:
-    """Encoded, quantised, summed as integers, decoded to the mean vector."""
+def mean_vector(plan: Plan, changes: Sequence[Change], bits: int, random: Randomness | None = None) -> Change:
+    """Encoded, quantised, summed as integers, decoded to the mean vector; the same one at each call."""
+    random = random or PredictableRandomness(b"mean vector")
     encoding = encoding_of(plan)
     quantiser = encoding.layout(plan).quantiser(bits)
     total = np.zeros(quantiser.length, dtype=np.uint64)
@@ -79,7 +81,7 @@ def mean_vector(plan: Plan, changes: Sequence[Change], bits: int, random: Any = 
     return quantiser.decode_mean(total, len(changes))
 
 
-def released(plan: Plan, changes: Sequence[Change], bits: int, random: Any = os.urandom) -> dict[str, Change]:
+def released(plan: Plan, changes: Sequence[Change], bits: int, random: Randomness | None = None) -> dict[str, Change]:
     """What the product would release."""
     return encoding_of(plan).decode(plan, mean_vector(plan, changes, bits, random), len(changes))
 
