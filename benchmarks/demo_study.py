@@ -33,7 +33,6 @@ from secagg.plan import Plan
 from secagg.run import run_sealed
 from secagg_app import assets
 from secagg_app.demo import corpora
-from secagg_app.demo.baselines import mean_change
 from secagg_app.demo.settings import DELTA, institution, tweets_recipe
 from secagg_app.demo.split import Split, split
 from secagg_app.demo.toml import dump
@@ -42,6 +41,7 @@ from secagg_attacks.intervals import t_interval
 from secagg_client.baselines import head_plan, majority, train_head, without_privacy, zero_shot
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change
+from secagg_client.in_memory import mean_of
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import SeededSource
 from secagg_client.plan_options import plan_config
@@ -166,7 +166,7 @@ def run_seed(pool: Executor, seed: int, steps: int | None) -> Figures:
         say(f"seed {seed}: {done} of {len(jobs)} trainings")
     changes = {key: training.result() for key, training in jobs.items()}
     adapters = [changes["adapter", client] for client in range(CLIENTS)]
-    means = {arm: mean_change([changes[arm, c] for c in range(CLIENTS)]) for arm in ARMS[1:]}
+    means = {arm: mean_of([changes[arm, c] for c in range(CLIENTS)]) for arm in ARMS[1:]}
     scores: dict[str, Future[dict[str, float]]] = {
         "released": pool.submit(score, seed, "adapter", summed(adapters, steps), steps),
         "one vanished": pool.submit(score, seed, "adapter", summed(adapters[:-1], steps), steps),

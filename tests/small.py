@@ -113,7 +113,13 @@ class Small:
     @cached_property
     def proposal(self) -> SignedDescriptor:
         return create_session(
-            self.session_spec, self.plan, self.roster, self.members, self.parties.coordinator, self.now, os.urandom,
+            self.session_spec,
+            self.plan,
+            self.roster,
+            self.members,
+            self.parties.coordinator,
+            self.now,
+            os.urandom,
             self.round,
         )
 

@@ -5,7 +5,7 @@ through a pipe, never a disk or a network.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from secagg.plan import Plan
 from secagg_app.demo.figures import HEAD, MAJORITY, PLAIN
 from secagg_app.workers import workers
+from secagg_client.in_memory import mean_of
 
 if TYPE_CHECKING:
     from secagg_client.data import Examples
@@ -54,18 +55,12 @@ def compute(run: Federated, head_training: dict[str, Any], say: Say) -> dict[str
         what = ", ".join(jobs)
         for done, _ in enumerate(as_completed(everything)):
             say(f"compare, simulated in memory ({what}): {done + 1} of {len(everything)} trainings")
-        changes = {name: mean_change([job.result() for job in some]) for name, some in jobs.items()}
+        changes = {name: mean_of([job.result() for job in some]) for name, some in jobs.items()}
         scores = {name: pool.submit(_score, run, plan, changes[name]) for name, plan in plans.items()}
         if is_classifier:
             scores[MAJORITY] = pool.submit(_majority, run)
         say("compare: the held-out texts")
         return {name: job.result() for name, job in scores.items()}
-
-
-def mean_change(changes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The plain mean of updates [L], in float64, as float32."""
-    mean: NDArray[np.float32] = np.stack(changes).astype(np.float64).mean(axis=0).astype(np.float32)
-    return mean
 
 
 # What follows runs in the workers, which keep model and data.

@@ -11,21 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.coordinator import SessionSpec
 from secagg.encodings.registry import encoding_of
 from secagg.plan import Plan, TaskSpec
-from secagg.randomness import Keystream, Randomness
-from secagg.rounds import resumed, round_steps
-from secagg.run import DAY, run_sealed
 from secagg_app import assets
 from secagg_app.demo import corpora
-from secagg_app.demo.baselines import mean_change
 from secagg_app.demo.settings import DELTA, TaskRecipe, own_classify_recipe, text_recipe, tweets_recipe
 from secagg_app.demo.split import Recipe, Split, split, tuning_part
 from secagg_app.simulate.cell import Cell, Outcome
 from secagg_app.simulate.settings import Data, Simulation
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_adapter, evaluate_change
+from secagg_client.in_memory import RepeatableRandomness, encoded_mean, federated, sealed_mean
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import SeededSource
 from secagg_client.plan_options import validated
@@ -35,23 +31,8 @@ from secagg_client.tasks import AnyTask, Metrics
 from secagg_client.training import TrainOptions, execute, mechanism_of, prepare_run
 
 Vector = NDArray[np.float32]
-EPOCH = 1_700_000_000
-"""The time of every simulated session, so that runs repeat."""
 PHYSICAL_BATCH = 64
 """Fixed, and not by the memory that is free: kernels round differently in batches of another size."""
-BITS = 16
-"""Of the quantiser, unless the encoding needs more."""
-
-
-class RepeatableRandomness:
-    """The same bytes for the same seed. FOR SIMULATIONS ONLY: whoever knows the seed can open everything."""
-
-    def __init__(self, seed: str) -> None:
-        self._stream = Keystream(hashlib.sha256(b"secagg/v1/simulation\x00" + seed.encode()).digest())
-
-    def __call__(self, size: int, /) -> bytes:
-        """The next `size` bytes."""
-        return self._stream.read(size).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +67,9 @@ class Federation:
         digest = hashlib.sha256(f"simulation/{self.cell.seed}/{self.cell.epsilon}/{who}".encode()).digest()
         return SeededSource(int.from_bytes(digest[:6], "big"))
 
-    def train(self, number: int, plan: Plan | None = None, steps: range | None = None) -> Vector:
+    def train(self, number: int, plan: Plan, steps: range | None = None) -> Vector:
         """One client's change over some steps, [plan.length], from where `plan` starts."""
-        return self.train_on(self.clients[number], self.size, f"client {number}", plan or self.plan, steps)
+        return self.train_on(self.clients[number], self.size, f"client {number}", plan, steps)
 
     def train_on(self, data: Examples, size: int, who: str, plan: Plan, steps: range | None = None) -> Vector:
         """The change of whoever holds `data`. What is computed once of its examples serves all its rounds."""
@@ -119,26 +100,15 @@ class Federation:
         names = [f"client {i:05d}" for i in range(len(changes))]
         random = RepeatableRandomness(f"{self.cell.seed}/{number}")
         if self.plan.training.epsilon is None or not self.simulation.sealed:
-            encoding = encoding_of(self.plan)
-            vectors = [encoding.encode(self.plan, change, random) for change in changes]
-            return mean_change(vectors), _sealed_bytes(self.plan, tuple(names))
-        return _sealed(self.plan, dict(zip(names, changes, strict=True)), random)
-
-
-def _sealed(plan: Plan, changes: Mapping[str, Vector], random: Randomness) -> tuple[Vector, int]:
-    """The mean vector by the whole `sealed` protocol in memory, and the bytes of one client's upload."""
-    bits = max(BITS, encoding_of(plan).min_bits)
-    spec = SessionSpec(n_min=3, n_max=max(3, len(changes)), bits=bits, upload_seconds=DAY, expiry_seconds=2 * DAY)
-    run = run_sealed(plan, changes, now=EPOCH, random=random, spec=spec)
-    upload = next(iter(run.uploads.values()))
-    return run.mean, upload.ciphertext.nbytes + sum(len(box) for box in upload.boxes)
+            return encoded_mean(self.plan, changes, random), _sealed_bytes(self.plan, tuple(names))
+        return sealed_mean(self.plan, dict(zip(names, changes, strict=True)), random)
 
 
 @lru_cache(maxsize=32)
 def _bytes_of(plan_json: str, names: tuple[str, ...]) -> int:
     plan = Plan.model_validate_json(plan_json)
     zeros = {name: np.zeros(plan.length, np.float32) for name in names}
-    return _sealed(plan, zeros, RepeatableRandomness("bytes"))[1]
+    return sealed_mean(plan, zeros, RepeatableRandomness("bytes"))[1]
 
 
 def _sealed_bytes(plan: Plan, names: tuple[str, ...]) -> int:
@@ -159,7 +129,7 @@ def run_cell(cell: Cell, simulation: Simulation) -> Outcome:
         case "federated":
             curve, sent = _federated(federation)
         case "local":
-            alone = [federation.score(federation.train(number)) for number in range(cell.clients)]
+            alone = [federation.score(federation.train(number, federation.plan)) for number in range(cell.clients)]
             curve.append(_mean(alone))
             name = measure_of(federation.plan)
             details = {f"client_{number}": _value(metrics, name) for number, metrics in enumerate(alone)}
@@ -171,19 +141,17 @@ def run_cell(cell: Cell, simulation: Simulation) -> Outcome:
 def _federated(federation: Federation) -> tuple[list[Metrics], int]:
     """The released model's metrics after each round, or after the last only, and the bytes that one client sent."""
     cell, plan = federation.cell, federation.plan
-    encoding = encoding_of(plan)
-    if cell.rounds > 1:
-        encoding.check_rounds()
     curve, sent = list[Metrics](), 0
-    for number in range(cell.rounds):
-        steps = round_steps(federation.plan.training.steps, number, cell.rounds)
-        mean, cost = federation.sum([federation.train(client, plan, steps) for client in range(cell.clients)], number)
+
+    def total(changes: Sequence[Vector], number: int) -> Vector:
+        nonlocal sent
+        mean, cost = federation.sum(changes, number)
         sent += cost
-        tensors = encoding.decode(plan, mean, cell.clients)
-        if federation.simulation.curve or number + 1 == cell.rounds:
-            curve.append(federation.score_release(tensors))
-        if number + 1 < cell.rounds:
-            plan = resumed(plan, tensors)
+        return mean
+
+    for each in federated(plan, cell.clients, cell.rounds, federation.train, total):
+        if federation.simulation.curve or each.number + 1 == cell.rounds:
+            curve.append(federation.score_release(each.tensors))
     return curve, sent
 
 

@@ -1,0 +1,1 @@
+"""What a released model can be brought to say."""

@@ -1,0 +1,154 @@
+"""What a model with an adapter makes of examples: losses, token probabilities, per-example gradients.
+
+Float32, whatever the training's precision. What is computed of an adapter is kept for the next attack that asks.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secagg.encodings.registry import encoding_of
+from secagg.errors import AuditError
+from secagg.plan import Plan
+from secagg_attacks.intervals import Floats
+from secagg_attacks.views import Public, Tensors, Vector
+from secagg_client.adapted import Adapted, attached, untrained
+from secagg_client.data import Examples
+from secagg_client.per_example import PerExampleGradients
+from secagg_client.prefix import training_task
+from secagg_client.tasks import AnyTask
+from secagg_client.tasks.base import by_length, device_of
+
+MICRO_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """A causal model's view of one example: log p of each token that its loss counts, [tokens], natural logarithms.
+
+    `means` and `deviations` [tokens] are those of log p(v) for v drawn from the model itself.
+    """
+
+    logprobs: Floats = field(repr=False)
+    means: Floats = field(repr=False)
+    deviations: Floats = field(repr=False)
+
+
+class Probe:
+    """A run's base model, asked about `data`. Not for several threads at once."""
+
+    def __init__(self, public: Public, data: Examples) -> None:
+        self._public, self._data = public, data
+        self._plan = _in_float32(public.plan)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._task: AnyTask = training_task(self._plan, public.base, self._device)
+        self._rows = self._task.encode(data)
+        self._kept: dict[tuple[str, bytes], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def losses(self, tensors: Tensors) -> Floats:
+        """The loss of each example, [n]: the cross entropy of its class, or the mean over its tokens."""
+        found: Floats = self._once("losses", tensors, self._losses)
+        return found
+
+    def probabilities(self, tensors: Tensors) -> Floats:
+        """exp(-loss), [n]: of the right class, or the geometric mean over an example's tokens."""
+        return np.exp(-self.losses(tensors))
+
+    def tokens(self, tensors: Tensors) -> tuple[TokenView, ...]:
+        """Of each example. Raises AuditError for other tasks than language models."""
+        if self._plan.task.kind not in ("lm", "chat"):
+            raise AuditError(f"task {self._plan.task.kind} gives no probabilities of tokens: use an attack on its loss")
+        found: tuple[TokenView, ...] = self._once("tokens", tensors, self._tokens)
+        return found
+
+    def gradients(self, tensors: Tensors) -> Iterator[tuple[NDArray[np.int64], Vector]]:
+        """Per-example gradients of the loss for the trained tensors, in parts: which examples, [n, plan.length]."""
+        with attached(self._plan, self._public.base, self._device) as adapted:
+            adapted.assign({spec.name: tensors[spec.name] for spec in self._plan.tensors})
+            yield from self._parts(adapted)
+
+    def _parts(self, adapted: Adapted) -> Iterator[tuple[NDArray[np.int64], Vector]]:
+        trained = [adapted.parameters[spec.name] for spec in self._plan.trained]
+        for module in adapted.model.modules():
+            module.training = any(p.requires_grad for p in module.parameters(recurse=False))
+        model = PerExampleGradients(adapted.model)
+        try:
+            for index in by_length(self._rows, MICRO_BATCH):
+                batch = self._task.collate([self._rows[i] for i in index]).to(self._device)
+                torch.autograd.backward(self._task.losses(model, batch).sum())
+                flat = [parameter.grad_sample.reshape(len(index), -1) for parameter in trained]  # type: ignore[attr-defined]
+                yield np.asarray(index), torch.cat(flat, 1).float().cpu().numpy()
+                for parameter in trained:
+                    del parameter.grad_sample  # type: ignore[attr-defined]
+        finally:
+            model.to_standard_module()
+            adapted.model.eval()
+
+    def _once(self, what: str, tensors: Tensors, compute: Callable[[Any], Any]) -> Any:
+        key = (what, fingerprint(tensors))
+        if key not in self._kept:
+            with self._with(tensors) as model, torch.no_grad():
+                self._kept[key] = compute(model)
+        return self._kept[key]
+
+    @contextmanager
+    def _with(self, tensors: Tensors) -> Iterator[Any]:
+        """The model under an adapter, of the clients' kind or of the release's."""
+        names = {spec.name for spec in self._plan.tensors}
+        config = (
+            self._plan.adapter_config if set(tensors) == names else encoding_of(self._plan).adapter_config(self._plan)
+        )
+        with untrained(self._public.base, config) as adapted:
+            adapted.model.to(self._device)
+            if set(tensors) != set(adapted.parameters):
+                raise AuditError("the adapter is not one of this run: its tensors have other names")
+            adapted.assign(tensors)
+            yield adapted.model
+
+    def _losses(self, model: Any) -> Floats:
+        out = np.empty(len(self._rows))
+        for index in by_length(self._rows, MICRO_BATCH):
+            batch = self._task.collate([self._rows[i] for i in index]).to(device_of(model))
+            out[index] = self._task.losses(model, batch).double().cpu().numpy()
+        return out
+
+    def _tokens(self, model: Any) -> tuple[TokenView, ...]:
+        out: dict[int, TokenView] = {}
+        for index in by_length(self._rows, MICRO_BATCH // 4):
+            batch = self._task.collate([self._rows[i] for i in index]).to(device_of(model))
+            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+            for place, i in enumerate(index):
+                out[i] = _token_view(logits[place], batch.input_ids[place], batch.counted[place])
+        return tuple(out[i] for i in range(len(self._rows)))
+
+
+def _token_view(logits: torch.Tensor, ids: torch.Tensor, counted: torch.Tensor) -> TokenView:
+    """Of one example: logits [tokens, words], ids and counted [tokens]; each token is told by those before it."""
+    places = torch.nonzero(counted[1:]).squeeze(1)
+    logs = logits[places].log_softmax(1)
+    weights = logs.exp()
+    means = (weights * logs).sum(1)
+    deviations = (weights * (logs - means.unsqueeze(1)).square()).sum(1).clamp_min(0).sqrt()
+    chosen = logs.gather(1, ids[1:][places].unsqueeze(1)).squeeze(1).clamp_max(0.0)
+    return TokenView(*(values.double().cpu().numpy() for values in (chosen, means, deviations)))
+
+
+def fingerprint(tensors: Mapping[str, Vector]) -> bytes:
+    """Equal for equal adapters."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + b"\x00" + np.ascontiguousarray(tensors[name], np.float32).tobytes())
+    return digest.digest()
+
+
+def _in_float32(plan: Plan) -> Plan:
+    return plan.model_copy(update={"training": plan.training.model_copy(update={"precision": "fp32"})})

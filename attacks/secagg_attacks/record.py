@@ -1,0 +1,99 @@
+"""A federation in memory of which everything is recorded, and the views that each adversary has of it.
+
+Plain updates are in here: only this simulation has them, and it keeps them in memory.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from secagg.adapter import start_tensors
+from secagg.plan import Plan
+from secagg_attacks.views import (
+    ClientRound,
+    ClientUpdates,
+    FinalModel,
+    Participant,
+    Public,
+    Question,
+    SecureSums,
+    SumRound,
+    Tensors,
+    Vector,
+    View,
+    ViewName,
+)
+from secagg_client.data import Examples
+from secagg_client.in_memory import RepeatableRandomness, encoded_mean, federated, sealed_mean
+from secagg_client.noise import NoiseSource, SeededSource
+from secagg_client.prefix import training_task
+from secagg_client.training import TrainOptions, execute, prepare_run
+
+PHYSICAL_BATCH = 64
+"""Fixed: kernels round differently in batches of another size, and runs must repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that happened in a run. `rounds` has every client's plain change: never written to a disk."""
+
+    public: Public
+    rounds: tuple[ClientRound, ...] = field(repr=False)
+    means: tuple[Vector, ...] = field(repr=False)
+    final: Tensors = field(repr=False)
+
+    def sums(self) -> tuple[SumRound, ...]:
+        """What the coordinator has of each round."""
+        return tuple(
+            SumRound(each.start, mean, self.public.clients) for each, mean in zip(self.rounds, self.means, strict=True)
+        )
+
+    def view(self, name: ViewName, question: Question | None = None, client: int = 0) -> View:
+        """What an adversary sees; `client` is who looks, under V4."""
+        match name:
+            case ViewName.V1:
+                return ClientUpdates(self.public, question, self.rounds, self.final)
+            case ViewName.V2:
+                return SecureSums(self.public, question, self.sums(), self.final)
+            case ViewName.V3:
+                return FinalModel(self.public, question, self.final)
+            case ViewName.V4:
+                own = np.stack([each.changes[client] for each in self.rounds])
+                return Participant(self.public, question, self.sums(), self.final, client, own)
+
+
+def recorded(
+    public: Public,
+    data: Sequence[Examples],
+    seed: int,
+    source_of: Callable[[int], NoiseSource] | None = None,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> Record:
+    """Run a federation, each client on its own examples, and keep everything.
+
+    With differential privacy the sums come from the `sealed` protocol; without, from the encoded mean, since no policy
+    lets such a change be sealed. `source_of` a client's number gives its sampling and noise: by `seed` otherwise, and
+    the same for any number of rounds.
+    Raises what training and the protocol raise.
+    """
+    plan, device = public.plan, TrainOptions().torch_device()
+    task = training_task(plan, public.base, device)
+    source_of = source_of or (lambda client: SeededSource(seed * 1_000_003 + client))
+    options = TrainOptions(allow_no_dp=True, micro_batch=PHYSICAL_BATCH)
+
+    def train(client: int, start: Plan, steps: range) -> Vector:
+        progress(f"client {client + 1} of {public.clients}, steps {steps.start + 1} to {steps.stop}")
+        run = prepare_run(start, task, public.size, source_of(client), options, steps)
+        return execute(run, start, public.base, data[client], lambda _report: None).change
+
+    def total(changes: Sequence[Vector], number: int) -> Vector:
+        random = RepeatableRandomness(f"audit/{seed}/{number}")
+        if plan.training.epsilon is None:
+            return encoded_mean(plan, changes, random)
+        named = {f"client {number:05d}": change for number, change in enumerate(changes)}
+        return sealed_mean(plan, named, random)[0]
+
+    found = list(federated(plan, public.clients, public.rounds, train, total))
+    rounds = tuple(ClientRound(start_tensors(each.plan), np.stack(each.changes)) for each in found)
+    return Record(public, rounds, tuple(each.mean for each in found), found[-1].tensors)

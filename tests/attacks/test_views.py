@@ -1,0 +1,59 @@
+"""Each view shows what its adversary has, and no more."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secagg.adapter import flatten
+from secagg.errors import AuditError
+from secagg_attacks.views import Participant, SecureSums, SumRound, ViewName
+from tests.attacks.federation import public_of, record_of
+from tests.client.support import LM, MEAN, loaded
+
+
+def test_each_view_shows_its_messages(tiny_bert_dir: Path) -> None:
+    public = public_of(loaded(tiny_bert_dir, MEAN), rounds=3, epsilon=8.0, batch_size=12)
+    record = record_of(public)
+    plain, sums, final, other = (record.view(name, client=1) for name in ViewName)
+    assert [(m.number, m.sender, m.senders) for m in plain.messages()] == [
+        (r, c, 1) for r in range(3) for c in range(3)
+    ]
+    assert [(m.number, m.sender, m.senders) for m in sums.messages()] == [(r, None, 3) for r in range(3)]
+    assert [(m.number, m.senders) for m in final.messages()] == [(-1, 3)]
+    assert [(m.number, m.senders) for m in other.messages()] == [(r, 2) for r in range(3)]
+    steps = 2 * max(spec.clip for spec in public.plan.trained) / (2**16 - 1)
+    for number, message in enumerate(sums.messages()):
+        changes = np.array([m.change for m in plain.messages() if m.number == number])
+        assert np.abs(message.change - changes.mean(0)).max() <= steps
+        assert np.abs(other.messages()[number].change - changes[[0, 2]].mean(0)).max() <= 2 * steps
+    assert np.allclose(final.messages()[0].change, sum(m.change for m in sums.messages()), atol=1e-5)
+    assert len(sums.models()) == 4
+    assert len(final.models()) == 2
+    assert np.array_equal(flatten(public.plan, dict(sums.models()[-1])), flatten(public.plan, dict(final.models()[-1])))
+
+
+def test_a_run_repeats_and_rounds_share_their_draws(tiny_llama_dir: Path) -> None:
+    base = loaded(tiny_llama_dir, LM)
+    one, again = (record_of(public_of(base)) for _ in range(2))
+    assert np.array_equal(one.means[0], again.means[0])
+    many = record_of(public_of(base, rounds=3))
+    first_step = record_of(public_of(base, rounds=3)).rounds[0].changes
+    assert np.array_equal(many.rounds[0].changes, first_step)
+    assert not np.array_equal(many.means[0], one.means[0])
+
+
+def test_views_name_no_update_in_their_repr(tiny_llama_dir: Path) -> None:
+    record = record_of(public_of(loaded(tiny_llama_dir, LM)))
+    for name in ViewName:
+        assert "array" not in repr(record.view(name))
+    assert "array" not in repr(record)
+
+
+def test_what_is_not_there_is_refused(tiny_llama_dir: Path) -> None:
+    public = public_of(loaded(tiny_llama_dir, LM))
+    with pytest.raises(AuditError, match="no candidates"):
+        SecureSums(public, None, (), {}).asked()
+    alone = SumRound({}, np.zeros(public.plan.length, np.float32), 1)
+    with pytest.raises(AuditError, match="no other clients"):
+        Participant(public, None, (alone,), {}, 0, np.zeros((1, public.plan.length), np.float32)).messages()
