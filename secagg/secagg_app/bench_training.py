@@ -1,7 +1,8 @@
 """`secagg bench training`: what a differentially private step costs, beside the same step without privacy.
 
 Times come from one process a model and shape, in which blocks of steps of all arms take turns: what slows the machine
-slows them all. Ours with and without privacy draw the same examples. Peak memory comes from a fresh process an arm.
+slows them all. Ours with and without privacy draw the same examples, and take more turns: that ratio is near 1. Peak
+memory comes from a fresh process an arm.
 """
 
 import itertools
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SHAPES = (("minilm", 32, 64), ("minilm", 128, 32), ("smollm2", 8, 128), ("smollm2", 32, 64))
 BATCHES_OF_ROWS = 40
 """Rows are so many times the batch: the sampling rate is 1/40."""
+TURNS = 5
+"""So many blocks of the step with and without privacy for each block of the other arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +51,33 @@ class ShapeCost:
     tokens: int
     arms: dict[str, ArmCost]
 
-    def ratios(self) -> dict[str, float]:
-        """The headline figures: medians over blocks that ran side by side."""
+    def paired(self, above: str, below: str) -> list[float]:
+        """Ratios of the times of blocks that ran one after the other."""
+        return [a / b for a, b in zip(self.arms[above].block_seconds, self.arms[below].block_seconds, strict=True)]
 
-        def time_ratio(above: str, below: str) -> float:
-            pairs = zip(self.arms[above].block_seconds, self.arms[below].block_seconds, strict=True)
-            return statistics.median(a / b for a, b in pairs)
-
+    def ratios(self) -> dict[str, float | list[float]]:
+        """The headline figures: medians over pairs of blocks, the first with its 95% interval."""
         dp, plain = self.arms["dp"], self.arms["plain"]
         return {
-            "dp_over_plain_time": time_ratio("dp", "plain"),
+            "dp_over_plain_time": statistics.median(self.paired("dp", "plain")),
+            "dp_over_plain_time_interval": list(median_interval(self.paired("dp", "plain"))),
             "dp_over_plain_memory": dp.peak_mb / plain.peak_mb,
             "dp_over_plain_fp32_throughput": dp.throughput / self.arms["peft_fp32"].throughput,
-            "dp_fp32_over_plain_fp32_time": time_ratio("dp_fp32", "plain_fp32"),
+            "dp_fp32_over_plain_fp32_time": statistics.median(self.paired("dp_fp32", "plain_fp32")),
             "opacus_hooks_over_peft_fp32_throughput": self.arms["opacus_hooks"].throughput
             / self.arms["peft_fp32"].throughput,
             "opacus_ghost_over_peft_fp32_throughput": self.arms["opacus_ghost"].throughput
             / self.arms["peft_fp32"].throughput,
         }
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The 95% interval of the median by order statistics; all the values there are, when they are too few."""
+    from scipy import stats
+
+    ordered = sorted(values)
+    outside = int(stats.binom.ppf(0.025, len(ordered), 0.5))
+    return ordered[max(0, outside - 1)], ordered[min(len(ordered) - 1, len(ordered) - outside)]
 
 
 def workloads(model: str, batch: int, tokens: int) -> "tuple[Workload, Workload]":
@@ -133,8 +145,8 @@ def _time(load: "Workload", arms: "tuple[Arm, ...]", blocks: int, steps: int) ->
     takers = {arm: prepare(arm, load) for arm in arms}
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(blocks):
-        for arm, take in takers.items():
-            found[arm].append(sum(take(steps + 1).seconds[1:]))
+        for arm in (*("dp", "plain") * (TURNS - 1), *takers):
+            found[arm].append(sum(takers[arm](steps + 1).seconds[1:]))
     return {arm: tuple(seconds) for arm, seconds in found.items()}
 
 
@@ -203,9 +215,11 @@ def to_json(costs: list[ShapeCost]) -> dict[str, Any]:
 
 def _table(cost: ShapeCost) -> Table:
     ratios = cost.ratios()
+    low, high = median_interval(cost.paired("dp", "plain"))
     table = Table(
-        title=f"{cost.model} {cost.batch}x{cost.tokens}: DP / plain time {ratios['dp_over_plain_time']:.3f}, memory "
-        f"{ratios['dp_over_plain_memory']:.3f}; DP / PEFT fp32 throughput {ratios['dp_over_plain_fp32_throughput']:.2f}"
+        title=f"{cost.model} {cost.batch}x{cost.tokens}: DP / plain time {ratios['dp_over_plain_time']:.3f} "
+        f"[{low:.3f}, {high:.3f}], memory {ratios['dp_over_plain_memory']:.3f}; DP / PEFT fp32 throughput "
+        f"{ratios['dp_over_plain_fp32_throughput']:.2f}"
     )
     for column in ("arm", "ms a step", "examples/s, real lengths", "peak MB", "beyond the model MB"):
         table.add_column(column, justify="left" if column == "arm" else "right")
