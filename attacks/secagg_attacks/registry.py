@@ -11,6 +11,7 @@ from secagg_attacks import extraction, inversion, membership
 from secagg_attacks.attack import Attack
 
 GROUP = "secagg.attacks"
+PACKAGES = (membership, inversion, extraction)
 
 
 def _foreign() -> Iterator[Attack]:
@@ -26,13 +27,24 @@ def _foreign() -> Iterator[Attack]:
 def attacks() -> Mapping[str, Attack]:
     """Every attack by name. Raises AuditError when two have one name, or an entry point is none."""
     found = dict[str, Attack]()
-    for package in (membership, inversion, extraction):
+    for package in PACKAGES:
         found |= offered(package, "ATTACKS")
     for attack in _foreign():
         if attack.name in found:
             raise AuditError(f"two attacks are called {attack.name}")
         found[attack.name] = attack
     return MappingProxyType(dict(sorted(found.items())))
+
+
+@cache
+def membership_attacks() -> Mapping[str, Attack]:
+    """Those that tell members from others, and those of other packages, which may."""
+    own = offered(membership, "ATTACKS")
+    return MappingProxyType({name: attack for name, attack in attacks().items() if name in own or name not in _own()})
+
+
+def _own() -> frozenset[str]:
+    return frozenset(name for package in PACKAGES for name in offered(package, "ATTACKS"))
 
 
 def attack_named(name: str) -> Attack:

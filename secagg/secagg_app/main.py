@@ -20,6 +20,7 @@ COMMANDS = {
     "simulate": LazyCommand(
         "secagg_app.simulate.command:simulate", "A federation in memory, over a grid of settings.", "demo"
     ),
+    "audit": LazyCommand("secagg_app.audit.command:audit", "What a federation exposes, measured by attacking it."),
     "bench": LazyCommand("secagg_app.bench:bench", "Measure protocols and training on this machine.", "demo"),
 }
 

@@ -51,35 +51,35 @@ def mark_of(event: str) -> Mark:
 
 def bytes_plot(rows: Sequence[tuple[str, int, bool]]) -> Markup:
     """Bars of bytes; the flagged ones are ours."""
-    figure, axes = _axes(0.75 + 0.38 * len(rows))
-    names = [_plain(name) for name, _, _ in rows][::-1]
+    figure, axes = new_axes(0.75 + 0.38 * len(rows))
+    names = [plain(name) for name, _, _ in rows][::-1]
     values = [value / 1e6 for _, value, _ in rows][::-1]
     bars = axes.barh(names, values, color=[ACCENT if own else MUTED for _, _, own in rows][::-1], height=0.62)
     axes.bar_label(bars, labels=[f"{value:.3g} MB" for value in values], padding=5, color=INK)
     axes.set_xlim(0, max(values) * 1.18)
     axes.set_xlabel("megabytes that leave one institution, once")
-    return _svg(figure)
+    return svg(figure)
 
 
 def quality_plot(evaluation: Evaluation) -> Markup:
     """Every figure of an evaluation as a dot on a line, the released adapter's as a reference."""
     metrics = evaluation.metrics
-    figure, axes = _axes(1.15 + 0.31 * len(metrics))
+    figure, axes = new_axes(1.15 + 0.31 * len(metrics))
     for row, metric in enumerate(reversed(metrics)):
         _quality_row(axes, row, metric)
     reference = [metric.value for metric in metrics if metric.kind == "released"][:1]
     for value in reference:
         axes.axvline(value, color=ACCENT, linewidth=1, alpha=0.35, zorder=0)
-    axes.set_yticks(range(len(metrics)), [_plain(metric.name) for metric in reversed(metrics)])
+    axes.set_yticks(range(len(metrics)), [plain(metric.name) for metric in reversed(metrics)])
     axes.set_ylim(-0.6, len(metrics) - 0.4)
     low = min(m.value if m.low is None else m.low for m in metrics)
     high = max(m.value if m.high is None else m.high for m in metrics)
     pad = 0.1 * (high - low) or 0.05
     axes.set_xlim(low - pad, high + 1.6 * pad)
     better = "higher" if evaluation.higher_is_better else "lower"
-    axes.set_xlabel(f"{_plain(evaluation.measure)} ({better} is better; the bar is an interval of 95%)")
-    _legend(axes, [(KIND_NAMES[k], KIND_COLOURS[k], "o") for k in KIND_COLOURS if any(m.kind == k for m in metrics)])
-    return _svg(figure)
+    axes.set_xlabel(f"{plain(evaluation.measure)} ({better} is better; the bar is an interval of 95%)")
+    legend(axes, [(KIND_NAMES[k], KIND_COLOURS[k], "o") for k in KIND_COLOURS if any(m.kind == k for m in metrics)])
+    return svg(figure)
 
 
 def _quality_row(axes: "Axes", row: int, metric: Metric) -> None:
@@ -98,7 +98,7 @@ def _quality_row(axes: "Axes", row: int, metric: Metric) -> None:
 def timeline_plot(timeline: Sequence[TimelineEvent]) -> Markup:
     """One lane a party, one mark an event; the time between a client's enrolment and upload as a bar."""
     parties = sorted({event.party for event in timeline}, key=lambda party: _lane(party, timeline))
-    figure, axes = _axes(1.15 + 0.3 * len(parties))
+    figure, axes = new_axes(1.15 + 0.3 * len(parties))
     rows = {party: len(parties) - 1 - index for index, party in enumerate(parties)}
     start = min(event.at for event in timeline)
     for party in parties:
@@ -112,11 +112,11 @@ def timeline_plot(timeline: Sequence[TimelineEvent]) -> Markup:
         seconds = [event.at - start for event in drawn]
         lanes = [rows[event.party] for event in drawn]
         axes.scatter(seconds, lanes, marker=mark.shape, color=mark.colour, s=34, zorder=3)
-    axes.set_yticks(list(rows.values()), [_plain(party) for party in rows])
+    axes.set_yticks(list(rows.values()), [plain(party) for party in rows])
     axes.set_ylim(-0.6, len(parties) - 0.4)
     axes.set_xlabel("seconds after the first event; the bars are from enrolment to upload")
-    _legend(axes, [(mark.name, mark.colour, mark.shape) for mark in used])
-    return _svg(figure)
+    legend(axes, [(mark.name, mark.colour, mark.shape) for mark in used])
+    return svg(figure)
 
 
 def _lane(party: str, timeline: Sequence[TimelineEvent]) -> tuple[int, str]:
@@ -132,7 +132,8 @@ def figure_text(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
-def _legend(axes: "Axes", entries: list[tuple[str, str, str]]) -> None:
+def legend(axes: "Axes", entries: list[tuple[str, str, str]]) -> None:
+    """Above the figure: name, colour and marker of each."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, marker=shape, linestyle="", label=name) for name, colour, shape in entries]
@@ -145,12 +146,13 @@ def _legend(axes: "Axes", entries: list[tuple[str, str, str]]) -> None:
     )  # fmt: skip
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Without matplotlib's own mark-up."""
     return text.replace("$", r"\$")
 
 
-def _axes(height: float) -> tuple["Figure", "Axes"]:
+def new_axes(height: float) -> tuple["Figure", "Axes"]:
+    """A figure of the report's width and `height` inches, and its one field."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
@@ -165,7 +167,7 @@ def _axes(height: float) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _svg(figure: "Figure") -> Markup:
+def svg(figure: "Figure") -> Markup:
     """The figure as an SVG element, without dates or random names, text as text."""
     import matplotlib as mpl
 

@@ -211,7 +211,7 @@ def assemble(cell: Cell, simulation: Simulation) -> Federation:
     """Load the model and the data of a cell, and derive its plan. Raises ModelError, DataError, ConfigError."""
     parts = _split(cell.seed, cell.clients, cell.alpha, simulation.model_dump_json())
     config = plan_config_of(cell, simulation, parts)
-    base = _base(config.base_model, config.task.model_dump_json())
+    base = loaded_base(config.base_model, config.task.model_dump_json())
     plan = make_plan(config, base)
     labels = parts.corpus.labels
     clients = tuple(_examples(part, labels, f"client {number}") for number, part in enumerate(parts.clients))
@@ -242,7 +242,8 @@ def plan_config_of(cell: Cell, simulation: Simulation, parts: Split) -> PlanConf
     for rate in ("learning_rate", "head_learning_rate"):
         if training.get(rate):
             training[rate] *= cell.learning_rate
-    return validated({**plain, "method": cell.method, "base_model": _model(simulation.model)}, "the simulation's plan")
+    whole = {**plain, "method": cell.method, "base_model": model_path(simulation.model)}
+    return validated(whole, "the simulation's plan")
 
 
 def _recipe(simulation: Simulation, corpus: corpora.Corpus) -> TaskRecipe:
@@ -253,7 +254,8 @@ def _recipe(simulation: Simulation, corpus: corpora.Corpus) -> TaskRecipe:
     return text_recipe(own_model=simulation.model != "smollm2")
 
 
-def _model(name: str) -> str:
+def model_path(name: str) -> str:
+    """The folder of one of the demo's models, or what `name` says itself."""
     match name:
         case "minilm":
             return str(assets.minilm(_quiet))
@@ -267,7 +269,8 @@ def _quiet(_text: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def _base(model: str, task_json: str) -> LoadedBase:
+def loaded_base(model: str, task_json: str) -> LoadedBase:
+    """A model for a task, kept for the next cell."""
     return load_base(model, TaskSpec.model_validate_json(task_json))
 
 

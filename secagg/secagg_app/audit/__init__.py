@@ -1,0 +1,1 @@
+"""`secagg audit`: what a federation exposes, measured by attacking it."""

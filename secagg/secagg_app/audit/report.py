@@ -1,0 +1,174 @@
+"""A study as a page for people and as JSON for scripts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from secagg_app.audit.exposure import Difference, Exposure, Findings, Quality
+from secagg_app.audit.inversion import Recovery
+from secagg_app.audit.plots import capacity_plot, exposure_plot, roc_plot
+from secagg_app.audit.settings import Family, Study
+from secagg_attacks.intervals import Interval
+from secagg_attacks.views import TITLES, ViewName
+
+POSITIVE = 0.7
+"""The area under V1 that an overtrained family must reach, or a study shows nothing by finding nothing."""
+NO_LEAK = "no leak detected by these attacks"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One family at one privacy level, as the page shows it."""
+
+    family: Family
+    epsilon: float
+    runs: int
+    exposures: tuple[Exposure, ...]
+    qualities: tuple[Quality, ...]
+    differences: tuple[Difference, ...]
+    plot: Markup = field(repr=False)
+    roc: Markup = field(repr=False)
+
+    @property
+    def learnt(self) -> dict[int, bool]:
+        """By rounds."""
+        return {quality.rounds: quality.learnt for quality in self.qualities}
+
+
+def groups_of(study: Study, found: Findings) -> list[Group]:
+    """In the order of the study."""
+    groups = list[Group]()
+    for family in study.families:
+        for epsilon in family.epsilon:
+            mine = [e for e in found.exposures if (e.family, e.epsilon) == (family.name, epsilon)]
+            if not mine:
+                continue
+            mine.sort(key=lambda each: (each.rounds, each.view))
+            qualities = [q for q in found.qualities if (q.family, q.epsilon) == (family.name, epsilon)]
+            first = [each for each in mine if each.view is ViewName.V1]
+            groups.append(
+                Group(
+                    family, epsilon, len(mine[0].areas), tuple(mine), tuple(sorted(qualities, key=lambda q: q.rounds)),
+                    tuple(d for d in found.differences if (d.family, d.epsilon) == (family.name, epsilon)),
+                    exposure_plot(mine), roc_plot(first, qualities),
+                )
+            )  # fmt: skip
+    return groups
+
+
+def reading(exposure: Exposure, learnt: bool) -> str:
+    """One cell in words. What has learnt nothing has nothing to show, and is not protected by that."""
+    if not learnt:
+        return "nothing learnt"
+    return "leak detected" if exposure.leaks else NO_LEAK
+
+
+def short_lines(groups: Sequence[Group]) -> list[str]:
+    """What a reader must take away, one sentence a group and view of interest."""
+    lines = list[str]()
+    for group in groups:
+        privacy = f"epsilon {group.epsilon:g}" if group.epsilon else "no differential privacy"
+        for view in (ViewName.V1, ViewName.V2):
+            mine = [each for each in group.exposures if each.view is view]
+            parts = [
+                f"{each.rounds} round{'s' if each.rounds > 1 else ''} {interval_text(each.area)}"
+                f" ({reading(each, group.learnt[each.rounds])})"
+                for each in mine
+            ]
+            lines.append(f"{group.family.name}, {privacy}, {view.upper()}: area under the ROC {'; '.join(parts)}.")
+    return lines
+
+
+def control_lines(groups: Sequence[Group], found: Findings, blind: Sequence[float]) -> tuple[list[str], list[str]]:
+    """Controls as sentences, and those that failed, as warnings."""
+    lines, warnings = list[str](), list[str]()
+    for group in groups:
+        if group.family.positive_control and not group.epsilon:
+            best = max(each.area.value for each in group.exposures if each.view is ViewName.V1)
+            line = f"Positive control ({group.family.name}, V1): area {best:.3f}, {POSITIVE} is needed."
+            lines.append(line)
+            if best < POSITIVE:
+                warnings.append(f"{line} It failed: that nothing is found elsewhere shows nothing.")
+    outside = [each for each in found.exposures if not each.shuffled.low <= 0.5 <= each.shuffled.high]
+    lines.append(
+        "Negative control: with members and others shuffled, the area's 95% interval misses one half in "
+        f"{len(outside)} of {len(found.exposures)} cells; about {0.05 * len(found.exposures):.1f} are expected by "
+        "chance."
+    )
+    smallest = min(blind, default=1.0)
+    lines.append(
+        f"Blind baseline: from the texts alone, smallest p of {len(blind)} runs {smallest:.3g}; below .001 a run is "
+        "void: "
+        f"{'; '.join(found.voids) or 'none'}."
+    )
+    lines += [
+        "A candidate's coin was tossed before training; members and others come from one pool without near-duplicates.",
+        "Not found is not absent: these attacks, these models, these data. Area and rates are averages over records; a "
+        "single unusual record may be exposed where the average is not.",
+        "V1 is recorded by the simulator alone; a deployed client writes no plain update.",
+    ]
+    return lines, warnings
+
+
+def interval_text(found: Interval) -> str:
+    """`.812 [.790, .834]`."""
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def page(
+    study: Study, found: Findings, recoveries: Sequence[Recovery], blind: Sequence[float], made: str, inversion: str
+) -> str:
+    """The report as HTML."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("secagg_app.audit"), PackageLoader("secagg_server")]),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["interval"] = interval_text
+    environment.filters["most_common"] = lambda names: Counter(names).most_common(1)[0][0]
+    environment.filters["reading"] = reading
+    groups = groups_of(study, found)
+    controls, warnings = control_lines(groups, found, blind)
+    samples = [sample for each in recoveries for sample in each.samples]
+    return environment.get_template("exposure.html.j2").render(
+        study=study, made=made, groups=groups, short=short_lines(groups), warnings=warnings, controls=controls,
+        titles={str(name): title for name, title in TITLES.items()}, recoveries=recoveries, samples=samples,
+        capacity=capacity_plot([r for r in recoveries if r.view is ViewName.V1]) if recoveries else "",
+        inversion_text=inversion, undefined=found.undefined,
+    )  # fmt: skip
+
+
+def to_json(study: Study, found: Findings, recoveries: Sequence[Recovery], blind: Sequence[float]) -> dict[str, Any]:
+    """Every figure with its interval, counts, seeds and controls. ROC points are left to the scores."""
+    groups = groups_of(study, found)
+    controls, warnings = control_lines(groups, found, blind)
+    learnt = {(q.family, q.rounds, q.epsilon): q.learnt for q in found.qualities}
+    exposures = [
+        {**_plain(e, {"roc"}), "reading": reading(e, learnt[e.family, e.rounds, e.epsilon])} for e in found.exposures
+    ]
+    return {
+        "study": study.model_dump(mode="json"),
+        "exposures": exposures,
+        "qualities": [{**_plain(q, {"ceiling"}), "learnt": q.learnt} for q in found.qualities],
+        "differences": [_plain(each) for each in found.differences],
+        "recoveries": [_plain(each, {"samples"}) for each in recoveries],
+        "blind_p": list(blind),
+        "voids": list(found.voids),
+        "controls": controls,
+        "warnings": warnings,
+        "undefined": dict(found.undefined),
+    }
+
+
+def _plain(value: Any, without: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+    names = [name for name in value.__slots__ if name not in without]
+    return {name: _simple(getattr(value, name)) for name in names}
+
+
+def _simple(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,139 @@
+"""What `secagg audit compare` runs: families of federations that differ in rounds and privacy alone."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from secagg.plan import Frozen
+
+DELTA = 1e-5
+
+
+class Family(Frozen):
+    """Federations of one kind. Each has `pool` candidates, members by a coin each, dealt to `clients` in equal parts.
+
+    `rounds` and `epsilon` (0: no differential privacy) are crossed; every combination is run `runs` times, with coins
+    and sampling by the run's number alone, so that all combinations see the same members in the same order. Each run is
+    a target once, and a shadow for the others.
+    """
+
+    name: str = Field(min_length=1)
+    model: str = "minilm"
+    source: Literal["tweets", "plays"] = "tweets"
+    clients: int = Field(default=4, ge=3)
+    pool: int = Field(ge=80)
+    population: int = Field(default=200, ge=20)
+    held_out: int = Field(default=600, ge=20)
+    rounds: tuple[int, ...] = (1, 3, 10)
+    epsilon: tuple[float, ...] = (0.0, 8.0)
+    runs: int = Field(ge=2)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    learning_rates: dict[str, float] = Field(default_factory=dict)
+    max_length: int = Field(default=32, ge=8)
+    rank: int = Field(default=8, ge=1)
+    positive_control: bool = False
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(self.steps % rounds for rounds in self.rounds):
+            raise ValueError(f"family {self.name}: every number of rounds must divide {self.steps} steps")
+        if any(epsilon < 0 for epsilon in self.epsilon):
+            raise ValueError(f"family {self.name}: epsilon is not below 0")
+        return self
+
+    @property
+    def size(self) -> int:
+        """What a client declares: its part of the pool, halved by the coins, on average."""
+        return self.pool // self.clients // 2
+
+    def jobs(self) -> "tuple[Job, ...]":
+        """Every run of every combination; the first runs of all combinations come first."""
+        return tuple(
+            Job(self.name, rounds, epsilon, run)
+            for run in range(self.runs)
+            for epsilon in self.epsilon
+            for rounds in self.rounds
+        )
+
+    def rate_factor(self, rounds: int, epsilon: float) -> float:
+        """By how much the learning rate of a combination differs: 1 but for schedules that are tuned each."""
+        return self.learning_rates.get(f"{rounds}/{epsilon:g}", 1.0)
+
+
+class Inversion(Frozen):
+    """Messages of known size: `ranks` x `tokens` (as multiples of the rank, or rank - 1) x one message or `rounds`."""
+
+    ranks: tuple[int, ...] = (4, 8, 16)
+    rounds: tuple[int, ...] = (1, 4)
+    repeats: int = Field(default=5, ge=2)
+    seed: int = 0
+
+
+class Study(Frozen):
+    """A whole comparison."""
+
+    name: str
+    families: tuple[Family, ...] = Field(min_length=1)
+    inversion: Inversion = Inversion()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One federation: its family's name, rounds, epsilon (0 none), and the number of the run."""
+
+    family: str
+    rounds: int
+    epsilon: float
+    run: int
+
+    def key(self, family: Family) -> str:
+        """What names its file: the job, and all of its family that its result depends on."""
+        content = f"{asdict(self)}{family.model_dump_json(exclude={'rounds', 'epsilon', 'runs'})}"
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+_TWEETS = {"batch_size": 32, "learning_rate": 1e-2, "head_learning_rate": 3e-2}
+_OVERTRAINED = {
+    "pool": 512, "epsilon": (0.0,), "steps": 90, "batch_size": 32, "learning_rate": 1e-2, "head_learning_rate": 3e-2,
+    "positive_control": True,
+}  # fmt: skip
+_LANGUAGE = {
+    "model": "smollm2", "source": "plays", "pool": 400, "epsilon": (0.0,), "steps": 10, "batch_size": 8,
+    "learning_rate": 5e-2, "max_length": 64, "held_out": 100, "population": 100,
+}  # fmt: skip
+
+QUICK = Study(
+    name="quick",
+    families=(
+        Family(name="equal steps", pool=800, rounds=(1, 10), runs=4, steps=10, **_TWEETS),  # type: ignore[arg-type]
+        Family(name="overtrained", rounds=(1, 10), runs=2, **{**_OVERTRAINED, "steps": 60, "pool": 256}),  # type: ignore[arg-type]
+    ),
+    inversion=Inversion(ranks=(8,), repeats=3),
+)
+FULL = Study(
+    name="full",
+    families=(
+        Family(name="equal steps", pool=2560, runs=12, steps=30, **_TWEETS),  # type: ignore[arg-type]
+        Family(name="overtrained", runs=3, **_OVERTRAINED),  # type: ignore[arg-type]
+        Family(name="language model", rounds=(1, 5, 10), runs=3, **_LANGUAGE),  # type: ignore[arg-type]
+    ),
+)
+PAPER = Study(
+    name="paper",
+    families=tuple(
+        Family(
+            name=f"{model}, rank {rank}, {clients} clients", clients=clients, rank=rank, runs=12,
+            pool=640 * clients, epsilon=(0.0, 8.0, 3.0), steps=30,
+            **(_TWEETS if model == "minilm" else {"model": "smollm2", "source": "plays", "batch_size": 8,
+               "learning_rate": 5e-2, "max_length": 64}),
+        )
+        for model in ("minilm", "smollm2") for rank in (4, 8, 16) for clients in (3, 4, 16)
+    ),
+)  # fmt: skip
+PRESETS = {study.name: study for study in (QUICK, FULL, PAPER)}
