@@ -69,13 +69,6 @@ def coins_of(family: Family, run: int) -> Bools:
     return np.random.default_rng([family.seed, 2, run]).random(family.pool) < 0.5
 
 
-def chosen(examples: Examples, which: NDArray[Any]) -> Examples:
-    """The examples that a mask, or indices, name."""
-    index = np.flatnonzero(which) if which.dtype == bool else which
-    labels = tuple(examples.labels[i] for i in index) if examples.labels else ()
-    return Examples(examples.source, tuple(examples.texts[i] for i in index), labels)
-
-
 def config_of(family: Family, job: Job) -> PlanConfig:
     """The demo's recipe with the family's settings. Raises ConfigError."""
     recipe = tweets_recipe() if family.source == "tweets" else text_recipe(own_model=family.model != "smollm2")
@@ -104,7 +97,8 @@ def public_of(family: Family, job: Job) -> Public:
 def run_job(family: Family, job: Job, public: Public, pools: Pools) -> Record:
     """Train. Sampling and noise follow from family, privacy and run, and not from the number of rounds."""
     coins = coins_of(family, job.run)
-    data = [chosen(pools.candidates, coins & (pools.owner == client)) for client in range(family.clients)]
+    mine = [np.flatnonzero(coins & (pools.owner == client)) for client in range(family.clients)]
+    data = [pools.candidates.select(rows.tolist()) for rows in mine]
     if not all(len(part) for part in data):
         raise AuditError(f"family {family.name}: a client has no record; take a larger pool")
     digest = hashlib.sha256(f"{family.name}/{family.seed}/{job.epsilon}/{job.run}".encode()).digest()

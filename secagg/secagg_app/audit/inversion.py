@@ -12,7 +12,7 @@ import numpy as np
 
 from secagg.errors import AuditError
 from secagg.rounds import resumed
-from secagg_app.audit.federation import chosen, pools_of
+from secagg_app.audit.federation import pools_of
 from secagg_app.audit.settings import DELTA, Family, Inversion
 from secagg_app.simulate.federation import loaded_base, model_path
 from secagg_attacks.attack import Attack, TokenGuess
@@ -116,7 +116,7 @@ def _messages(
     drawn = rng.permutation(len(pools.candidates))[:wanted].reshape(setting.rounds, CLIENTS, -1)
     public = _public(family, setting, each)
     for number in range(setting.rounds):
-        data = [chosen(pools.candidates, drawn[number, client]) for client in range(CLIENTS)]
+        data = [pools.candidates.select(drawn[number, client].tolist()) for client in range(CLIENTS)]
         record = recorded(public, data, seed=1 + repeat)
         texts = [_tokens(public, part) for part in data]
         first = replace(record.rounds[0], changes=record.rounds[0].changes[:1])

@@ -1,0 +1,151 @@
+"""Views of a run that was released: from its folders, as anyone has them who has the release (protocol.md §10).
+
+The secure sums (V2) and the final model (V3) are in a release; plain updates (V1) are nowhere, and what a participant
+has besides (V4) it does not keep. Says nothing about who signed: that is `secagg verify`.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from secagg import release as files
+from secagg.adapter import flatten, start_tensors
+from secagg.descriptor import Descriptor
+from secagg.errors import AuditError, HashMismatch, MalformedError
+from secagg.plan import Plan
+from secagg.release import ReleaseCertificate
+from secagg_attacks.views import FinalModel, Public, Question, SecureSums, SumRound, Tensors, View, ViewName
+from secagg_client.audit_files import DRAW, StoredDraw
+from secagg_client.data import Examples
+from secagg_client.models import LoadedBase
+from secagg_client.planning import verify_plan
+from secagg_host.durable import guard, read_file
+
+LEAST = 20
+"""Fewer members, or others, and nothing is computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedRound:
+    """One release: what it was made for, where its training started, and its adapter by PEFT key."""
+
+    descriptor: Descriptor = field(repr=False)
+    certificate: ReleaseCertificate = field(repr=False)
+    plan: Plan = field(repr=False)
+    adapter: Tensors = field(repr=False)
+    senders: int
+
+    @classmethod
+    def read(cls, folder: Path) -> "ReleasedRound":
+        """From a release folder. Raises StorageError, MalformedError, HashMismatch for what is no whole release."""
+        certificate = files.parse_certificate(read_file(folder / files.CERTIFICATE)).statement
+        raw = read_file(folder / files.ADAPTER)
+        if hashlib.sha256(raw).hexdigest() != certificate.files.get(files.ADAPTER):
+            raise HashMismatch(f"{folder / files.ADAPTER} is not the file that the certificate names: it was altered")
+        descriptor = certificate.session.descriptor.statement
+        start = read_file(folder / files.START) if descriptor.previous is not None else None
+        plan = files.plan_of(descriptor, start)
+        senders = len(certificate.final.statement.members)
+        return cls(descriptor, certificate, plan, files.load_tensors(raw, files.ADAPTER), senders)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedRun:
+    """All rounds of a run, in order. Raises AuditError when they are not the rounds of one run from the first on."""
+
+    rounds: tuple[ReleasedRound, ...]
+
+    def __post_init__(self) -> None:
+        numbers = [each.descriptor.number for each in self.rounds]
+        series = {each.descriptor.series for each in self.rounds}
+        if len(series) != 1:
+            raise AuditError("the releases are of different sessions: give the rounds of one run")
+        if numbers != list(range(len(numbers))):
+            there = ", ".join(str(number + 1) for number in numbers)
+            raise AuditError(
+                f"rounds {there} are there: give every round of the run from the first on, the earlier ones with "
+                "--earlier, first round first"
+            )
+
+    @classmethod
+    def read(cls, folder: Path, earlier: Sequence[Path] = ()) -> "ReleasedRun":
+        """The run whose last release is in `folder`; `earlier` are those before it, first round first."""
+        return cls(tuple(ReleasedRound.read(each) for each in (*earlier, folder)))
+
+    @property
+    def first(self) -> ReleasedRound:
+        """The first round: its plan is the run's."""
+        return self.rounds[0]
+
+    @property
+    def last(self) -> ReleasedRound:
+        """The last round."""
+        return self.rounds[-1]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether rounds were planned that are not there."""
+        return len(self.rounds) < self.last.descriptor.rounds
+
+    def public(self, base: LoadedBase, size: int) -> Public:
+        """What everybody knows; `size` is what a client is taken to declare. Raises ModelError for another base."""
+        verify_plan(self.first.plan, base)
+        return Public(self.first.plan, base, self.last.senders, size, len(self.rounds))
+
+    def view(self, name: ViewName, base: LoadedBase, question: Question | None) -> View:
+        """V2 or V3. Raises AuditError for others, and for an encoding whose sums are no adapter."""
+        public = self.public(base, 1)
+        match name:
+            case ViewName.V2:
+                sums = tuple(self._sum(each) for each in self.rounds)
+                return SecureSums(public, question, sums, self.last.adapter)
+            case ViewName.V3:
+                return FinalModel(public, question, self.last.adapter)
+        raise AuditError(
+            f"{name} cannot be had from a release: plain updates are written nowhere (v1), and a participant does not "
+            "keep its own (v4). Use v2 or v3, or simulate the federation"
+        )
+
+    def _sum(self, each: ReleasedRound) -> SumRound:
+        plan = each.plan
+        if set(each.adapter) != {spec.name for spec in plan.tensors}:
+            raise AuditError(f"method {plan.method} releases another adapter than clients train: use v3")
+        start = start_tensors(plan)
+        return SumRound(start, flatten(plan, dict(each.adapter)) - flatten(plan, start), each.senders)
+
+    def drawn_by_coin(self, members: Path, nonmembers: Path) -> bool:
+        """Whether these are the tables of a draw that this run's session reserved (protocol.md §4.6)."""
+        reserve = self.last.descriptor.audit
+        path = members.parent / DRAW
+        if reserve is None or nonmembers.parent != members.parent or not path.is_file():
+            return False
+        with guard(path):
+            raw = json.loads(path.read_bytes())
+        try:
+            draw = StoredDraw.model_validate(raw)
+        except ValueError as error:
+            raise MalformedError(f"{path}: not a draw of an audit reserve") from error
+        return draw.reserve == reserve and draw.key == self.first.descriptor.series
+
+
+def candidates_of(members: Examples, nonmembers: Examples, seed: int = 0) -> tuple[Examples, np.ndarray]:  # type: ignore[type-arg]
+    """Both in one random order, and which are members, bool [candidates].
+
+    Raises AuditError when they overlap, or are too few.
+    """
+    both = set(members.record_hashes()) & set(nonmembers.record_hashes())
+    if both:
+        raise AuditError(
+            f"{len(both)} records are among members and non-members: remove them from one of {members.source} and "
+            f"{nonmembers.source}"
+        )
+    for part, name in ((members, "members"), (nonmembers, "non-members")):
+        if len(part) < LEAST:
+            raise AuditError(f"{part.source}: {len(part)} {name} are too few to say anything; {LEAST} are needed")
+    order = np.random.default_rng(seed).permutation(len(members) + len(nonmembers))
+    joined = members.joined(nonmembers)
+    return joined.select(order.tolist()), order < len(members)
