@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secagg import release as files
 from secagg.adapter import flatten, start_tensors
@@ -132,7 +133,7 @@ class ReleasedRun:
         return draw.reserve == reserve and draw.key == self.first.descriptor.series
 
 
-def candidates_of(members: Examples, nonmembers: Examples, seed: int = 0) -> tuple[Examples, np.ndarray]:  # type: ignore[type-arg]
+def candidates_of(members: Examples, nonmembers: Examples, seed: int = 0) -> tuple[Examples, NDArray[np.bool_]]:
     """Both in one random order, and which are members, bool [candidates].
 
     Raises AuditError when they overlap, or are too few.

@@ -88,6 +88,7 @@ def make_plan(config: PlanConfig, base: LoadedBase | None = None) -> Plan:
         training=config.training,
     )
     encoding.check(plan)
+    verify_plan(plan, base)
     return plan
 
 

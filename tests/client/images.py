@@ -9,6 +9,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from transformers import (
+    BitConfig,
+    BitForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
@@ -37,6 +41,22 @@ def make_resnet(folder: Path) -> Path:
     torch.manual_seed(5)
     config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=10)
     ResNetForImageClassification(config).save_pretrained(folder)
+    return _with_processor(folder)
+
+
+def make_convnext(folder: Path) -> Path:
+    """Depthwise convolutions, layer norms, and linear layers on [n, height, width, channels]."""
+    torch.manual_seed(6)
+    config = ConvNextConfig(hidden_sizes=[16, 16], depths=[1, 1], num_stages=2, patch_size=2, num_labels=10)
+    ConvNextForImageClassification(config).save_pretrained(folder)
+    return _with_processor(folder)
+
+
+def make_bit(folder: Path) -> Path:
+    """Convolutions whose weights are standardised in each pass, and group norms."""
+    torch.manual_seed(7)
+    config = BitConfig(embedding_size=32, hidden_sizes=[32, 64], depths=[1, 1], num_labels=10, num_groups=8)
+    BitForImageClassification(config).save_pretrained(folder)
     return _with_processor(folder)
 
 

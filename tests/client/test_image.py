@@ -27,7 +27,7 @@ from secagg_client.planning import verify_plan
 from secagg_client.tasks import make_task
 from secagg_client.training import train
 from tests.client.gradients import gradient_error
-from tests.client.images import DIGITS, digit_files, digits, make_resnet, make_vit
+from tests.client.images import DIGITS, digit_files, digits, make_bit, make_convnext, make_resnet, make_vit
 from tests.client.support import plan_for, settings
 
 IMAGE = TaskSpec(kind="image", labels=DIGITS)
@@ -71,6 +71,23 @@ def test_per_sample_gradients_of_convolutions_are_those_of_each_image_alone(resn
     assert {len(spec.shape) for spec in plan.trained if "lora_B" in spec.name} == {4}
     task = make_task(GROUP, resnet.tokenizer)
     assert gradient_error(resnet, plan, task, task.encode(digits(range(6)))) < 1e-4
+
+
+@pytest.mark.parametrize("layers", [{"target_modules": ("pwconv1",)}, {"target_modules": ("dwconv",), "rank": 16}])
+def test_per_sample_gradients_of_a_convnext_are_those_of_each_image_alone(
+    layers: dict[str, Any], tmp_path: Path
+) -> None:
+    base = load_base(str(make_convnext(tmp_path)), IMAGE)
+    task = make_task(IMAGE, base.tokenizer)
+    assert gradient_error(base, plan_for(base, **layers), task, task.encode(digits(range(6)))) < 1e-4
+
+
+def test_grouped_convolutions_that_the_rank_does_not_fit_and_standardised_ones_are_refused(tmp_path: Path) -> None:
+    convnext, bit = make_convnext(tmp_path / "convnext"), make_bit(tmp_path / "bit")
+    with pytest.raises(ModelError, match="choose a different rank or do not target this specific layer"):
+        plan_for(load_base(str(convnext), IMAGE), target_modules=("dwconv",), rank=4)
+    with pytest.raises(ModelError, match="is a WeightStandardizedConv2d: only Linear, Conv2d may be trained"):
+        plan_for(load_base(str(bit), IMAGE), target_modules=("conv2",))
 
 
 def test_one_image_moves_a_step_by_no_more_than_the_clipping_norm(resnet: LoadedBase) -> None:
