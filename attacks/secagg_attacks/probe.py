@@ -50,6 +50,8 @@ class Probe:
         self._task: AnyTask = training_task(self._plan, public.base, self._device)
         self._rows = self._task.encode(data)
         self._kept: dict[tuple[str, bytes], Any] = {}
+        self._products: dict[bytes, dict[bytes, Floats]] = {}
+        self._norms: dict[bytes, Floats] = {}
 
     def __len__(self) -> int:
         return len(self._data)
@@ -75,6 +77,28 @@ class Probe:
         with attached(self._plan, self._public.base, self._device) as adapted:
             adapted.assign({spec.name: tensors[spec.name] for spec in self._plan.tensors})
             yield from self._parts(adapted)
+
+    def products(self, tensors: Tensors, directions: Vector) -> tuple[Floats, Floats]:
+        """<gradient, direction> for each example and direction, [n, directions], and the gradients' norms, [n].
+
+        One pass, however many directions: `directions` is [directions, plan.length]. A direction that was asked for
+        before costs nothing.
+        """
+        key = fingerprint(tensors)
+        known = self._products.setdefault(key, {})
+        names = [hashlib.sha256(np.ascontiguousarray(each, np.float32).tobytes()).digest() for each in directions]
+        new = {name: row for row, name in enumerate(names) if name not in known}
+        if new or key not in self._norms:
+            fresh = directions[list(new.values())]
+            dots, norms = np.empty((len(self), len(new))), np.empty(len(self))
+            for index, part in self.gradients(tensors):
+                dots[index] = part.astype(np.float64) @ fresh.T.astype(np.float64)
+                norms[index] = np.linalg.norm(part.astype(np.float64), axis=1)
+            known.update(zip(new, dots.T, strict=True))
+            self._norms[key] = norms
+        return np.stack([known[name] for name in names], axis=1) if names else np.empty((len(self), 0)), self._norms[
+            key
+        ]
 
     def _parts(self, adapted: Adapted) -> Iterator[tuple[NDArray[np.int64], Vector]]:
         trained = [adapted.parameters[spec.name] for spec in self._plan.trained]
@@ -148,6 +172,21 @@ def fingerprint(tensors: Mapping[str, Vector]) -> bytes:
     for name in sorted(tensors):
         digest.update(name.encode() + b"\x00" + np.ascontiguousarray(tensors[name], np.float32).tobytes())
     return digest.digest()
+
+
+_LATEST: list[tuple[Public, Examples, Probe]] = []
+_KEPT = 4
+
+
+def probe_of(public: Public, data: Examples) -> Probe:
+    """The probe of these very objects: attacks on one view share it, and what it has computed."""
+    for entry in _LATEST:
+        if entry[0] is public and entry[1] is data:
+            return entry[2]
+    probe = Probe(public, data)
+    _LATEST.insert(0, (public, data, probe))
+    del _LATEST[_KEPT:]
+    return probe
 
 
 def _in_float32(plan: Plan) -> Plan:

@@ -82,11 +82,13 @@ class Shadow:
 class Question:
     """What a membership attack is asked: which of `candidates` were trained on.
 
-    `population` holds other examples, on which nobody trained. `shadows` may be none.
+    `population` holds other examples, on which nobody trained. `owners` says of which client each candidate is asked,
+    where that is known: whose record it is if it was trained on. Either may be empty, and `shadows` too.
     """
 
     candidates: Examples
     population: Examples
+    owners: tuple[int, ...] = ()
     shadows: tuple[Shadow, ...] = ()
 
 

@@ -6,6 +6,7 @@ both kinds for each example, offline ones only those that were not trained on it
 Zarifzadeh, Liu & Shokri 2024.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,11 +37,38 @@ class Shadows:
         if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
             raise AuditError("a shadow's probability is not between 0 and 1")
 
+    def enough(self, mode: Literal["online", "offline"]) -> Bools:
+        """Which examples have as many shadows as an attack needs, [examples]."""
+        outside = (~self.is_in).sum(axis=0) >= LEAST_SHADOWS
+        return np.asarray(outside if mode == "offline" else outside & (self.is_in.sum(axis=0) >= LEAST_SHADOWS))
+
+    def of(self, examples: Bools) -> "Shadows":
+        """The same shadows of some examples only."""
+        return Shadows(self.probabilities[:, examples], self.is_in[:, examples])
+
     def check(self, kind: Literal["in", "out"]) -> None:
         """Raise AuditError unless every example has enough shadows of a kind."""
         fewest = int((self.is_in if kind == "in" else ~self.is_in).sum(axis=0).min())
         if fewest < LEAST_SHADOWS:
             raise AuditError(f"an example has {fewest} shadows with it {kind}: {LEAST_SHADOWS} at least are needed")
+
+
+def where_enough(shadows: Shadows, mode: Literal["online", "offline"], score: Callable[[Bools], Floats]) -> Floats:
+    """`score` of the examples that have enough shadows; all others get the median, which says nothing of them.
+
+    With independent coins, having few shadows of a kind tells nothing about the target's own coin.
+    Raises AuditError when fewer than half of the examples have enough.
+    """
+    enough = shadows.enough(mode)
+    if enough.mean() < 0.5:
+        raise AuditError(
+            f"{int((~enough).sum())} of {len(enough)} examples have fewer than {LEAST_SHADOWS} shadows of a kind that "
+            f"{mode} attacks need: run more of them"
+        )
+    found = score(enough)
+    out = np.full(len(enough), np.median(found))
+    out[enough] = found
+    return out
 
 
 def logits(probabilities: Floats) -> Floats:

@@ -6,8 +6,10 @@ area in the cell's other runs, so no run chooses its own; intervals are Student'
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from scipy import stats
 from secagg.errors import AuditError
 from secagg_app.audit.jobs import JobResult
 from secagg_attacks.intervals import Floats, Interval, t_interval
-from secagg_attacks.membership.shadow import Shadows, lira, rmia
+from secagg_attacks.membership.shadow import Bools, Shadows, lira, rmia, where_enough
 from secagg_attacks.roc import Curve, Operating, Scores, auc, calibrated, curve
 from secagg_attacks.views import ViewName
 
@@ -147,23 +149,42 @@ def _scores(runs: Sequence[JobResult], number: int, view: ViewName) -> dict[str,
     asked = run.owner != LOOKER if view is ViewName.V4 else np.ones(len(run.owner), dtype=bool)
     plain = {name: values for (of, name), values in run.scores.items() if of == view}
     found = plain | _by_shadows(runs, number)
+    if view is ViewName.V1:
+        found |= _by_local_shadows(runs, number)
     return {name: Scores(v[asked & run.member], v[asked & ~run.member]) for name, v in found.items()}
 
 
 def _by_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Floats]:
     """LiRA and RMIA with the cell's other runs as shadows; nothing where these are too few."""
     others = [each for index, each in enumerate(runs) if index != number]
-    run = runs[number]
+    run, own = runs[number], runs[number].probabilities
     shadows = Shadows(np.stack([o.probabilities for o in others]), np.stack([o.member for o in others]))
     population = np.stack([o.population for o in others])
     found = dict[str, Floats]()
     for mode in ("offline", "online"):
-        try:
-            found[f"lira-{mode}-fixed"] = lira(run.probabilities, shadows, mode=mode, variance="fixed")
-            found[f"lira-{mode}"] = lira(run.probabilities, shadows, mode=mode, variance="example")
-            found[f"rmia-{mode}"] = rmia(run.probabilities, shadows, run.population, population, mode=mode)
-        except AuditError:
-            return found
+        scorers: dict[str, Callable[[Bools], Floats]] = {
+            f"lira-{mode}-fixed": lambda e, m=mode: lira(own[e], shadows.of(e), mode=m, variance="fixed"),
+            f"lira-{mode}": lambda e, m=mode: lira(own[e], shadows.of(e), mode=m, variance="example"),
+            f"rmia-{mode}": lambda e, m=mode: rmia(own[e], shadows.of(e), run.population, population, mode=m),
+        }
+        for name, score in scorers.items():
+            with suppress(AuditError):  # too few runs: the attack is not among those that are compared
+                found[name] = where_enough(shadows, mode, score)
+    return found
+
+
+def _by_local_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Floats]:
+    """LiRA on the models of the clients, which V1 alone has."""
+    others, own = [each for index, each in enumerate(runs) if index != number], runs[number].local
+    shadows = Shadows(np.stack([o.local for o in others]), np.stack([o.member for o in others]))
+    found = dict[str, Floats]()
+    for mode in ("offline", "online"):
+        with suppress(AuditError):  # too few runs
+
+            def score(enough: Bools, mode: Literal["offline", "online"] = mode) -> Floats:
+                return lira(own[enough], shadows.of(enough), mode=mode, variance="fixed")
+
+            found[f"lira-{mode}-fixed, own client"] = where_enough(shadows, mode, score)
     return found
 
 

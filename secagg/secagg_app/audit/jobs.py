@@ -27,7 +27,8 @@ META = b"secagg"
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a run came to. Scores are by view and attack, [candidates]; `probabilities` those of the right answer.
+    """What a run came to. Scores are by view and attack, [candidates]; `probabilities` those of the right answer under
+    the released model, `local` under the last model of the client that a candidate is asked of: V1 has that.
 
     `undefined` says why an attack gave no score under a view. `start` and `value` are of the held-out examples.
     """
@@ -37,6 +38,7 @@ class JobResult:
     owner: NDArray[np.int64] = field(repr=False)
     scores: dict[tuple[str, str], Floats] = field(repr=False)
     probabilities: Floats = field(repr=False)
+    local: Floats = field(repr=False)
     population: Floats = field(repr=False)
     undefined: dict[str, str]
     measure: str
@@ -59,9 +61,9 @@ def score_job(family: Family, job: Job) -> JobResult:
     began = time.perf_counter()
     pools, public = pools_of(family.model_dump_json()), public_of(family, job)
     record = run_job(family, job, public, pools)
-    question = Question(pools.candidates, pools.population)
+    question = Question(pools.candidates, pools.population, tuple(pools.owner.tolist()))
     scores, undefined = _attack_all(record, question)
-    probabilities, population = _signals(record, question)
+    probabilities, local, population = _signals(record, question)
     config = encoding_of(public.plan).adapter_config(public.plan)
     start, end = (
         evaluate_adapter(config, tensors, public.base, pools.held_out, where="the run")
@@ -71,7 +73,8 @@ def score_job(family: Family, job: Job) -> JobResult:
     sigma, rate = _mechanism(public)
     coins = coins_of(family, job.run)
     return JobResult(
-        job=job, member=coins, owner=pools.owner, scores=scores, probabilities=probabilities, population=population,
+        job=job, member=coins, owner=pools.owner, scores=scores, probabilities=probabilities,
+        local=local, population=population,
         undefined=undefined, measure=measure, start=float(getattr(start, measure)), value=float(getattr(end, measure)),
         sigma=sigma, rate=rate, steps=family.steps, seconds=time.perf_counter() - began,
         blind_p=_blind(pools.candidates, coins),
@@ -99,14 +102,20 @@ def _attack_all(record: Any, question: Any) -> tuple[dict[tuple[str, str], Float
     return scores, undefined
 
 
-def _signals(record: Any, question: Any) -> tuple[Floats, Floats]:
-    """Probabilities of the right answer under the released model: of candidates, and of the population."""
-    from secagg_attacks.probe import Probe
+def _signals(record: Any, question: Any) -> tuple[Floats, Floats, Floats]:
+    """Probabilities of the right answer: of candidates under the release and their clients' models; of the population.
 
-    found = (
-        Probe(record.public, data).probabilities(record.final) for data in (question.candidates, question.population)
-    )
-    return next(found), next(found)
+    The population's under the release only: clients' models are for LiRA alone.
+    """
+    from secagg_attacks.membership.updates import moved
+    from secagg_attacks.probe import probe_of
+    from secagg_attacks.views import ViewName
+
+    candidates, others = (probe_of(record.public, data) for data in (question.candidates, question.population))
+    last = [m for m in record.view(ViewName.V1).messages() if m.number == record.public.rounds - 1]
+    own = np.stack([candidates.probabilities(moved(record.public.plan, message)) for message in last])
+    local = own[np.asarray(question.owners), np.arange(own.shape[1])]
+    return candidates.probabilities(record.final), local, others.probabilities(record.final)
 
 
 def _mechanism(public: Any) -> tuple[float, float]:
@@ -139,10 +148,11 @@ def to_bytes(result: JobResult) -> bytes:
         "kind": ["candidate"] * count + ["population"] * others,
         "member": [*result.member.tolist(), *none],
         "client": [*result.owner.tolist(), *none],
+        "local": [*result.local.tolist(), *none],
         "probability": [*result.probabilities.tolist(), *result.population.tolist()],
     }
     columns |= {f"{view}/{name}": [*scores.tolist(), *none] for (view, name), scores in result.scores.items()}
-    skipped = {"member", "owner", "scores", "probabilities", "population"}
+    skipped = {"member", "owner", "scores", "probabilities", "local", "population"}
     plain = {name: getattr(result, name) for name in JobResult.__slots__ if name not in skipped}
     meta = json.dumps({**plain, "job": asdict(result.job)})
     table = pyarrow.table(columns).replace_schema_metadata({META: meta.encode()})
@@ -170,7 +180,8 @@ def from_file(path: Path) -> JobResult:
             **{**meta, "job": Job(**meta["job"])},
             member=np.array(table.column("member").to_pylist())[mask].astype(bool),
             owner=np.array(table.column("client").to_pylist())[mask].astype(np.int64),
-            scores=scores, probabilities=probability[mask], population=probability[~mask],
+            scores=scores, probabilities=probability[mask],
+            local=np.asarray(table.column("local").to_numpy()[mask], np.float64), population=probability[~mask],
         )  # fmt: skip
     except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException) as error:
         raise StorageError(f"{path}: not a run of a study; remove it, and it is run again ({error})") from error
