@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,8 +65,8 @@ def made(base: LoadedBase, public: Public, runs: int) -> Case:
     return Case(records, coins, candidates, population, tuple(owner.tolist()))
 
 
-def by_heart(base: LoadedBase, **changes: object) -> Public:
-    values: dict[str, object] = {
+def by_heart(base: LoadedBase, **changes: Any) -> Public:
+    values: dict[str, Any] = {
         "steps": 60, "size": 20, "batch_size": 20, "optimizer": "adamw", "learning_rate": 0.02, "rank": 16, "alpha": 32,
     }  # fmt: skip
     return public_of(base, **{**values, **changes})

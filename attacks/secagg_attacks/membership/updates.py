@@ -57,7 +57,7 @@ def of_asked(view: View, values: Floats) -> Floats:
     owners = view.asked().owners
     if len(values) == 1 or not owners:
         return np.asarray(values.max(axis=0))
-    return values[np.asarray(owners), np.arange(values.shape[1])]
+    return np.asarray(values[np.asarray(owners), np.arange(values.shape[1])])
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ LOOKER = 0
 """The client that looks, under V4: its own records are no question."""
 POWER = 0.8
 Cell = tuple[str, int, float]
+Mode = Literal["offline", "online"]
+MODES: tuple[Mode, ...] = ("offline", "online")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +163,21 @@ def _by_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Floats]:
     shadows = Shadows(np.stack([o.probabilities for o in others]), np.stack([o.member for o in others]))
     population = np.stack([o.population for o in others])
     found = dict[str, Floats]()
-    for mode in ("offline", "online"):
-        scorers: dict[str, Callable[[Bools], Floats]] = {
-            f"lira-{mode}-fixed": lambda e, m=mode: lira(own[e], shadows.of(e), mode=m, variance="fixed"),
-            f"lira-{mode}": lambda e, m=mode: lira(own[e], shadows.of(e), mode=m, variance="example"),
-            f"rmia-{mode}": lambda e, m=mode: rmia(own[e], shadows.of(e), run.population, population, mode=m),
-        }
-        for name, score in scorers.items():
-            with suppress(AuditError):  # too few runs: the attack is not among those that are compared
-                found[name] = where_enough(shadows, mode, score)
+    for mode in MODES:
+
+        def fixed(enough: Bools, mode: Mode = mode) -> Floats:
+            return lira(own[enough], shadows.of(enough), mode=mode, variance="fixed")
+
+        def example(enough: Bools, mode: Mode = mode) -> Floats:
+            return lira(own[enough], shadows.of(enough), mode=mode, variance="example")
+
+        def relative(enough: Bools, mode: Mode = mode) -> Floats:
+            return rmia(own[enough], shadows.of(enough), run.population, population, mode=mode)
+
+        with suppress(AuditError):  # too few runs: these attacks are not among those that are compared
+            found[f"lira-{mode}-fixed"] = where_enough(shadows, mode, fixed)
+            found[f"lira-{mode}"] = where_enough(shadows, mode, example)
+            found[f"rmia-{mode}"] = where_enough(shadows, mode, relative)
     return found
 
 
@@ -178,10 +186,10 @@ def _by_local_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Float
     others, own = [each for index, each in enumerate(runs) if index != number], runs[number].local
     shadows = Shadows(np.stack([o.local for o in others]), np.stack([o.member for o in others]))
     found = dict[str, Floats]()
-    for mode in ("offline", "online"):
+    for mode in MODES:
         with suppress(AuditError):  # too few runs
 
-            def score(enough: Bools, mode: Literal["offline", "online"] = mode) -> Floats:
+            def score(enough: Bools, mode: Mode = mode) -> Floats:
                 return lira(own[enough], shadows.of(enough), mode=mode, variance="fixed")
 
             found[f"lira-{mode}-fixed, own client"] = where_enough(shadows, mode, score)
