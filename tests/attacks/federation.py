@@ -8,10 +8,12 @@ from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from tests.client.support import examples, plan_for, settings
 
+PLAN_KEYS = ("method", "rank", "alpha", "lora_clip", "head_start", "target_modules", "layers")
+
 
 def public_of(base: LoadedBase, *, clients: int = 3, rounds: int = 1, size: int = 24, **changes: Any) -> Public:
-    """Without differential privacy unless `epsilon` is given; `method` and `rank` go to the plan."""
-    plan_keys = {key: changes.pop(key) for key in ("method", "rank", "alpha", "lora_clip") if key in changes}
+    """Without differential privacy unless `epsilon` is given; PLAN_KEYS go to the plan."""
+    plan_keys = {key: changes.pop(key) for key in PLAN_KEYS if key in changes}
     training = settings(**{"epsilon": None, "batch_size": 8, **changes})
     return Public(plan_for(base, training, **plan_keys), base, clients, size, rounds)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from secagg.errors import AuditError
 from secagg_attacks.intervals import Floats
@@ -18,6 +19,10 @@ RANK_TOLERANCE = 1e-7
 """Singular values below this part of the largest are rounding, in updates of float32."""
 EXACT = 5e-3
 """A token whose distance from the span is below this part of its length was there."""
+
+WIDEST = 5e-2
+CHANCE = 1e-6
+"""See `limit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,42 @@ class Layer:
 
 def rank(layer: Layer, tolerance: float = RANK_TOLERANCE) -> int:
     """How many dimensions the update spans; with rounding left out."""
-    return _rank(np.linalg.svd(layer.update, compute_uv=False), tolerance)
+    return len(directions(layer.update, tolerance=tolerance))
 
 
-def _rank(values: NDArray[np.floating], tolerance: float) -> int:
-    """Of singular values, largest first."""
-    return int((values > tolerance * values[0]).sum()) if len(values) and values[0] > 0 else 0
+def directions(update: Floats, floor: float = 0.0, tolerance: float = RANK_TOLERANCE) -> Floats:
+    """An orthonormal basis of what the rows of `update` [rows, d] span, [rank, d], strongest direction first.
+
+    Directions whose singular value is at most `floor`, or below `tolerance` of the largest, are rounding.
+    """
+    _, values, rows = np.linalg.svd(update, full_matrices=False)
+    if not len(values) or values[0] <= 0:
+        return np.zeros((0, update.shape[1]))
+    basis: Floats = rows[values > max(floor, tolerance * values[0])]
+    return basis
+
+
+def distances_from(basis: Floats, candidates: Floats) -> Floats:
+    """How far each of `candidates` [n, d] is from the span of `basis` [k, d], as a part of its length: [n] in 0 to 1.
+
+    A candidate of no length (as the zero embedding of a padding token) adds nothing to a gradient: it counts as far.
+    """
+    lengths = np.linalg.norm(candidates, axis=1)
+    rest = np.linalg.norm(candidates - (candidates @ basis.T) @ basis, axis=1)
+    return np.where(lengths > 0, rest / np.maximum(lengths, 1e-30), 1.0)
+
+
+def limit(basis: Floats, least: float) -> float:
+    """How near a candidate must be to the span of `basis` [k, d] to have been there: at least `least`.
+
+    Rounding puts those that were there off the span, the more the weaker their direction. Where the span leaves many
+    dimensions out, chance comes nowhere near it, so more may be allowed: up to WIDEST, and never more than one
+    direction at random in 1 / CHANCE would meet. The squared distance of such a one is Beta((d - k) / 2, k / 2).
+    """
+    k, d = basis.shape
+    if not 0 < k < d:
+        return least
+    return float(np.clip(np.sqrt(stats.beta.ppf(CHANCE, (d - k) / 2, k / 2)), least, max(least, WIDEST)))
 
 
 def distances(layer: Layer, dimensions: int | None = None) -> Floats:
@@ -52,12 +87,8 @@ def distances(layer: Layer, dimensions: int | None = None) -> Floats:
 
     Of the update's span its `dimensions` largest directions are taken; all that are no rounding, by default.
     """
-    _, values, rows = np.linalg.svd(layer.update, full_matrices=False)
-    basis = rows[: _rank(values, RANK_TOLERANCE) if dimensions is None else dimensions]
-    lengths = np.linalg.norm(layer.candidates, axis=1)
-    rest = layer.candidates - (layer.candidates @ basis.T) @ basis
-    found: Floats = np.linalg.norm(rest, axis=1) / np.maximum(lengths, 1e-30)
-    return found
+    basis = directions(layer.update) if dimensions is None else directions(layer.update, tolerance=0.0)[:dimensions]
+    return distances_from(basis, layer.candidates)
 
 
 def found_exactly(layers: list[Layer], threshold: float = EXACT) -> NDArray[np.bool_]:
