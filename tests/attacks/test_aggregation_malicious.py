@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def lowest(plan: Plan) -> list[str]:
 
 def seen_by_lowest(base: LoadedBase) -> Floats:
     """What the lowest layer's projections see of every token."""
-    model = base.model
+    model: Any = base.model
     normed = model.model.layers[0].input_layernorm(model.get_input_embeddings().weight)
     found: Floats = normed.detach().double().numpy()
     return found
@@ -243,9 +244,9 @@ def test_a_later_round_starts_where_the_verified_release_ended_and_nowhere_else(
         plan_of(one.release, elsewhere, "elsewhere")
 
 
-def test_what_the_policy_pins_is_what_is_trained_on(agreed: Small, base: LoadedBase, tmp_path: Path) -> None:
+def test_what_the_policy_pins_is_what_is_trained_on(agreed: Small, base: LoadedBase) -> None:
     """NOT stopped: an institution that pins the hash of a trapped plan has agreed to it. Who pins must look."""
     plan = bent(agreed, base, "trapped")
     fooled = Small(plan=plan)
-    assert fooled.policy.check(fooled.descriptor) is None
+    fooled.policy.check(fooled.descriptor)
     verify_plan(plan, base)
