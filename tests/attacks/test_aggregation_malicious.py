@@ -244,6 +244,12 @@ def test_a_later_round_starts_where_the_verified_release_ended_and_nowhere_else(
         plan_of(one.release, elsewhere, "elsewhere")
 
 
+def test_within_epsilon_and_delta_the_coordinator_chooses_how_clients_train(agreed: Small) -> None:
+    """NOT stopped: no policy pins steps, batch size, learning rate, clip or bits. What protects there is the noise."""
+    other = settings(noise="secure", steps=1, batch_size=1, learning_rate=9.0, max_grad_norm=100.0, optimizer="adamw")
+    agreed.policy.check(proposed(agreed, agreed.plan.model_copy(update={"training": other})).descriptor.statement)
+
+
 def test_what_the_policy_pins_is_what_is_trained_on(agreed: Small, base: LoadedBase) -> None:
     """NOT stopped: an institution that pins the hash of a trapped plan has agreed to it. Who pins must look."""
     plan = bent(agreed, base, "trapped")

@@ -1,15 +1,18 @@
 """Sums over overlapping cohorts: what their differences show, and what here lets no such differences come about."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from secagg.coordinator import mean_change
 from secagg.errors import AuditError, LedgerError, PolicyViolation
 from secagg_attacks.aggregation.set_difference import CohortSum, amplification, set_difference
 from secagg_attacks.intervals import Floats
+from tests.attacks.federation import data_of, public_of, record_of
 from tests.client.ledgers import AGAIN, ONCE, A, B, new_ledger, spend
-from tests.client.support import LM, examples
+from tests.client.support import LM, examples, loaded
 from tests.small import Small
 
 CLIENTS = tuple("abcdef")
@@ -115,10 +118,38 @@ def test_a_result_that_was_sealed_is_not_sealed_for_another_set(tmp_path: Path) 
 
 
 def test_key_holders_know_nothing_of_other_sessions() -> None:
-    """NOT stopped by them: the same committee approves a second session over one client less. Ledgers must."""
-    small = Small(clients=4)
-    fewer = Small(clients=4)
-    fewer.parties, fewer.committee = small.parties, small.committee
-    fewer.roster = small.roster[:-1]
-    assert len(small.descriptor.clients) == 4
-    assert len(fewer.descriptor.clients) == 3
+    """NOT stopped by them: the same committee opens a second session over one client less. The ledgers must.
+
+    DEFENCE OFF: the three clients send the same update again, as no client with a ledger does.
+    """
+    small, fewer = Small(clients=4), Small(clients=4)
+    *others, victim = small.changes
+    fewer.changes = {name: small.changes[name] for name in others}
+    fewer.parties = replace(small.parties, clients={name: small.parties.clients[name] for name in others})
+    fewer.policy, fewer.committee = small.policy, small.committee
+    found = set_difference([opened(small), opened(fewer)], n_min=3).alone()
+    (vector,) = found.values()
+    assert list(found) == [small.parties.clients[victim].identity.fingerprint]
+    assert np.abs(vector - small.changes[victim]).max() < 7 / (2**16 - 1) + 1e-6, "a step for each of seven values"
+
+
+def opened(small: Small) -> CohortSum:
+    final = small.settled.final.statement
+    mean = mean_change(small.descriptor, final, small.opened.opening).astype(np.float64)
+    return CohortSum(frozenset(member.client for member in final.members), len(final.members) * mean)
+
+
+@pytest.mark.parametrize("epsilon", [None, 8.0])
+def test_clients_that_train_anew_leave_their_differences_in_the_way(
+    tiny_llama_dir: Path, epsilon: float | None
+) -> None:
+    """Real training, in a second session without client 0: other samples alone blur it, and noise buries it."""
+    public = public_of(loaded(tiny_llama_dir, LM), clients=4, epsilon=epsilon)
+    data = data_of(public)
+    first, second = (record_of(public, data, seed).rounds[0].changes.astype(np.float64) for seed in (1, 2))
+    cohorts = [CohortSum(frozenset("0123"), first.sum(0)), CohortSum(frozenset("123"), second[1:].sum(0))]
+    recovered = set_difference(cohorts, n_min=3).alone()["0"]
+    error = np.linalg.norm(recovered - first[0]) / np.linalg.norm(first[0])
+    assert error > 0.5
+    if epsilon is not None:
+        assert error == pytest.approx(np.sqrt(6), rel=0.15), "six runs' noise, where one run's is nearly all of it"

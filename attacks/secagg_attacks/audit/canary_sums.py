@@ -4,6 +4,10 @@ Each canary is a unit vector in a random direction, as long as clipping allows. 
 almost orthogonal to each other and to all else, so the cosine between a canary and a sum in which it is not is about
 N(0, 1/d). Where those of the canaries that are in lie tells the noise, and both distributions, taken to be Gaussian,
 give an epsilon. An ESTIMATE: a Gaussian was assumed, and nothing bounds its error; it never fails an audit.
+
+It errs to the high side when canaries are few, since a deviation that is fitted a little wrong weighs much in the tails
+that delta is about. Simulated at delta 1e-5, mean of 60: where 4.38 is right, 100 canaries give 5.8, 1,000 give 4.8 and
+5,000 give 4.6; where 1.27 is right, 2.5, 1.6 and 1.4.
 """
 
 import math
@@ -15,7 +19,7 @@ from scipy.special import ndtr
 
 from secagg.errors import AuditError
 from secagg_attacks.intervals import Floats
-from secagg_attacks.one_run import MAX_EPSILON, largest_refuted
+from secagg_attacks.one_run import largest_refuted
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def all_rounds(canaries: Floats, outside: Floats, sums: Floats, delta: float) ->
 def gaussian_epsilon(one: Normal, other: Normal, delta: float) -> float:
     """The least epsilon at which two Gaussians, of any deviations, are (epsilon, delta)-close in both directions.
 
-    `one_run.MAX_EPSILON` when no smaller one is. Raises AuditError for a delta that is not in (0, 1).
+    `one_run.MAX_EPSILON` at most. Raises AuditError for a delta that is not in (0, 1).
     """
     if not 0 < delta < 1:
         raise AuditError("delta is between 0 and 1: two Gaussians have no epsilon at 0")
@@ -92,18 +96,22 @@ def gaussian_epsilon(one: Normal, other: Normal, delta: float) -> float:
     def apart(epsilon: float) -> bool:
         return max(_hockey_stick(one, other, epsilon), _hockey_stick(other, one, epsilon)) > delta
 
-    return MAX_EPSILON if apart(MAX_EPSILON) else largest_refuted(apart)
+    return largest_refuted(apart)
+
+
+def _between(low: float, high: float) -> float:
+    """Of N(0, 1), without loss in either tail."""
+    return float(ndtr(-low) - ndtr(-high)) if low > 0 else float(ndtr(high) - ndtr(low))
 
 
 def _hockey_stick(p: Normal, q: Normal, epsilon: float) -> float:
-    """max over sets S of P(S) - e^epsilon Q(S); S is where log(p/q) > epsilon, inside or outside a quadratic's roots."""
+    """max over sets S of P(S) - e^epsilon Q(S): S is where log(p/q) > epsilon, in or outside a quadratic's roots."""
     mean, scale = (p.mean - q.mean) / q.deviation, p.deviation / q.deviation  # so that q is N(0, 1)
     a, b = (1 - 1 / scale**2) / 2, mean / scale**2
     c = -(mean**2) / (2 * scale**2) - math.log(scale) - epsilon
 
     def mass(low: float, high: float) -> float:
-        of_p = float(ndtr((high - mean) / scale) - ndtr((low - mean) / scale))
-        return of_p - math.exp(epsilon) * float(ndtr(high) - ndtr(low))
+        return _between((low - mean) / scale, (high - mean) / scale) - math.exp(epsilon) * _between(low, high)
 
     if abs(a) < 1e-12:
         if b == 0:

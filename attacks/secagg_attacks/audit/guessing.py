@@ -22,6 +22,9 @@ from secagg_client.data import Examples
 PARTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of the canaries, about so many guesses are tried by default."""
 
+DELTAS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
+"""An audit may be made at any of these, whatever delta the session states."""
+
 LowerBound = Callable[[Guesses, float, float], float]
 """Guesses, delta, significance: the largest epsilon that is refuted."""
 
@@ -44,8 +47,8 @@ GAUSSIAN = Hypothesis("the curve of a Gaussian mechanism", False, f_dp.epsilon_l
 def grouped(copies: int) -> Hypothesis:
     """`PAIR` for canaries of which each coin puts in so many copies: the bound is that of one record.
 
-    Under (epsilon, delta) for one record, k of them are (k epsilon, delta (e^(k epsilon) - 1) / (e^epsilon - 1))-private
-    (Dwork & Roth 2014, Theorem 2.2; delta summed over the steps). An epsilon is refuted when that pair is.
+    Under (epsilon, delta) for one record, k of them are (k epsilon, delta (1 + e^epsilon + ... + e^((k-1) epsilon)))-
+    private (Dwork & Roth 2014, §2.3). An epsilon is refuted when that pair is.
     Raises AuditError for fewer than one copy.
     """
     if copies < 1:
@@ -115,6 +118,26 @@ def numbers_of_guesses(canaries: int) -> tuple[int, ...]:
     return tuple(sorted({max(2, 2 * int(part * canaries / 2)) for part in PARTS}))
 
 
+def reach(
+    canaries: int, delta: float, significance: float, hypothesis: Hypothesis = PAIR, made: Sequence[int] = ()
+) -> float:
+    """The highest bound that `bonferroni` could give: every guess right."""
+    choices = tuple(made) or numbers_of_guesses(canaries)
+    return max(hypothesis.lower_bound(Guesses(canaries, n, n), delta, significance / len(choices)) for n in choices)
+
+
+def strongest_delta(
+    canaries: int, significance: float, accounted: Callable[[float], float], hypothesis: Hypothesis = PAIR
+) -> float:
+    """The delta at which the audit's reach is furthest above the accounted epsilon there; to be asked before the run.
+
+    Theorem 5.2 adds about 2 delta e^epsilon to the chance of any guesses: at the delta of a session, and the
+    significance of a report, that alone is above it, and no run could fail. An accountant gives an epsilon at every
+    delta, and the run must satisfy each.
+    """
+    return max(DELTAS, key=lambda delta: reach(canaries, delta, significance, hypothesis) - accounted(delta))
+
+
 def bonferroni(
     canaries: Canaries, delta: float, significance: float, hypothesis: Hypothesis = PAIR, made: Sequence[int] = ()
 ) -> Bound:
@@ -128,8 +151,8 @@ def bonferroni(
     tried = [one_run.guess(canaries.scores, canaries.is_in, number) for number in choices]
     bounds = [hypothesis.lower_bound(guesses, delta, share) for guesses in tried]
     best = int(np.argmax(bounds))
-    reach = max(hypothesis.lower_bound(Guesses(len(canaries), n, n), delta, share) for n in choices)
-    return Bound(bounds[best], reach, delta, significance, tried[best], hypothesis.rigorous)
+    most = reach(len(canaries), delta, significance, hypothesis, choices)
+    return Bound(bounds[best], most, delta, significance, tried[best], hypothesis.rigorous)
 
 
 def halved(canaries: Canaries, delta: float, significance: float, hypothesis: Hypothesis = PAIR, *, seed: int) -> Bound:
@@ -148,6 +171,6 @@ def halved(canaries: Canaries, delta: float, significance: float, hypothesis: Hy
     ]
     made = choices[int(np.argmax(bounds))]
     guesses = one_run.guess(judged.scores, judged.is_in, made)
-    reach = hypothesis.lower_bound(Guesses(len(judged), made, made), delta, significance)
+    most = hypothesis.lower_bound(Guesses(len(judged), made, made), delta, significance)
     found = hypothesis.lower_bound(guesses, delta, significance)
-    return Bound(found, reach, delta, significance, guesses, hypothesis.rigorous)
+    return Bound(found, most, delta, significance, guesses, hypothesis.rigorous)

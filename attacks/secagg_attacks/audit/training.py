@@ -66,10 +66,9 @@ def audit_training(mechanism: Mechanism, canaries: int, seed: int, *, copies: in
     is_in = np.random.default_rng(seed).random(canaries) < 0.5
     units = [(CanaryRow(int(index)),) for index in np.flatnonzero(is_in) for _ in range(copies)]
     plan = _plan(mechanism, canaries)
-    model = nn.Sequential(nn.Linear(canaries, 1, bias=False))
-    weight = model[0].weight
-    nn.init.zeros_(weight)
-    adapted = Adapted(model, {WEIGHT: weight})
+    layer, weight = nn.Linear(canaries, 1, bias=False), nn.Parameter(torch.zeros(1, canaries))
+    layer.weight = weight
+    adapted = Adapted(nn.Sequential(layer), {WEIGHT: weight})
     task: Any = CanaryTask(canaries)
     source = SeededSource(seed)
     run = Run(plan.training, mechanism, mechanism.rate, task, source, TrainOptions(), range(mechanism.steps))
@@ -104,7 +103,7 @@ class Repeated:
 
 
 def repeated(run: Mechanised, runs: int, seed: int) -> Repeated:
-    """Run on both data sets `runs` times each; for `two_sample.epsilon_lower_bound`, which asks for the threshold first.
+    """Run on both data sets `runs` times each, for `two_sample.epsilon_lower_bound`.
 
     The threshold is the one at which the first half's rates are furthest apart in ratio, ten runs at least beyond it.
     Raises AuditError for fewer than 40 runs.
