@@ -8,6 +8,7 @@ import pytest
 from secagg.errors import AuditError
 from secagg_attacks import one_run
 from secagg_attacks.audit.guessing import (
+    FULL_BATCH,
     GAUSSIAN,
     PAIR,
     Canaries,
@@ -86,6 +87,7 @@ def test_a_pair_is_rigorous_and_a_curve_is_not() -> None:
     assert bonferroni(canaries, 1e-5, 0.05, PAIR).rigorous
     assert bonferroni(canaries, 1e-5, 0.05, grouped(2)).rigorous
     assert not bonferroni(canaries, 1e-5, 0.05, GAUSSIAN).rigorous
+    assert bonferroni(canaries, 1e-5, 0.05, FULL_BATCH).rigorous, "to be used for sampling rate 1 alone"
 
 
 def test_reach_is_what_right_guesses_alone_would_give() -> None:

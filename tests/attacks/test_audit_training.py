@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secagg.errors import AuditError
 from secagg_attacks import two_sample
-from secagg_attacks.audit.guessing import GAUSSIAN, Canaries, bonferroni, grouped, strongest_delta
+from secagg_attacks.audit.guessing import FULL_BATCH, GAUSSIAN, Canaries, bonferroni, grouped, strongest_delta
 from secagg_attacks.audit.training import audit_training, repeated
 from secagg_attacks.audit.verdict import FAMILY_WISE, Claim, judge
 from secagg_client import optimizer, per_example, training
@@ -131,6 +131,23 @@ def test_a_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fails, bound, accounted = verdict_on(audit_training(mechanism, CANARIES, seed=1), mechanism)
     assert fails
     assert bound > accounted
+
+
+@pytest.mark.parametrize(("part", "caught"), [(1 / 2, False), (1 / 16, True)])
+def test_what_the_audit_can_and_cannot_see(part: float, caught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report without a finding says little: half of the noise is missing and a thousand canaries do not show it."""
+    monkeypatch.setattr(optimizer, "grid_noise", lambda stream, size, sigma: grid_noise(stream, size, sigma * part))
+    fails, _, _ = verdict_on(audit_training(ONE_STEP, CANARIES, seed=1), ONE_STEP)
+    assert fails == caught
+
+
+def test_for_full_batches_the_curve_is_rigorous_and_sees_more() -> None:
+    """What is refuted is the very mechanism that was accounted for."""
+    mechanism = Mechanism(1.0, 1.0, 1)
+    run = audit_training(mechanism, CANARIES, seed=1)
+    by_curve = bonferroni(run, DELTA, FAMILY_WISE, FULL_BATCH)
+    assert by_curve.rigorous
+    assert bonferroni(run, DELTA, FAMILY_WISE).epsilon < by_curve.epsilon <= epsilon_spent(mechanism, DELTA, 1e-3)
 
 
 # -- mechanisms of known epsilon -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ numbers share the significance (`bonferroni`), or one half of the canaries choos
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -42,6 +42,9 @@ PAIR = Hypothesis("(epsilon, delta) alone", True, one_run.epsilon_lower_bound)
 """Steinke, Nasr & Jagielski 2023."""
 GAUSSIAN = Hypothesis("the curve of a Gaussian mechanism", False, f_dp.epsilon_lower_bound)
 """Mahloujifar, Melis & Chaudhuri 2024: an estimate for anything but a Gaussian mechanism without subsampling."""
+
+FULL_BATCH = replace(GAUSSIAN, title="the Gaussian mechanism that full batches are", rigorous=True)
+"""The same, where the mechanism claimed is Gaussian: sampling rate 1. What is refuted is then the claim itself."""
 
 
 def grouped(copies: int) -> Hypothesis:
