@@ -6,7 +6,7 @@ area in the cell's other runs, so no run chooses its own; intervals are Student'
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -240,7 +240,6 @@ def _ceiling(run: JobResult) -> Curve | None:
     if run.sigma == 0:
         return None
     from secagg_attacks.audit.ceiling import ceiling
-
     from secagg_client.accounting import Mechanism
 
     return ceiling(Mechanism(run.rate, run.sigma, run.steps))
