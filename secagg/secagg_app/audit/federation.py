@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secagg.errors import AuditError, DataError
 from secagg_app.audit.settings import DELTA, Family, Job
 from secagg_app.demo import corpora
-from secagg_app.demo.settings import text_recipe, tweets_recipe
+from secagg_app.demo.settings import TaskRecipe, own_classify_recipe, text_recipe, tweets_recipe
 from secagg_app.demo.split import deduplicate
 from secagg_app.simulate.federation import corpus_of, loaded_base, model_path
 from secagg_app.simulate.settings import Data
@@ -71,7 +71,7 @@ def coins_of(family: Family, run: int) -> Bools:
 
 def config_of(family: Family, job: Job) -> PlanConfig:
     """The demo's recipe with the family's settings. Raises ConfigError."""
-    recipe = tweets_recipe() if family.source == "tweets" else text_recipe(own_model=family.model != "smollm2")
+    recipe = _recipe(family)
     factor = family.rate_factor(job.rounds, job.epsilon)
     training: dict[str, Any] = {
         **recipe.plan["training"], "steps": family.steps, "batch_size": family.batch_size, "noise": "seeded",
@@ -85,6 +85,13 @@ def config_of(family: Family, job: Job) -> PlanConfig:
         "base_model": model_path(family.model),
     }  # fmt: skip
     return validated(plain, f"family {family.name}")
+
+
+def _recipe(family: Family) -> TaskRecipe:
+    if family.source == "tweets":
+        return tweets_recipe()
+    labels = corpus_of(Data(source=family.source).model_dump_json()).labels
+    return own_classify_recipe(labels) if labels else text_recipe(own_model=family.model != "smollm2")
 
 
 def public_of(family: Family, job: Job) -> Public:

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ DELTA = 1e-5
 class Family(Frozen):
     """Federations of one kind. Each has `pool` candidates, members by a coin each, dealt to `clients` in equal parts.
 
+    `source` is `tweets` or `plays` (the demo's), or a file or data set id as for `secagg simulate`.
     `rounds` and `epsilon` (0: no differential privacy) are crossed; every combination is run `runs` times, with coins
     and sampling by the run's number alone, so that all combinations see the same members in the same order. Each run is
     a target once, and a shadow for the others.
@@ -21,7 +22,7 @@ class Family(Frozen):
 
     name: str = Field(min_length=1)
     model: str = "minilm"
-    source: Literal["tweets", "plays"] = "tweets"
+    source: str = "tweets"
     clients: int = Field(default=4, ge=3)
     pool: int = Field(ge=80)
     population: int = Field(default=200, ge=20)
