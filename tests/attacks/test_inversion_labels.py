@@ -68,7 +68,7 @@ def test_several_steps_still_tell_the_commonest_class(pooled: LoadedBase, optimi
         assert shares.argmax() == 1
         assert shares.sum() == pytest.approx(1)
         if optimizer == "sgd":
-            np.testing.assert_allclose(shares, [0.1, 0.7, 0.1, 0.1], atol=0.02)
+            np.testing.assert_allclose(shares, [0.1, 0.7, 0.1, 0.1], atol=0.1)
 
 
 def test_strong_noise_leaves_a_guess_of_the_class_to_chance(pooled: LoadedBase) -> None:
