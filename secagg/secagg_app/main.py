@@ -21,6 +21,7 @@ COMMANDS = {
         "secagg_app.simulate.command:simulate", "A federation in memory, over a grid of settings.", "demo"
     ),
     "audit": LazyCommand("secagg_app.audit.command:audit", "What a federation exposes, measured by attacking it."),
+    "attack": LazyCommand("secagg_app.attack:attack", "One attack on one run, for scripts.", "attacks"),
     "bench": LazyCommand("secagg_app.bench:bench", "Measure protocols and training on this machine.", "demo"),
 }
 

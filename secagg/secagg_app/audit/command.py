@@ -8,6 +8,12 @@ COMMANDS = {
     "compare": LazyCommand(
         "secagg_app.audit.compare:compare", "One round against many: attack federations of both kinds.", "demo"
     ),
+    "release": LazyCommand(
+        "secagg_app.audit.release:release", "A released adapter: what its sums and its model give away.", "attacks"
+    ),
+    "dp": LazyCommand(
+        "secagg_app.audit.dp:dp", "The training code: a lower bound on epsilon against the accounted one.", "attacks"
+    ),
 }
 
 

@@ -1,0 +1,287 @@
+"""`secagg audit release`: attack one's own run, from what was released of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import AuditError
+from secagg.plan import TaskSpec
+from secagg_app.audit.target import Asked, Target, asked, target_of
+from secagg_attacks.attack import MembershipGuess
+from secagg_attacks.audit.guessing import Canaries, bonferroni, reach, strongest_delta
+from secagg_attacks.audit.verdict import FAMILY_WISE, Claim, Verdict, judge
+from secagg_attacks.blind import LEAST, Blind, blind_baseline
+from secagg_attacks.intervals import Floats, Interval, paired_bootstrap
+from secagg_attacks.registry import attack_named, membership_attacks
+from secagg_attacks.roc import Scores, auc, calibrated
+from secagg_attacks.views import Question, ViewName
+from secagg_host.durable import make_folder, write_atomic
+
+NO_CLAIM = (
+    "no claim on membership: these members and others were not drawn by coins before training (a session reserves that "
+    "with [audit]), so a difference between them may be one of what the records are like"
+)
+NO_LEAK = "no leak detected by these attacks"
+LEAK = "leak detected"
+BLIND = "the texts alone tell members from others: no score of the model means anything"
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One view. `attack` was chosen on one half of the candidates; area and rate are of the other half."""
+
+    view: ViewName
+    attack: str
+    area: Interval
+    shuffled: float
+    rate: str
+    by_attack: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAudit:
+    """All that is found of a run."""
+
+    seen: tuple[Seen, ...]
+    members: int
+    others: int
+    by_coin: bool
+    blind: Blind | None
+    canaries: Verdict | None
+    notes: tuple[str, ...]
+    scores: dict[tuple[str, str], Floats] = field(repr=False)
+    is_in: NDArray[np.bool_] = field(repr=False)
+
+    @property
+    def reading(self) -> str:
+        """One sentence."""
+        if not self.seen:
+            return "membership was not asked"
+        if not self.by_coin:
+            return NO_CLAIM
+        if self.blind is not None and self.blind.p_value < 1e-3:
+            return BLIND
+        return LEAK if any(each.area.low > 0.5 for each in self.seen) else NO_LEAK
+
+
+@click.command(
+    epilog="Example: secagg audit release runs/demo/release --members state/.../audit/members.parquet "
+    "--nonmembers state/.../audit/nonmembers.parquet"
+)
+@click.argument("folder", type=FOLDER, metavar="RELEASE")
+@click.option("--members", type=FILE, help="Records that were trained on (a client's audit/members.parquet).")
+@click.option("--nonmembers", type=FILE, help="Records that were not, of the same kind (audit/nonmembers.parquet).")
+@click.option("--canaries", type=FILE, help="A client's audit/canaries.parquet: a lower bound on epsilon.")
+@click.option("--declared-size", type=click.IntRange(1), help="What that client declared: the bound has more power.")
+@click.option("--earlier", type=FOLDER, multiple=True, help="The release of a round before; repeat, first round first.")
+@click.option("--base", help="The base model, an id or a folder; by default the one that the release names.")
+@click.option("--task", type=click.Choice(["classify", "lm"]), help="Of an adapter without a certificate.")
+@click.option("--labels", help="Its classes in order, with commas.")
+@click.option("--out", type=FOLDER, default=Path("runs/audit-release"), show_default=True,
+              help="exposure.json, scores.parquet and report.html.")  # fmt: skip
+def release(
+    folder: Path, members: Path | None, nonmembers: Path | None, canaries: Path | None,
+    declared_size: int | None, earlier: tuple[Path, ...], base: str | None, task: str | None, labels: str | None,
+    out: Path,
+) -> None:  # fmt: skip
+    """Attack the run in RELEASE under every view that a release gives: its sums (v2) and its model (v3).
+
+    RELEASE is a release of this project, or any folder with a PEFT adapter. Says what it does not claim: without
+    members and others that were drawn by coins before training, membership cannot be told from a difference in kind.
+    """
+    if (members is None) != (nonmembers is None):
+        raise click.UsageError("--members and --nonmembers go together")
+    if members is None and canaries is None:
+        raise AuditError(
+            "nothing to ask: give --members and --nonmembers, or --canaries. A session with [audit] makes each client "
+            "reserve them, in its state folder under sessions/*/audit"
+        )
+    target = target_of(folder, earlier, base, task_of(task, labels))
+    question = None if members is None or nonmembers is None else asked(target, members, nonmembers)
+    found = audit_release(target, question, canaries, declared_size)
+    from secagg_app.audit.release_report import page
+
+    make_folder(out)
+    write_atomic(out / "exposure.json", (json.dumps(to_json(found), indent=1) + "\n").encode())
+    write_atomic(out / "scores.parquet", _scores(found))
+    write_atomic(out / "report.html", page(target, found).encode())
+    click.echo("\n".join([*lines(found), f"report: {out / 'report.html'}"]))
+    if found.canaries is not None and found.canaries.fails:
+        raise AuditError(f"{found.canaries.summary}; see {out / 'report.html'}")
+
+
+def task_of(kind: str | None, labels: str | None) -> TaskSpec | None:
+    """What an adapter without a certificate does. Raises UsageError."""
+    if kind is None:
+        return None
+    names = tuple(label.strip() for label in labels.split(",")) if labels else ()
+    if (kind == "classify") != bool(names):
+        raise click.UsageError("--labels goes with --task classify, and only with that")
+    return TaskSpec(kind=kind, labels=names, max_length=128)
+
+
+def audit_release(
+    target: Target, asked: Asked | None, canaries: Path | None, declared_size: int | None = None
+) -> ReleaseAudit:
+    """Every membership attack on every view, and the canaries. Raises AuditError, DataError."""
+    notes = list[str]()
+    if target.released is not None and target.released.is_cut:
+        there, planned = len(target.released.rounds), target.released.last.descriptor.rounds
+        notes.append(f"the run was cut, or is not finished: {there} of {planned} rounds are there")
+    verdict = _canaries(target, canaries, declared_size) if canaries is not None else None
+    if asked is None:
+        nobody = np.zeros(0, dtype=bool)
+        return ReleaseAudit((), 0, 0, False, None, verdict, tuple(notes), {}, nobody)
+    scores = _attack_all(target, asked.question, notes)
+    seen = tuple(_seen(view, scores, asked.is_in) for view in target.views)
+    inside = int(asked.is_in.sum())
+    enough = min(inside, len(asked.is_in) - inside) >= LEAST
+    blind = blind_baseline(asked.question.candidates.texts, asked.is_in, seed=0) if enough else None
+    return ReleaseAudit(
+        seen, inside, len(asked.is_in) - inside, asked.by_coin, blind, verdict, tuple(notes), scores, asked.is_in
+    )
+
+
+def _attack_all(target: Target, question: Question, notes: list[str]) -> dict[tuple[str, str], Floats]:
+    scores = dict[tuple[str, str], Floats]()
+    for name in target.views:
+        view = target.view(name, question)
+        for attack in membership_attacks().values():
+            try:
+                attack.check(view)
+                guess = attack.run(view)
+            except AuditError as error:
+                notes.append(f"{name}: {attack.name}: {error}")
+                continue
+            if isinstance(guess, MembershipGuess):
+                scores[str(name), attack.name] = guess.scores
+    return scores
+
+
+def _seen(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray[np.bool_]) -> Seen:
+    """Choose on every second candidate, judge on the others: their order is random."""
+    mine = {name: values for (of, name), values in scores.items() if of == view}
+    choosing = np.arange(len(is_in)) % 2 == 0
+    areas = {name: auc(_split(values, is_in, choosing)) for name, values in mine.items()}
+    best = max(areas, key=lambda name: areas[name])
+    values, rows = mine[best], np.flatnonzero(~choosing)
+
+    def area(index: NDArray[np.int64]) -> float:
+        picked = rows[index]
+        inside = is_in[picked]
+        return auc(Scores(values[picked][inside], values[picked][~inside])) if 0 < inside.sum() < len(inside) else 0.5
+
+    rng = np.random.default_rng(0)
+    mixed = rng.permutation(is_in[rows])
+    try:
+        found = calibrated(values[choosing & ~is_in], _split(values, is_in, ~choosing), 0.01)
+        rate = f"{found.tpr.value:.3f} [{found.tpr.low:.3f}, {found.tpr.high:.3f}]"
+    except AuditError as error:
+        rate = f"refused: {error}"
+    return Seen(
+        view, best, paired_bootstrap(area, len(rows), seed=0), auc(Scores(values[rows][mixed], values[rows][~mixed])),
+        rate, {name: auc(_split(v, is_in, ~choosing)) for name, v in mine.items()},
+    )  # fmt: skip
+
+
+def _split(values: Floats, is_in: NDArray[np.bool_], rows: NDArray[np.bool_]) -> Scores:
+    return Scores(values[rows & is_in], values[rows & ~is_in])
+
+
+def _canaries(target: Target, path: Path, declared_size: int | None) -> Verdict:
+    """The fall of each canary's loss from start to release, against how its coin fell: one run, rigorous.
+
+    Raises AuditError for a table without coins, or a run without differential privacy.
+    """
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    if "member" not in table.column_names:
+        raise AuditError(f"{path}: has no column `member`: give the canaries.parquet that the client's draw wrote")
+    is_in = np.array(table.column("member").to_pylist(), dtype=bool)
+    candidates = target.examples(path)
+    view = target.view(ViewName.V3, Question(candidates, candidates))
+    guess = attack_named("reference-difference").run(view)
+    if not isinstance(guess, MembershipGuess):
+        raise AuditError("the canaries have no scores")
+    delta, accounted = _accounted(target, declared_size, len(is_in))
+    found = Canaries(guess.scores, is_in)
+    claim = Claim(
+        f"{len(is_in)} canaries, one run, delta {delta:g}",
+        accounted,
+        lambda share: bonferroni(found, delta, share).epsilon,
+        lambda share: reach(len(found), delta, share),
+    )
+    return judge([claim])
+
+
+def _accounted(target: Target, declared_size: int | None, canaries: int) -> tuple[float, float]:
+    """Delta, and the epsilon that was accounted there.
+
+    A release states one epsilon at one delta. With the size that the canaries' client declared its mechanism is known,
+    and so an epsilon at every delta: then the one is asked at which the audit has most power.
+    Raises AuditError without differential privacy.
+    """
+    from secagg_client.accounting import epsilon_spent
+    from secagg_client.training import mechanism_of
+
+    training = target.plan.training
+    if target.released is None or training.epsilon is None:
+        raise AuditError("nothing was accounted: a lower bound has nothing to be held against")
+    if declared_size is None:
+        return training.delta, training.epsilon
+    mechanism = mechanism_of(training, declared_size)
+    delta = strongest_delta(canaries, FAMILY_WISE, lambda each: epsilon_spent(mechanism, each))
+    return delta, epsilon_spent(mechanism, delta)
+
+
+def _scores(found: ReleaseAudit) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns: dict[str, Any] = {"member": found.is_in}
+    columns |= {f"{view}/{name}": values for (view, name), values in found.scores.items()}
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(columns), sink)
+    out: bytes = sink.getvalue().to_pybytes()
+    return out
+
+
+def to_json(found: ReleaseAudit) -> dict[str, Any]:
+    """Every figure."""
+    verdict = found.canaries
+    return {
+        "reading": found.reading, "members": found.members, "others": found.others, "by_coin": found.by_coin,
+        "blind": asdict(found.blind) if found.blind else None, "views": [asdict(each) for each in found.seen],
+        "canaries": _verdict(verdict) if verdict else None,
+        "notes": list(found.notes),
+    }  # fmt: skip
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"fails": verdict.fails, "findings": [asdict(each) for each in verdict.findings]}
+
+
+def lines(found: ReleaseAudit) -> Sequence[str]:
+    """For people."""
+    out = [
+        f"{each.view}: area {each.area.value:.3f} [{each.area.low:.3f}, {each.area.high:.3f}] by {each.attack}, of "
+        f"{found.members} members and {found.others} others; shuffled {each.shuffled:.3f}; at 1% false positives "
+        f"{each.rate}"
+        for each in found.seen
+    ]
+    for finding in found.canaries.findings if found.canaries else ():
+        power = "" if finding.could_fail else "; it could not have failed with so few"
+        out.append(
+            f"{finding.name}: epsilon at least {finding.epsilon:.2f}, accounted {finding.accounted:.2f} (at most "
+            f"{finding.reach:.2f} could have been shown{power})"
+        )
+    return [*out, *(f"note: {note}" for note in found.notes if "defined" not in note), found.reading]

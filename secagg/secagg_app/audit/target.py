@@ -1,0 +1,123 @@
+"""What `secagg audit release` and `secagg attack` look at: a released run, or any PEFT adapter, and candidates."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import AuditError, ModelError
+from secagg.plan import Plan, TaskSpec
+from secagg.release import CERTIFICATE
+from secagg_attacks.releases import ReleasedRun, candidates_of
+from secagg_attacks.views import FinalModel, Public, Question, View, ViewName
+from secagg_client.data import DataConfig, Examples, load_examples
+from secagg_client.evaluation import read_adapter
+from secagg_client.models import LoadedBase, load_base
+from secagg_client.plan_options import validated
+from secagg_client.planning import make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PLAIN_VIEWS = (ViewName.V3,)
+RELEASE_VIEWS = (ViewName.V2, ViewName.V3)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A run to attack. `released` None: a PEFT adapter of which nothing else is known."""
+
+    folder: Path
+    plan: Plan = field(repr=False)
+    base: LoadedBase = field(repr=False)
+    released: ReleasedRun | None = field(repr=False)
+    adapter: dict[str, Any] = field(repr=False)
+
+    @property
+    def views(self) -> tuple[ViewName, ...]:
+        """What can be seen of it."""
+        return RELEASE_VIEWS if self.released is not None else PLAIN_VIEWS
+
+    def view(self, name: ViewName, question: Question | None) -> View:
+        """Raises AuditError for a view that cannot be had."""
+        if self.released is not None:
+            return self.released.view(name, self.base, question)
+        if name is not ViewName.V3:
+            raise AuditError(f"{self.folder} is an adapter alone: only v3, the final model, can be seen of it")
+        return FinalModel(Public(self.plan, self.base, 1, 1, 1), question, self.adapter)
+
+    def examples(self, source: Path) -> Examples:
+        """A table of records, as the run's task reads it. Raises DataError."""
+        return load_examples(DataConfig(source=str(source)), self.plan.task)
+
+
+def target_of(folder: Path, earlier: "Sequence[Path]", base: str | None, task: TaskSpec | None) -> Target:
+    """Read what is in `folder`. Raises ModelError with what to do when the base is not at hand; AuditError."""
+    if (folder / CERTIFICATE).is_file():
+        run = ReleasedRun.read(folder, earlier)
+        plan = run.first.plan
+        return Target(folder, plan, _base(base, plan.base_model, plan.task), run, dict(run.last.adapter))
+    if earlier:
+        raise AuditError(f"{folder} has no certificate, so it has no earlier rounds: leave --earlier out")
+    if task is None:
+        raise AuditError(
+            f"{folder} is a PEFT adapter without a certificate: say what it does with --task, and --labels for classes"
+        )
+    config, tensors = read_adapter(folder)
+    loaded = _base(base, str(config.get("base_model_name_or_path")), task)
+    return Target(folder, _plan_like(config, task, loaded), loaded, None, dict(tensors))
+
+
+def _base(given: str | None, named: str, task: TaskSpec) -> LoadedBase:
+    try:
+        return load_base(given or named, task)
+    except ModelError as error:
+        if given is not None:
+            raise
+        raise ModelError(f"{error}. If you have a copy of {named}, give its folder with --base") from error
+
+
+def _plan_like(config: dict[str, Any], task: TaskSpec, base: LoadedBase) -> Plan:
+    """A plan whose adapter has the tensors of a foreign one. Only its shapes matter here."""
+    targets = config.get("target_modules")
+    if config.get("peft_type") != "LORA" or not isinstance(targets, list):
+        raise AuditError("the adapter is not LoRA with a list of target modules: other kinds cannot be attacked yet")
+    layers = config.get("layers_to_transform")
+    plain = {
+        "base_model": str(config.get("base_model_name_or_path")), "method": "fedit", "rank": config["r"],
+        "alpha": config["lora_alpha"], "target_modules": targets, "lora_clip": 1.0,
+        "layers": [layers] if isinstance(layers, int) else layers, "task": task.model_dump(exclude_defaults=True),
+        "training": {
+            "steps": 1, "batch_size": 1, "learning_rate": 1.0, "optimizer": "sgd", "max_grad_norm": 1.0, "delta": 1e-5,
+            "epsilon": 1.0,
+        },
+    }  # fmt: skip
+    return make_plan(validated({k: v for k, v in plain.items() if v is not None}, "the adapter"), base)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Candidates in a random order, and the truth, which no attack is given.
+
+    `by_coin`: members and others were drawn by the coins that the run's session reserved.
+    """
+
+    question: Question
+    is_in: NDArray[np.bool_] = field(repr=False)
+    by_coin: bool
+
+
+def asked(target: Target, members: Path, nonmembers: Path) -> Asked:
+    """Read both tables. The last fifth of the non-members, which is asked of nobody, is the population.
+
+    Raises DataError; AuditError for overlap or too few.
+    """
+    inside, outside = target.examples(members), target.examples(nonmembers)
+    candidates_of(inside, outside)  # both in full: what is wrong with them is said before they are cut
+    cut = len(outside) - len(outside) // 5
+    candidates, is_in = candidates_of(inside, outside.select(range(cut)))
+    population = outside.select(range(cut, len(outside)))
+    drawn = target.released is not None and target.released.drawn_by_coin(members, nonmembers)
+    return Asked(Question(candidates, population), is_in, drawn)
