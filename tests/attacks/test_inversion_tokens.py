@@ -136,10 +136,11 @@ def test_beyond_the_rank_nothing_is_claimed(bert: LoadedBase, method: str) -> No
     assert exact.sequences == ()
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 8.0])
-def test_under_differential_privacy_nothing_is_claimed(llama: LoadedBase, epsilon: float) -> None:
+@pytest.mark.parametrize(("method", "epsilon"), [("ffa-lora", 1.0), ("ffa-lora", 8.0), ("fedit", 8.0)])
+def test_under_differential_privacy_nothing_is_claimed(llama: LoadedBase, method: str, epsilon: float) -> None:
+    """In the second round both factors of `fedit` move."""
     data = [text_of(llama, 6, seed=seed, count=12) for seed in range(3)]
-    _, record = one_step(llama, data, epsilon=epsilon, batch_size=1)
+    _, record = one_step(llama, data, epsilon=epsilon, batch_size=1, method=method, steps=2, rounds=2)
     for name in ViewName:
         for guess in SpanExact().run(record.view(name)):
             assert guess.claimed == frozenset()
