@@ -41,10 +41,13 @@ class Lowest:
 
 
 class Reader:
-    """A model over `vocabulary` token ids, asked what its modules are given."""
+    """A model over `vocabulary` token ids, asked what its modules are given.
 
-    def __init__(self, model: nn.Module, vocabulary: int) -> None:
-        self._model, self.vocabulary = model, vocabulary
+    `identity` names what the model is below its adapters, where that is known: equal names, equal inputs.
+    """
+
+    def __init__(self, model: nn.Module, vocabulary: int, identity: str = "") -> None:
+        self._model, self.vocabulary, self.identity = model, vocabulary, identity
         self._device = next(model.parameters()).device
 
     def inputs(self, ids: NDArray[np.int64], modules: Sequence[str]) -> dict[str, Tensor]:

@@ -19,8 +19,9 @@ from torch import nn
 from secagg.errors import AuditError
 from secagg_attacks.attack import Attack, TokenGuess
 from secagg_attacks.intervals import Floats
+from secagg_attacks.inversion.candidates import candidate_rows
 from secagg_attacks.inversion.decode import Text, grown, whole
-from secagg_attacks.inversion.reading import ROOM, Lowest, Reader
+from secagg_attacks.inversion.reading import Lowest, Reader
 from secagg_attacks.inversion.seen import Seen, seen_in, spanned
 from secagg_attacks.inversion.span import directions, distances_from, limit
 from secagg_attacks.views import Bools, Message, Public, View
@@ -122,21 +123,9 @@ def log_distances(basis: Floats, candidates: Floats) -> Floats:
 
 
 def _measured(reader: Reader, each: Seen, places: int, measure: Measure) -> Floats:
-    """Of each token at each place, [vocabulary, places].
-
-    A text of one token over and over will do: the first layer's input knows no context.
-    """
-    width = reader.inputs(np.zeros((1, 1), np.int64), (each.module,))[each.module].shape[-1]
-    parts = list[Floats]()
-    for ids in _blocks(reader.vocabulary, max(1, ROOM // (places * width))):
-        given = reader.inputs(np.repeat(ids[:, None], places, axis=1), (each.module,))[each.module]
-        parts.append(measure(each.basis, each.rows(given)).reshape(len(ids), places))
-    return np.concatenate(parts)
-
-
-def _blocks(count: int, size: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
+    """Of each token at each place, [vocabulary, places]."""
+    parts = [measure(each.basis, rows) for rows in candidate_rows(reader, each, places)]
+    return np.concatenate(parts).reshape(reader.vocabulary, places)
 
 
 def _is_blind(module: str, lowest: Lowest) -> bool:
@@ -184,7 +173,8 @@ def _opened(public: Public, message: Message) -> Iterator[tuple[Reader, Lowest]]
     with attached(plan, public.base) as adapted:
         adapted.assign(message.start)
         config = adapted.model.config
-        reader = Reader(adapted.model, int(config.vocab_size))  # type: ignore[union-attr, arg-type]
+        words = int(config.vocab_size)  # type: ignore[union-attr, arg-type]
+        reader = Reader(adapted.model, words, public.base.model_hash)
         yield reader, reader.lowest(modules)
 
 
