@@ -87,3 +87,12 @@ class Attack(ABC):
         if view.name not in self.views:
             there = ", ".join(sorted(self.views))
             raise AuditError(f"attack {self.name} is not defined on {view.name}, only on {there}")
+
+
+def membership_scores(attack: Attack, view: View) -> Floats:
+    """What a membership attack makes of each candidate, [candidates]. Raises AuditError for another kind of attack."""
+    attack.check(view)
+    guess = attack.run(view)
+    if not isinstance(guess, MembershipGuess):
+        raise AuditError(f"attack {attack.name} does not tell members from others")
+    return guess.scores

@@ -1,6 +1,8 @@
 """`secagg audit compare`: runs that go on, figures whose answer is known, a report that says what it must."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +178,15 @@ def test_paper_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch, tmp_path:
     done = CliRunner().invoke(cli, ["audit", "compare", "--preset", "paper", "--out", str(tmp_path / "o")])
     assert f"about {hours(PRESETS['paper']):.0f} hours on 2 cores" in done.output
     assert "stopped here" in done.output
+
+
+def test_the_example_attacks_a_federation(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    texts, _ = sentences(200)
+    lines = [json.dumps({"text": f"{text} {n}", "label": LABELS[n % 2]}) for n, text in enumerate(texts)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    script = Path(__file__).parents[2] / "examples" / "attack.py"
+    words = [sys.executable, str(script), str(tiny_bert_dir), str(tmp_path / "texts.jsonl")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    plain, total = (float(line.split()[1]) for line in done.stdout.splitlines()[-2:])
+    assert plain > 0.6
+    assert plain > total

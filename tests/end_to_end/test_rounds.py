@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 
 from secagg.plan import Plan
@@ -33,12 +33,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     secagg("client", "plan", *where, "--task", "classify", *labels, "--steps", "6", "--batch-size", "16")
     plan = parse_model(Plan, (root / "plan.json").read_bytes())
     study = Study(root, clients=4, rounds=2, closes_at=3, plan=plan)
-    study.policy_changes = {"max_rounds": 2, "max_audit_hold_out": 0.3}
-    study.session_changes = {"audit": {"hold_out": 0.3}}
+    study.policy_changes = {"max_rounds": 2, "max_audit_hold_out": 0.5, "max_audit_canaries": 100}
+    study.session_changes = {"audit": {"hold_out": 0.5, "canaries": 100}}
     study.client_settings = {"training": {"threads": 1}}
     for index, name in enumerate(study.client_names):
         (root / name).mkdir()
-        write_data(root / name / "data.jsonl", 80, seed=index)
+        write_data(root / name / "data.jsonl", 200, seed=index)
     study.make()
     run_round(study, *(name for name in study.client_names if name != ABSENT))
     for name in study.holder_names:
@@ -140,3 +140,85 @@ def test_a_coordinator_without_the_round_before_says_so(study: Study) -> None:
     assert result.exit_code == 1
     series = json.loads((release(study, 1) / "release.json").read_text())["statement"]["ctx"]
     assert f"which is not in {study.folder / 'release' / series / 'round-1'}" in result.output
+
+
+def audit(study: Study, *words: object) -> Result:
+    base = ("--base", study.folder / "model")
+    return CliRunner().invoke(cli, [str(word) for word in (*words, *base)])
+
+
+def drawn(study: Study, name: str = HERE) -> Path:
+    (folder,) = (study.folder / name / "state" / "sessions").glob("*/audit")
+    return folder
+
+
+def tables(study: Study) -> tuple[object, ...]:
+    folder = drawn(study)
+    return ("--members", folder / "members.parquet", "--nonmembers", folder / "nonmembers.parquet")
+
+
+def test_the_finished_run_is_audited_on_what_a_client_reserved(study: Study, tmp_path: Path) -> None:
+    rounds = (release(study, 2), "--earlier", release(study, 1))
+    canaries = ("--canaries", drawn(study) / "canaries.parquet", "--declared-size", 160)
+    done = audit(study, "audit", "release", *rounds, *tables(study), *canaries, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "exposure.json").read_text())
+    assert found["by_coin"]
+    assert [each["view"] for each in found["views"]] == ["v2", "v3"]
+    assert found["reading"] in ("no leak detected by these attacks", "leak detected")
+    assert not found["canaries"]["fails"]
+    assert found["canaries"]["findings"][0]["reach"] < 8
+    assert set(found["views"][0]["by_attack"]) > {"loss", "update-cosine", "trajectory"}
+    assert "100 canaries, one run" in done.output
+    page = (tmp_path / "report.html").read_text()
+    assert "<svg" in page
+    assert "refused: " in page, "a rate at 1% false positives, of so few"
+
+
+def test_other_records_get_scores_and_no_claim(study: Study, tmp_path: Path) -> None:
+    for name, seed in (("in", 0), ("out", 77)):
+        write_data(tmp_path / f"{name}.jsonl", 60, seed=seed)
+    words = ("--members", tmp_path / "in.jsonl", "--nonmembers", tmp_path / "out.jsonl", "--out", tmp_path / "a")
+    rounds = (release(study, 2), "--earlier", release(study, 1))
+    done = audit(study, "audit", "release", *rounds, *words)
+    assert done.exit_code == 0, done.output
+    assert "no claim on membership" in done.output
+    (tmp_path / "plain").mkdir()
+    for file in ("adapter_config.json", ADAPTER):
+        (tmp_path / "plain" / file).write_bytes((release(study, 2) / file).read_bytes())
+    task = ("--task", "classify", "--labels", ",".join(LABELS))
+    done = audit(study, "audit", "release", tmp_path / "plain", *words, *task)
+    assert done.exit_code == 0, done.output
+    assert "v3: area" in done.output
+    assert "v2" not in done.output
+
+
+def test_one_attack_prints_what_it_came_to(study: Study, tmp_path: Path) -> None:
+    rounds = ("--run", release(study, 2), "--earlier", release(study, 1), "--out", tmp_path / "guess.parquet")
+    done = audit(study, "attack", "trajectory", "--view", "v2", *rounds, *tables(study))
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert found["by_coin"]
+    assert len(found["area"]) == 3
+    assert (tmp_path / "guess.parquet").exists()
+    done = audit(study, "attack", "label-inference", "--view", "v2", *rounds)
+    assert len(json.loads(done.output)["guess"]) == 2, "a guess for each round's sum"
+
+
+def test_what_cannot_be_audited_is_said(study: Study, tmp_path: Path) -> None:
+    last, both = (release(study, 2),), (release(study, 2), "--earlier", release(study, 1))
+    members = drawn(study) / "members.parquet"
+    cases = [
+        ((*last, *tables(study)), "give every round of the run from the first on"),
+        (both, "nothing to ask: give --members and --nonmembers, or --canaries"),
+        ((*both, "--members", members, "--nonmembers", members), "records are among members and non-members"),
+        ((*both, "--canaries", members), "has no column `member`"),
+        ((tmp_path, *tables(study)), "say what it does with --task"),
+    ]  # fmt: skip
+    for words, said in cases:
+        done = audit(study, "audit", "release", *words, "--out", tmp_path / "out")
+        assert done.exit_code == 1, done.output
+        assert said in done.output
+        assert not (tmp_path / "out").exists(), "nothing is half-written"
+    done = audit(study, "attack", "loss", "--view", "v1", "--run", *both, *tables(study))
+    assert "plain updates are written nowhere" in done.output

@@ -83,7 +83,7 @@ def score_job(family: Family, job: Job) -> JobResult:
 
 def _attack_all(record: Any, question: Any) -> tuple[dict[tuple[str, str], Floats], dict[str, str]]:
     """Every membership attack under every view where it is defined; why not, elsewhere."""
-    from secagg_attacks.attack import MembershipGuess
+    from secagg_attacks.attack import membership_scores
     from secagg_attacks.registry import membership_attacks
     from secagg_attacks.views import ViewName
 
@@ -92,13 +92,9 @@ def _attack_all(record: Any, question: Any) -> tuple[dict[tuple[str, str], Float
         view = record.view(name, question)
         for attack in membership_attacks().values():
             try:
-                attack.check(view)
-                guess = attack.run(view)
+                scores[str(name), attack.name] = membership_scores(attack, view)
             except AuditError as error:
                 undefined[f"{name}/{attack.name}"] = str(error)
-                continue
-            if isinstance(guess, MembershipGuess):
-                scores[str(name), attack.name] = guess.scores
     return scores, undefined
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from secagg.errors import AuditError
 from secagg.plan import TaskSpec
 from secagg_app.audit.target import Asked, Target, asked, target_of
-from secagg_attacks.attack import MembershipGuess
+from secagg_attacks.attack import membership_scores
 from secagg_attacks.audit.guessing import Canaries, bonferroni, reach, strongest_delta
 from secagg_attacks.audit.verdict import FAMILY_WISE, Claim, Verdict, judge
 from secagg_attacks.blind import LEAST, Blind, blind_baseline
@@ -57,6 +57,7 @@ class ReleaseAudit:
     blind: Blind | None
     canaries: Verdict | None
     notes: tuple[str, ...]
+    undefined: dict[str, str]
     scores: dict[tuple[str, str], Floats] = field(repr=False)
     is_in: NDArray[np.bool_] = field(repr=False)
 
@@ -139,31 +140,37 @@ def audit_release(
     verdict = _canaries(target, canaries, declared_size) if canaries is not None else None
     if asked is None:
         nobody = np.zeros(0, dtype=bool)
-        return ReleaseAudit((), 0, 0, False, None, verdict, tuple(notes), {}, nobody)
-    scores = _attack_all(target, asked.question, notes)
+        return ReleaseAudit((), 0, 0, False, None, verdict, tuple(notes), {}, {}, nobody)
+    scores, undefined = _attack_all(target, asked.question)
     seen = tuple(_seen(view, scores, asked.is_in) for view in target.views)
     inside = int(asked.is_in.sum())
     enough = min(inside, len(asked.is_in) - inside) >= LEAST
     blind = blind_baseline(asked.question.candidates.texts, asked.is_in, seed=0) if enough else None
     return ReleaseAudit(
-        seen, inside, len(asked.is_in) - inside, asked.by_coin, blind, verdict, tuple(notes), scores, asked.is_in
+        seen,
+        inside,
+        len(asked.is_in) - inside,
+        asked.by_coin,
+        blind,
+        verdict,
+        tuple(notes),
+        undefined,
+        scores,
+        asked.is_in,
     )
 
 
-def _attack_all(target: Target, question: Question, notes: list[str]) -> dict[tuple[str, str], Floats]:
-    scores = dict[tuple[str, str], Floats]()
+def _attack_all(target: Target, question: Question) -> tuple[dict[tuple[str, str], Floats], dict[str, str]]:
+    """Scores by view and attack, and why there are none."""
+    scores, undefined = dict[tuple[str, str], Floats](), dict[str, str]()
     for name in target.views:
         view = target.view(name, question)
         for attack in membership_attacks().values():
             try:
-                attack.check(view)
-                guess = attack.run(view)
+                scores[str(name), attack.name] = membership_scores(attack, view)
             except AuditError as error:
-                notes.append(f"{name}: {attack.name}: {error}")
-                continue
-            if isinstance(guess, MembershipGuess):
-                scores[str(name), attack.name] = guess.scores
-    return scores
+                undefined[f"{name}/{attack.name}"] = str(error)
+    return scores, undefined
 
 
 def _seen(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray[np.bool_]) -> Seen:
@@ -209,11 +216,9 @@ def _canaries(target: Target, path: Path, declared_size: int | None) -> Verdict:
     is_in = np.array(table.column("member").to_pylist(), dtype=bool)
     candidates = target.examples(path)
     view = target.view(ViewName.V3, Question(candidates, candidates))
-    guess = attack_named("reference-difference").run(view)
-    if not isinstance(guess, MembershipGuess):
-        raise AuditError("the canaries have no scores")
+    scores = membership_scores(attack_named("reference-difference"), view)
     delta, accounted = _accounted(target, declared_size, len(is_in))
-    found = Canaries(guess.scores, is_in)
+    found = Canaries(scores, is_in)
     claim = Claim(
         f"{len(is_in)} canaries, one run, delta {delta:g}",
         accounted,
@@ -262,7 +267,7 @@ def to_json(found: ReleaseAudit) -> dict[str, Any]:
         "reading": found.reading, "members": found.members, "others": found.others, "by_coin": found.by_coin,
         "blind": asdict(found.blind) if found.blind else None, "views": [asdict(each) for each in found.seen],
         "canaries": _verdict(verdict) if verdict else None,
-        "notes": list(found.notes),
+        "notes": list(found.notes), "undefined": found.undefined,
     }  # fmt: skip
 
 
@@ -284,4 +289,4 @@ def lines(found: ReleaseAudit) -> Sequence[str]:
             f"{finding.name}: epsilon at least {finding.epsilon:.2f}, accounted {finding.accounted:.2f} (at most "
             f"{finding.reach:.2f} could have been shown{power})"
         )
-    return [*out, *(f"note: {note}" for note in found.notes if "defined" not in note), found.reading]
+    return [*out, *(f"note: {note}" for note in found.notes), found.reading]

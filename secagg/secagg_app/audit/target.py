@@ -66,8 +66,14 @@ def target_of(folder: Path, earlier: "Sequence[Path]", base: str | None, task: T
             f"{folder} is a PEFT adapter without a certificate: say what it does with --task, and --labels for classes"
         )
     config, tensors = read_adapter(folder)
-    loaded = _base(base, str(config.get("base_model_name_or_path")), task)
-    return Target(folder, _plan_like(config, task, loaded), loaded, None, dict(tensors))
+    poolings = ("model", "mean") if task.kind == "classify" else ("model",)
+    for pooling in poolings:  # which of them it was trained under shows in the tensors' names
+        spec = task.model_copy(update={"pooling": pooling})
+        loaded = _base(base, str(config.get("base_model_name_or_path")), spec)
+        plan = _plan_like(config, spec, loaded)
+        if {each.name: each.shape for each in plan.tensors} == {name: t.shape for name, t in tensors.items()}:
+            return Target(folder, plan, loaded, None, dict(tensors))
+    raise AuditError(f"{folder}: its tensors are not those of LoRA on {loaded.architecture} for task {task.kind}")
 
 
 def _base(given: str | None, named: str, task: TaskSpec) -> LoadedBase:
