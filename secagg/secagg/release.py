@@ -78,6 +78,23 @@ class Metric(Frozen):
     kind: Literal["released", "baseline", "local", "simulation"] = "released"
 
 
+class ExposureCheck(Frozen):
+    """A membership attack on the released adapter, with members and others that are public: a demonstration.
+
+    `area` is that under the ROC, of half of the records, with a 95% interval; `attack` was chosen on the other half.
+    `blind_p` is how likely a guess from the texts alone would do as well as it does; `reading` is the conclusion.
+    """
+
+    attack: Short
+    members: int = Field(ge=1)
+    others: int = Field(ge=1)
+    area: float = Field(ge=0, le=1)
+    low: float
+    high: float
+    blind_p: float = Field(ge=0, le=1)
+    reading: Annotated[str, Field(max_length=1000)]
+
+
 class Evaluation(Frozen):
     """Quality of the released adapter on data whose holder declares it public (protocol.md §10.2).
 
@@ -93,6 +110,7 @@ class Evaluation(Frozen):
     examples: int | None = Field(default=None, ge=1)
     verdict: Annotated[str, Field(max_length=1000)] = ""
     metrics: tuple[Metric, ...] = Field(min_length=1, max_length=100)
+    exposure: ExposureCheck | None = Field(default=None, exclude_if=lambda check: check is None)
 
 
 class ReleaseCertificate(Statement):

@@ -29,6 +29,8 @@ NO_CLAIM = (
 )
 NO_LEAK = "no leak detected by these attacks"
 LEAK = "leak detected"
+VOID = 1e-3
+"""A split that a blind guess from the texts tells at this level is no fair one."""
 BLIND = "the texts alone tell members from others: no score of the model means anything"
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -68,7 +70,7 @@ class ReleaseAudit:
             return "membership was not asked"
         if not self.by_coin:
             return NO_CLAIM
-        if self.blind is not None and self.blind.p_value < 1e-3:
+        if self.blind is not None and self.blind.p_value < VOID:
             return BLIND
         return LEAK if any(each.area.low > 0.5 for each in self.seen) else NO_LEAK
 
@@ -142,7 +144,7 @@ def audit_release(
         nobody = np.zeros(0, dtype=bool)
         return ReleaseAudit((), 0, 0, False, None, verdict, tuple(notes), {}, {}, nobody)
     scores, undefined = _attack_all(target, asked.question)
-    seen = tuple(_seen(view, scores, asked.is_in) for view in target.views)
+    seen = tuple(judged(view, scores, asked.is_in) for view in target.views)
     inside = int(asked.is_in.sum())
     enough = min(inside, len(asked.is_in) - inside) >= LEAST
     blind = blind_baseline(asked.question.candidates.texts, asked.is_in, seed=0) if enough else None
@@ -173,7 +175,7 @@ def _attack_all(target: Target, question: Question) -> tuple[dict[tuple[str, str
     return scores, undefined
 
 
-def _seen(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray[np.bool_]) -> Seen:
+def judged(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray[np.bool_]) -> Seen:
     """Choose on every second candidate, judge on the others: their order is random."""
     mine = {name: values for (of, name), values in scores.items() if of == view}
     choosing = np.arange(len(is_in)) % 2 == 0

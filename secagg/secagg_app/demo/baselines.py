@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.plan import Plan
+from secagg.release import ExposureCheck
 from secagg_app.demo.figures import HEAD, MAJORITY, PLAIN
 from secagg_app.workers import workers
 from secagg_client.in_memory import mean_of
@@ -61,6 +62,14 @@ def compute(run: Federated, head_training: dict[str, Any], say: Say) -> dict[str
             scores[MAJORITY] = pool.submit(_majority, run)
         say("compare: the held-out texts")
         return {name: job.result() for name, job in scores.items()}
+
+
+def attack(run: Federated, release: Path) -> ExposureCheck | None:
+    """What a membership attack on the release finds, in a process of its own; None where there are too few texts."""
+    from secagg_app.demo.exposure import check
+
+    with workers(1) as pool:
+        return pool.submit(check, run, release).result()
 
 
 # What follows runs in the workers, which keep model and data.

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from secagg.release import ExposureCheck
 from secagg_app import assets
 from secagg_app.demo import corpora, layout
 from secagg_app.demo.federation import COORDINATOR, Federation
@@ -147,6 +148,7 @@ class Outcome:
     folder: RunFolder
     split: Split
     results: Results
+    exposure: ExposureCheck | None
     checks: tuple[str, ...]
 
 
@@ -196,13 +198,13 @@ def run(settings: DemoSettings, view: View) -> Outcome:
         federation.run()
     view.say("verify: every signature, hash and endorsement, the opening and the adapter, offline")
     _verify(folder)
-    results = compare(settings, task, folder, federation, view)
+    results, exposure = compare(settings, task, folder, federation, view)
     description = (
         f"{task.split.corpus.source}. {len(task.split.held_out):,} texts that no client trained on, near-duplicates "
         f"removed; {settings.clients} clients with {task.split.size:,} texts each, split with seed {settings.seed}."
     )
-    _annotate(folder, results, description)
-    return Outcome(settings, folder, task.split, results, _verify(folder))
+    _annotate(folder, results, exposure, description)
+    return Outcome(settings, folder, task.split, results, exposure, _verify(folder))
 
 
 def _verify(folder: RunFolder) -> tuple[str, ...]:
@@ -212,9 +214,11 @@ def _verify(folder: RunFolder) -> tuple[str, ...]:
     return tuple(json.loads(said)["checks"])
 
 
-def compare(settings: DemoSettings, task: Task, folder: RunFolder, federation: Federation, view: View) -> Results:
-    """The released adapter on the test set, and what it is compared with."""
-    from secagg_app.demo.baselines import Federated, compute
+def compare(
+    settings: DemoSettings, task: Task, folder: RunFolder, federation: Federation, view: View
+) -> tuple[Results, ExposureCheck | None]:
+    """The released adapter on the test set, and what it is compared with; and what an attack on it finds."""
+    from secagg_app.demo.baselines import Federated, attack, compute
 
     measure = ACCURACY if settings.task == "classify" else PERPLEXITY
     view.say("evaluate: the released adapter and the starting model on the test set")
@@ -234,12 +238,14 @@ def compare(settings: DemoSettings, task: Task, folder: RunFolder, federation: F
         found |= compute(simulated, task.recipe.head, view.say)
     own = {institution(int(name.split("-")[1])): metrics for name, metrics in sorted(federation.own.items())}
     zero_shot = task.recipe.plan.get("head_start") == "descriptions"
-    return gather(measure, found, own, settings.epsilon, zero_shot=zero_shot)
+    view.say("attack: the released adapter, with texts that were trained on and texts that were not")
+    exposure = attack(simulated, folder.release)
+    return gather(measure, found, own, settings.epsilon, zero_shot=zero_shot), exposure
 
 
-def _annotate(folder: RunFolder, results: Results, description: str) -> None:
+def _annotate(folder: RunFolder, results: Results, exposure: ExposureCheck | None, description: str) -> None:
     digest = hashlib.sha256(read_file(folder.held_out)).hexdigest()
-    evaluation = results.evaluation(digest, description)
+    evaluation = results.evaluation(digest, description).model_copy(update={"exposure": exposure})
     path = folder.root / "coordinator" / "evaluation.json"
     write_atomic(path, (evaluation.model_dump_json(indent=2) + "\n").encode(), 0o644)
     identity = folder.root / COORDINATOR / "identity"
@@ -263,6 +269,8 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
         table.add_row(figure.title, f"{figure.value:{digits}}", shown, style=style)
     console.print(table)
     console.print(results.verdict, style="bold")
+    if outcome.exposure is not None:
+        console.print(attacked(outcome.exposure))
     more = "docs/demo.md has five seeds. " if settings.task == "classify" and settings.data is None else ""
     console.print(
         f"One run with split seed {settings.seed}; the noise is drawn anew each time. {more}{simulated(results)}",
@@ -277,6 +285,12 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
         console.print(f"  {name}: {path}", soft_wrap=True, highlight=False)
     again = f"{as_typed()} verify {folder.release} --trust {folder.anchors}"
     console.print(f"  check it again: {again}", soft_wrap=True, highlight=False)
+
+
+def attacked(found: ExposureCheck) -> str:
+    """What the attack came to, in one line."""
+    area = f"area under the ROC {found.area:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"Membership attack on the release ({found.attack}, {found.members} members): {area}: {found.reading}."
 
 
 def simulated(results: Results) -> str:
@@ -303,6 +317,7 @@ def summary(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "near_duplicates_removed": outcome.split.near_duplicates,
         "figures": [figure.metric().model_dump() for figure in results.figures],
         "verdict": results.verdict,
+        "exposure": outcome.exposure.model_dump() if outcome.exposure else None,
         "checks": list(outcome.checks),
         "release": str(outcome.folder.release),
     }
