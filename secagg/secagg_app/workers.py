@@ -5,9 +5,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from secagg.errors import ConfigError
+
+Job = TypeVar("Job", bound=tuple[Any, ...])
+Result = TypeVar("Result")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 PARENT = "SECAGG_PARENT"
@@ -44,6 +50,40 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
         os.environ.clear()
         os.environ.update(before)
+
+
+def spread(
+    function: Callable[..., Result], jobs: Sequence[Job], count: int, ray: str | None = None
+) -> Iterator[tuple[Job, Result]]:
+    """Each job's arguments and what `function` makes of them, as they are done.
+
+    In `count` fresh processes on this machine; or on the Ray cluster at address `ray` (empty: find it, or start one),
+    whose machines have secagg installed and see the same data. Raises ConfigError without Ray.
+    """
+    if not jobs:
+        return
+    if ray is not None:
+        yield from _on_ray(function, jobs, ray)
+        return
+    with workers(count) as pool:
+        futures = {pool.submit(function, *job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _on_ray(function: Callable[..., Result], jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, Result]]:
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--ray needs the package ray: pip install ray") from error
+    ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False)
+    task = ray.remote(function)
+    futures = {task.remote(*job): job for job in jobs}
+    waiting = list(futures)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        for future in done:
+            yield futures[future], ray.get(future)
 
 
 def end_with(parent: int, end: Callable[[], None]) -> None:

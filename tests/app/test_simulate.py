@@ -85,13 +85,14 @@ def test_a_sweep_goes_on_where_it_was(simulation: Simulation, tmp_path: Path, mo
     first, *rest = simulation.cells()
     ran = list[Cell]()
 
-    def here(_simulation: Simulation, cells: list[Cell], _workers: int) -> Any:
-        for one in cells:
+    def here(_function: Any, jobs: list[tuple[Cell, str]], _workers: int, _ray: str | None) -> Any:
+        for job in jobs:
+            one = job[0]
             ran.append(one)
-            yield one, {"arm": one.arm, "value": 0.5, "start": 0.4, "rounds": one.rounds, "seconds": 1.0, "seed": 0,
+            yield job, {"arm": one.arm, "value": 0.5, "start": 0.4, "rounds": one.rounds, "seconds": 1.0, "seed": 0,
                         "epsilon": one.epsilon, "method": one.method, "measure": "accuracy"}  # fmt: skip
 
-    monkeypatch.setattr(sweep_module, "_here", here)
+    monkeypatch.setattr(sweep_module, "spread", here)
     with sweep.locked():
         sweep.keep(first, {"arm": "start", "value": 0.4, "extra": 1})
         assert run_sweep(sweep, 1, lambda _: None) == []

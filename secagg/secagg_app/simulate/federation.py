@@ -214,8 +214,8 @@ def assemble(cell: Cell, simulation: Simulation) -> Federation:
     base = loaded_base(config.base_model, config.task.model_dump_json())
     plan = make_plan(config, base)
     labels = parts.corpus.labels
-    clients = tuple(_examples(part, labels, f"client {number}") for number, part in enumerate(parts.clients))
-    held_out = _examples(parts.held_out, labels, "held-out")
+    clients = tuple(examples_of(part, labels, f"client {number}") for number, part in enumerate(parts.clients))
+    held_out = examples_of(parts.held_out, labels, "held-out")
     return Federation(cell, simulation, plan, base, clients, held_out, parts.size, _tasks(_shared(cell, config, plan)))
 
 
@@ -256,12 +256,8 @@ def _recipe(simulation: Simulation, corpus: corpora.Corpus) -> TaskRecipe:
 
 def model_path(name: str) -> str:
     """The folder of one of the demo's models, or what `name` says itself."""
-    match name:
-        case "minilm":
-            return str(assets.minilm(_quiet))
-        case "smollm2":
-            return str(assets.smollm(_quiet))
-    return name
+    make = assets.MODELS.get(name)
+    return name if make is None else str(make(_quiet))
 
 
 def _quiet(_text: str) -> None:
@@ -298,6 +294,7 @@ def _split(seed: int, clients: int, alpha: float, simulation_json: str) -> Split
     return split(corpus, recipe, clients, 0, seed)
 
 
-def _examples(records: Sequence[corpora.Record], labels: tuple[str, ...], name: str) -> Examples:
+def examples_of(records: Sequence[corpora.Record], labels: tuple[str, ...], name: str) -> Examples:
+    """Texts, and the indices of their classes where there are some."""
     numbers = tuple(labels.index(record.label) for record in records) if labels else ()
     return Examples(name, tuple(record.text for record in records), numbers)

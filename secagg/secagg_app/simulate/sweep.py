@@ -1,16 +1,15 @@
 """All cells of a simulation, side by side, each kept on disk as soon as it is done."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secagg.errors import ConfigError, SecaggError
+from secagg.errors import SecaggError
 from secagg_app.simulate.cell import Cell
 from secagg_app.simulate.settings import Simulation
-from secagg_app.workers import workers
+from secagg_app.workers import spread
 from secagg_host.durable import FolderLock, make_folder, write_atomic
 
 Say = Callable[[str], None]
@@ -52,12 +51,11 @@ class Sweep:
     def write_table(self) -> Path:
         """All results as Parquet."""
         import pyarrow
-        from pyarrow import parquet
 
-        sink = pyarrow.BufferOutputStream()
-        parquet.write_table(pyarrow.Table.from_pylist(_level(self.rows())), sink)
+        from secagg_client.parquet import parquet_bytes
+
         path = self.folder / "results.parquet"
-        write_atomic(path, sink.getvalue().to_pybytes())
+        write_atomic(path, parquet_bytes(pyarrow.Table.from_pylist(_level(self.rows()))))
         return path
 
     def locked(self) -> FolderLock:
@@ -77,10 +75,9 @@ def run_sweep(sweep: Sweep, workers: int, say: Say, ray: str | None = None) -> l
     total = len(sweep.simulation.cells())
     say(f"{total} cells, {total - len(cells)} of them done before")
     failed = list[Failed]()
-    if not cells:
-        return failed
-    results = _on_ray(sweep.simulation, cells, ray) if ray is not None else _here(sweep.simulation, cells, workers)
-    for done, (cell, row) in enumerate(results, 1):
+    setting = sweep.simulation.model_dump_json()
+    results = spread(_attempt, [(cell, setting) for cell in cells], workers, ray)
+    for done, ((cell, _), row) in enumerate(results, 1):
         if isinstance(row, str):
             failed.append(Failed(cell, row))
             say(f"{done} of {len(cells)}: refused: {cell}: {row}")
@@ -105,27 +102,3 @@ def _attempt(cell: Cell, simulation_json: str) -> Row | str:
         return run_cell(cell, Simulation.model_validate_json(simulation_json)).row()
     except SecaggError as error:
         return str(error)
-
-
-def _here(simulation: Simulation, cells: Sequence[Cell], count: int) -> Iterator[tuple[Cell, Row | str]]:
-    """On this machine, in fresh processes."""
-    with workers(count) as pool:
-        jobs = {pool.submit(_attempt, cell, simulation.model_dump_json()): cell for cell in cells}
-        for job in as_completed(jobs):
-            yield jobs[job], job.result()
-
-
-def _on_ray(simulation: Simulation, cells: Sequence[Cell], address: str) -> Iterator[tuple[Cell, Row | str]]:
-    """On a Ray cluster whose machines have secagg installed and see the same data. Raises ConfigError without Ray."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("--ray needs the package ray: pip install ray") from error
-    ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False)
-    task = ray.remote(_attempt)
-    jobs = {task.remote(cell, simulation.model_dump_json()): cell for cell in cells}
-    waiting = list(jobs)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        for job in done:
-            yield jobs[job], ray.get(job)
