@@ -18,6 +18,8 @@ from secagg_attacks.roc import Scores, auc
 
 FOLDS = 5
 LEAST = 20
+VOID = 1e-3
+"""A split of the records that a blind guess tells at this level is no fair one: no score of a model means anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,8 @@ class Probe:
                 norms[index] = np.linalg.norm(part.astype(np.float64), axis=1)
             known.update(zip(new, dots.T, strict=True))
             self._norms[key] = norms
-        return np.stack([known[name] for name in names], axis=1) if names else np.empty((len(self), 0)), self._norms[
-            key
-        ]
+        found = np.array([known[name] for name in names]).reshape(len(names), len(self)).T
+        return found, self._norms[key]
 
     def _parts(self, adapted: Adapted) -> Iterator[tuple[NDArray[np.int64], Vector]]:
         trained = [adapted.parameters[spec.name] for spec in self._plan.trained]
@@ -127,10 +126,8 @@ class Probe:
     @contextmanager
     def _with(self, tensors: Tensors) -> Iterator[Any]:
         """The model under an adapter, of the clients' kind or of the release's."""
-        names = {spec.name for spec in self._plan.tensors}
-        config = (
-            self._plan.adapter_config if set(tensors) == names else encoding_of(self._plan).adapter_config(self._plan)
-        )
+        is_clients = set(tensors) == {spec.name for spec in self._plan.tensors}
+        config = self._plan.adapter_config if is_clients else encoding_of(self._plan).adapter_config(self._plan)
         with untrained(self._public.base, config) as adapted:
             adapted.model.to(self._device)
             if set(tensors) != set(adapted.parameters):

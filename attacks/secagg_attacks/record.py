@@ -63,6 +63,11 @@ class Record:
                 return Participant(self.public, question, self.sums(), self.final, client, own)
 
 
+def client_source(seed: int, client: int) -> SeededSource:
+    """Sampling and noise of one client in a simulated run."""
+    return SeededSource(seed * 1_000_003 + client)
+
+
 def recorded(
     public: Public,
     data: Sequence[Examples],
@@ -79,7 +84,7 @@ def recorded(
     """
     plan, device = public.plan, TrainOptions().torch_device()
     task = training_task(plan, public.base, device)
-    source_of = source_of or (lambda client: SeededSource(seed * 1_000_003 + client))
+    source_of = source_of or (lambda client: client_source(seed, client))
     options = TrainOptions(allow_no_dp=True, micro_batch=PHYSICAL_BATCH)
 
     def train(client: int, start: Plan, steps: range) -> Vector:

@@ -4,7 +4,6 @@ The secure sums (V2) and the final model (V3) are in a release; plain updates (V
 has besides (V4) it does not keep. Says nothing about who signed: that is `secagg verify`.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from secagg import release as files
 from secagg.adapter import flatten, start_tensors
 from secagg.descriptor import Descriptor
-from secagg.errors import AuditError, HashMismatch, MalformedError
+from secagg.errors import AuditError, MalformedError
 from secagg.plan import Plan
 from secagg.release import ReleaseCertificate
 from secagg_attacks.views import FinalModel, Public, Question, SecureSums, SumRound, Tensors, View, ViewName
@@ -24,6 +23,7 @@ from secagg_client.audit_files import DRAW, StoredDraw
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.planning import verify_plan
+from secagg_client.published import read_certificate
 from secagg_host.durable import guard, read_file
 
 LEAST = 20
@@ -43,10 +43,8 @@ class ReleasedRound:
     @classmethod
     def read(cls, folder: Path) -> "ReleasedRound":
         """From a release folder. Raises StorageError, MalformedError, HashMismatch for what is no whole release."""
-        certificate = files.parse_certificate(read_file(folder / files.CERTIFICATE)).statement
+        certificate = read_certificate(folder)
         raw = read_file(folder / files.ADAPTER)
-        if hashlib.sha256(raw).hexdigest() != certificate.files.get(files.ADAPTER):
-            raise HashMismatch(f"{folder / files.ADAPTER} is not the file that the certificate names: it was altered")
         descriptor = certificate.session.descriptor.statement
         start = read_file(folder / files.START) if descriptor.previous is not None else None
         plan = files.plan_of(descriptor, start)
@@ -92,14 +90,15 @@ class ReleasedRun:
         """Whether rounds were planned that are not there."""
         return len(self.rounds) < self.last.descriptor.rounds
 
-    def public(self, base: LoadedBase, size: int) -> Public:
-        """What everybody knows; `size` is what a client is taken to declare. Raises ModelError for another base."""
+    def public(self, base: LoadedBase) -> Public:
+        """What everybody knows; what clients declared is not in a release. Raises ModelError for another base."""
         verify_plan(self.first.plan, base)
-        return Public(self.first.plan, base, self.last.senders, size, len(self.rounds))
+        return Public(self.first.plan, base, self.last.senders, 1, len(self.rounds))
 
-    def view(self, name: ViewName, base: LoadedBase, question: Question | None) -> View:
-        """V2 or V3. Raises AuditError for others, and for an encoding whose sums are no adapter."""
-        public = self.public(base, 1)
+    def view(self, name: ViewName, public: Public, question: Question | None) -> View:
+        """V2 or V3 of the run whose `public` this is. Raises AuditError for others, and for an encoding whose sums are
+        no adapter.
+        """
         match name:
             case ViewName.V2:
                 sums = tuple(self._sum(each) for each in self.rounds)
@@ -134,10 +133,15 @@ class ReleasedRun:
 
 
 def candidates_of(members: Examples, nonmembers: Examples, seed: int = 0) -> tuple[Examples, NDArray[np.bool_]]:
-    """Both in one random order, and which are members, bool [candidates].
+    """Both in one random order, and which are members, bool [candidates]. Raises AuditError as `check_apart`."""
+    check_apart(members, nonmembers)
+    order = np.random.default_rng(seed).permutation(len(members) + len(nonmembers))
+    joined = members.joined(nonmembers)
+    return joined.select(order.tolist()), order < len(members)
 
-    Raises AuditError when they overlap, or are too few.
-    """
+
+def check_apart(members: Examples, nonmembers: Examples) -> None:
+    """Raise AuditError when they overlap, or are too few."""
     both = set(members.record_hashes()) & set(nonmembers.record_hashes())
     if both:
         raise AuditError(
@@ -147,6 +151,3 @@ def candidates_of(members: Examples, nonmembers: Examples, seed: int = 0) -> tup
     for part, name in ((members, "members"), (nonmembers, "non-members")):
         if len(part) < LEAST:
             raise AuditError(f"{part.source}: {len(part)} {name} are too few to say anything; {LEAST} are needed")
-    order = np.random.default_rng(seed).permutation(len(members) + len(nonmembers))
-    joined = members.joined(nonmembers)
-    return joined.select(order.tolist()), order < len(members)

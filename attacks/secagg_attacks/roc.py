@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from secagg.errors import AuditError
-from secagg_attacks.intervals import Floats, Interval, clopper_pearson
+from secagg_attacks.intervals import Floats, Interval, clopper_pearson, paired_bootstrap
 
 BEYOND = 10
 """So many non-members must be expected above a threshold before a rate at it is given."""
@@ -71,6 +71,19 @@ def tpr_at(scores: Scores, fpr: float, *, beyond: int = BEYOND) -> float:
     _check_enough(len(scores.nonmembers), fpr, beyond)
     found = curve(scores)
     return float(found.tpr[found.fpr <= fpr].max())
+
+
+def auc_interval(values: Floats, is_in: NDArray[np.bool_], *, seed: int) -> Interval:
+    """The area of scores [examples] of which `is_in` are members', with a 95% interval by the bootstrap.
+
+    A draw without both kinds counts one half. Raises AuditError for too few examples.
+    """
+
+    def area(rows: NDArray[np.int64]) -> float:
+        inside = is_in[rows]
+        return auc(Scores(values[rows][inside], values[rows][~inside])) if 0 < inside.sum() < len(inside) else 0.5
+
+    return paired_bootstrap(area, len(values), seed=seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
-"""What each adversary sees of a federation, and nothing else: the truth is elsewhere (`truth`).
+"""What each adversary sees of a federation, and nothing else: the truth is with the scorers.
 
 V1 the plain update of each client, which no deployed command can write: only the simulator records it. V2 the sum of
 each round, as the coordinator has it. V3 the final model. V4 a client that took part: every sum, less its own part.
 All know what is public: the plan, the base model, how many clients there are and what sizes they declare.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
@@ -93,20 +94,20 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class View(ABC):
     """Base of all views. `messages` are the changes that are seen, `models` the adapters, in order of time."""
 
     name: ClassVar[ViewName]
     public: Public
     question: Question | None
 
+    @abstractmethod
     def messages(self) -> tuple[Message, ...]:
         """Every change that this adversary sees."""
-        raise NotImplementedError
 
+    @abstractmethod
     def models(self) -> tuple[Tensors, ...]:
         """Every adapter that this adversary sees, from the start to the released one."""
-        raise NotImplementedError
 
     def asked(self) -> Question:
         """The question. Raises AuditError when there is none."""
@@ -150,7 +151,7 @@ class ClientUpdates(View):
 
     def models(self) -> tuple[Tensors, ...]:
         """Where each round started, and the release."""
-        return (*(each.start for each in self.rounds), self.final)
+        return _models(self.rounds, self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class SecureSums(View):
 
     def models(self) -> tuple[Tensors, ...]:
         """Where each round started, and the release."""
-        return (*(each.start for each in self.rounds), self.final)
+        return _models(self.rounds, self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,11 @@ class Participant(View):
 
     def models(self) -> tuple[Tensors, ...]:
         """Where each round started, and the release."""
-        return (*(each.start for each in self.rounds), self.final)
+        return _models(self.rounds, self.final)
+
+
+def _models(rounds: "Sequence[ClientRound | SumRound]", final: Tensors) -> tuple[Tensors, ...]:
+    return (*(each.start for each in rounds), final)
 
 
 def _without(each: SumRound, own: Vector) -> Vector:

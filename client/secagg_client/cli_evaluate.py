@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from secagg import release as files
 from secagg.canonical import pretty_bytes
-from secagg.errors import ConfigError, HashMismatch, ModelError
+from secagg.errors import ConfigError
 from secagg.plan import Plan
-from secagg.release import Evaluation, Metric, ReleaseCertificate
+from secagg.release import Evaluation, Metric
+from secagg_client.published import read_certificate
 from secagg_host.durable import read_file, write_atomic
 
 if TYPE_CHECKING:
@@ -94,16 +93,9 @@ def evaluate(
 
 def _load(base: str | None, plan: Plan) -> "LoadedBase":
     """The base model of a plan, from `base` when it is given. Raises ModelError that says when --base is needed."""
-    from secagg_client.models import load_base
+    from secagg_client.models import load_base_for_command
 
-    # The hub's client warns of each attempt, several times over; the error below says it once.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        return load_base(base or plan.base_model, plan.task)
-    except ModelError as error:
-        if base is not None:
-            raise
-        raise ModelError(f"{error}. If you have a copy of {plan.base_model}, give its folder with --base") from error
+    return load_base_for_command(base, plan.base_model, plan.task)
 
 
 def _harness(release: Path, plan: Plan, base: str | None, task_files: tuple[Path, ...], *, as_json: bool) -> list[str]:
@@ -119,18 +111,6 @@ def _harness(release: Path, plan: Plan, base: str | None, task_files: tuple[Path
     for task, scores in released.items():
         lines += [f"{f'{task} {name}':<32}{start[task][name]:>10.4f}{value:>10.4f}" for name, value in scores.items()]
     return lines
-
-
-def read_certificate(folder: Path) -> ReleaseCertificate:
-    """The certificate of a release whose adapter is the one that it names. Says nothing about who signed it.
-
-    Raises StorageError, MalformedError or HashMismatch.
-    """
-    certificate = files.parse_certificate(read_file(folder / files.CERTIFICATE)).statement
-    for name in (files.ADAPTER, files.ADAPTER_CONFIG):
-        if hashlib.sha256(read_file(folder / name)).hexdigest() != certificate.files.get(name):
-            raise HashMismatch(f"{folder / name} is not the file that the certificate names: it was altered")
-    return certificate
 
 
 def file_sha256(source: str) -> str | None:

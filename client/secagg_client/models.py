@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -94,6 +95,21 @@ def load_base(model: str, task: TaskSpec, *, precision: Literal["fp32", "bf16"] 
         loaded = loaded.float()
     reset_head(loaded, parts.head)
     return LoadedBase(loaded.eval(), parts.processor, digest, architecture, task, parts.head)
+
+
+def load_base_for_command(given: str | None, named: str, task: TaskSpec) -> LoadedBase:
+    """The base that a command's --base gives, or else the one that the release names.
+
+    Raises ModelError that says when --base is needed.
+    """
+    # The hub's client warns of each attempt, several times over; the error below says it once.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return load_base(given or named, task)
+    except ModelError as error:
+        if given is not None:
+            raise
+        raise ModelError(f"{error}. If you have a copy of {named}, give its folder with --base") from error
 
 
 def reset_head(model: nn.Module, head: str | None) -> None:

@@ -1,5 +1,6 @@
 """Releases as a client gets them: fetched from the coordinator, verified, and stored (protocol.md §4.7, §10.3)."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Protocol
 
 from secagg import release as files
 from secagg.descriptor import Descriptor
-from secagg.errors import MalformedError, ProtocolViolation, SecaggError, SizeLimitError
+from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, SecaggError, SizeLimitError
 from secagg.plan import Plan
 from secagg.policy import Policy
+from secagg.release import ReleaseCertificate
 from secagg.rounds import check_follows, round_folder
 from secagg.verify import VerificationReport, verify_release
 from secagg_client.folders import write_folder
@@ -123,3 +125,15 @@ class Releases:
             if size > limit:
                 raise SizeLimitError(f"{name} has {size} bytes, more than a release of this session can have")
         return {name: self.publication.release_file(ctx, name, size) for name, size in listed.items()}
+
+
+def read_certificate(folder: Path) -> ReleaseCertificate:
+    """The certificate of a release whose adapter is the one that it names. Says nothing about who signed it.
+
+    Raises StorageError, MalformedError or HashMismatch.
+    """
+    certificate = files.parse_certificate(read_file(folder / files.CERTIFICATE)).statement
+    for name in (files.ADAPTER, files.ADAPTER_CONFIG):
+        if hashlib.sha256(read_file(folder / name)).hexdigest() != certificate.files.get(name):
+            raise HashMismatch(f"{folder / name} is not the file that the certificate names: it was altered")
+    return certificate

@@ -2,8 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from secagg_app.audit.target import Asked, Target
+    from secagg_attacks.attack import Attack
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -37,7 +42,13 @@ def attack(
         return
     if run is None:
         raise click.UsageError("give --run: a release, or a folder with a PEFT adapter")
-    click.echo(json.dumps(scored(name, view, run, members, nonmembers, earlier, base, task, labels, out), indent=1))
+    from secagg_app.audit.target import asked, target_of, task_of
+    from secagg_attacks.registry import attack_named
+
+    found = attack_named(name)  # before any model is loaded
+    target = target_of(run, earlier, base, task_of(task, labels))
+    question = asked(target, members, nonmembers) if members and nonmembers else None
+    click.echo(json.dumps(scored(found, view, target, question, out), indent=1))
 
 
 def listing() -> list[str]:
@@ -51,45 +62,24 @@ def listing() -> list[str]:
     ]
 
 
-def scored(
-    name: str, view: str, run: Path, members: Path | None, nonmembers: Path | None, earlier: tuple[Path, ...],
-    base: str | None, task: str | None, labels: str | None, out: Path | None,
-) -> dict[str, object]:  # fmt: skip
+def scored(attack: "Attack", view: str, target: "Target", asked: "Asked | None", out: Path | None) -> dict[str, object]:
     """The attack's figures. Raises AuditError for a view or an attack that needs more than there is."""
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from secagg.errors import AuditError
-    from secagg_app.audit.release import task_of
-    from secagg_app.audit.target import asked, target_of
     from secagg_attacks.attack import MembershipGuess
-    from secagg_attacks.intervals import paired_bootstrap
-    from secagg_attacks.registry import attack_named
-    from secagg_attacks.roc import Scores, auc
+    from secagg_attacks.roc import auc_interval
     from secagg_attacks.views import ViewName
 
-    found = attack_named(name)
-    target = target_of(run, earlier, base, task_of(task, labels))
-    question = asked(target, members, nonmembers) if members and nonmembers else None
-    seen = target.view(ViewName(view), question.question if question else None)
-    found.check(seen)
-    guess = found.run(seen)
-    if not isinstance(guess, MembershipGuess) or question is None:
-        return {"attack": name, "view": view, "guess": _described(guess, target.base.tokenizer)}
-    is_in, values = question.is_in, guess.scores
-
-    def area(index: "NDArray[np.int64]") -> float:
-        inside = is_in[index]
-        return auc(Scores(values[index][inside], values[index][~inside])) if 0 < inside.sum() < len(inside) else 0.5
-
-    interval = paired_bootstrap(area, len(is_in), seed=0)
+    seen = target.view(ViewName(view), asked.question if asked else None)
+    attack.check(seen)
+    guess = attack.run(seen)
+    if not isinstance(guess, MembershipGuess) or asked is None:
+        return {"attack": attack.name, "view": view, "guess": _described(guess, target.public.base.tokenizer)}
+    area = auc_interval(guess.scores, asked.is_in, seed=0)
     if out is not None:
-        _write(out, values, is_in)
-    if not np.isfinite(values).all():
-        raise AuditError(f"attack {name} gave a score that is not finite")
+        _write(out, guess.scores, asked.is_in)
+    inside = int(asked.is_in.sum())
     return {
-        "attack": name, "view": view, "members": int(is_in.sum()), "others": int((~is_in).sum()),
-        "area": [interval.value, interval.low, interval.high], "by_coin": question.by_coin,
+        "attack": attack.name, "view": view, "members": inside, "others": len(asked.is_in) - inside,
+        "area": [area.value, area.low, area.high], "by_coin": asked.by_coin,
     }  # fmt: skip
 
 
@@ -115,10 +105,8 @@ def _described(guess: object, tokenizer: object) -> object:
 
 def _write(out: Path, values: object, is_in: object) -> None:
     import pyarrow
-    from pyarrow import parquet
 
+    from secagg_client.parquet import parquet_bytes
     from secagg_host.durable import write_atomic
 
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table({"score": values, "member": is_in}), sink)
-    write_atomic(out, sink.getvalue().to_pybytes())
+    write_atomic(out, parquet_bytes(pyarrow.table({"score": values, "member": is_in})))

@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from secagg.errors import AuditError, StorageError
 from secagg_app.audit import compare as module
 from secagg_app.audit.compare import hours
-from secagg_app.audit.exposure import VOID, findings
+from secagg_app.audit.exposure import findings
 from secagg_app.audit.federation import coins_of
 from secagg_app.audit.jobs import JobResult, Jobs, from_file, run_jobs, score_job, to_bytes
-from secagg_app.audit.report import NO_LEAK, groups_of, page, reading, short_lines
+from secagg_app.audit.report import groups_of, page, reading, short_lines
 from secagg_app.audit.settings import PRESETS, Family, Inversion, Job, Study
 from secagg_app.main import cli
+from secagg_attacks.audit.verdict import HOLDS
+from secagg_attacks.blind import VOID
 from secagg_attacks.views import ViewName
 from tests.tiny import LABELS, sentences
 
@@ -138,7 +140,7 @@ def test_the_report_says_what_it_must(family: Family) -> None:
     html = page(study, found, [], [0.5] * 8, "today", "")
     assert "Positive control (small, V1): area 0.7" in html
     assert "leak detected" in html
-    assert NO_LEAK in html
+    assert HOLDS in html
     assert "not defined" in html
     assert html.count("<svg") == 4
     lines = short_lines(groups_of(study, found))

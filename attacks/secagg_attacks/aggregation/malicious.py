@@ -20,9 +20,10 @@ from secagg.adapter import unflatten
 from secagg.errors import AuditError
 from secagg.plan import Plan, TensorInit, TensorSpec
 from secagg_attacks.intervals import Floats
+from secagg_attacks.record import client_source
 from secagg_attacks.views import Public, Vector
 from secagg_client.data import Examples
-from secagg_client.noise import NoiseSource, SeededSource
+from secagg_client.noise import NoiseSource
 from secagg_client.prefix import training_task
 from secagg_client.training import TrainOptions, execute, prepare_run
 
@@ -77,7 +78,7 @@ def simulate(public: Public, data: Sequence[Examples], plan_of: PlanOf, target: 
     """A session of clients that check nothing: each trains from the plan that it is shown. Raises as training does."""
     changes = np.stack(
         [
-            unchecked(replace(public, plan=plan_of(client)), examples, SeededSource(seed * 1_000_003 + client))
+            unchecked(replace(public, plan=plan_of(client)), examples, client_source(seed, client))
             for client, examples in enumerate(data)
         ]
     )

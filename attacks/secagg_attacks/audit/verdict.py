@@ -12,6 +12,8 @@ from secagg.errors import AuditError
 FAMILY_WISE = 1e-4
 FAILS = "fails: the run leaks more than it accounts for"
 HOLDS = "no leak detected by these attacks"
+LEAK = "leak detected"
+"""What an attack that finds something reads."""
 
 
 @dataclass(frozen=True, slots=True)

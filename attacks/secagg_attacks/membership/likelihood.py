@@ -8,7 +8,7 @@ import numpy as np
 from secagg.errors import AuditError
 from secagg_attacks.attack import Attack, MembershipGuess
 from secagg_attacks.intervals import Floats
-from secagg_attacks.membership.shadow import Bools, Shadows, lira, rmia, where_enough
+from secagg_attacks.membership.shadow import Mode, Shadows, lira_where_enough, rmia_where_enough
 from secagg_attacks.probe import probe_of
 from secagg_attacks.views import View
 from secagg_client.data import Examples
@@ -31,7 +31,7 @@ def _probabilities(view: View, examples: Examples) -> Floats:
 class Lira(Attack):
     """The likelihood ratio of the released model's confidence, in and out (Carlini et al. 2022)."""
 
-    mode: Literal["online", "offline"]
+    mode: Mode
     variance: Literal["fixed", "example"]
     source: ClassVar[str] = "Carlini et al. 2022, arXiv 2112.03570"
 
@@ -48,19 +48,15 @@ class Lira(Attack):
 
     def run(self, view: View) -> MembershipGuess:
         """A score for each candidate. Raises AuditError for too few shadows."""
-        target, shadows = _probabilities(view, view.asked().candidates), shadows_of(view)
-
-        def score(enough: Bools) -> Floats:
-            return lira(target[enough], shadows.of(enough), mode=self.mode, variance=self.variance)
-
-        return MembershipGuess(where_enough(shadows, self.mode, score))
+        target = _probabilities(view, view.asked().candidates)
+        return MembershipGuess(lira_where_enough(target, shadows_of(view), mode=self.mode, variance=self.variance))
 
 
 @dataclass(frozen=True)
 class Rmia(Attack):
     """The likelihood ratio against a population (Zarifzadeh et al. 2024)."""
 
-    mode: Literal["online", "offline"]
+    mode: Mode
     source: ClassVar[str] = "Zarifzadeh, Liu & Shokri 2024, arXiv 2312.03262"
 
     @property
@@ -79,11 +75,7 @@ class Rmia(Attack):
         own, others = (_probabilities(view, data) for data in (question.candidates, question.population))
         shadows = shadows_of(view)
         seen = np.stack([_probabilities(shadow.view, question.population) for shadow in question.shadows])
-
-        def score(enough: Bools) -> Floats:
-            return rmia(own[enough], shadows.of(enough), others, seen, mode=self.mode)
-
-        return MembershipGuess(where_enough(shadows, self.mode, score))
+        return MembershipGuess(rmia_where_enough(own, shadows, others, seen, mode=self.mode))
 
 
 ATTACKS = (

@@ -18,6 +18,7 @@ from secagg.errors import AuditError
 from secagg_attacks.intervals import Floats
 
 Bools = NDArray[np.bool_]
+Mode = Literal["online", "offline"]
 LEAST_SHADOWS = 2
 """Of each kind that an attack uses, for each example."""
 _EDGE = 1e-12
@@ -37,7 +38,7 @@ class Shadows:
         if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
             raise AuditError("a shadow's probability is not between 0 and 1")
 
-    def enough(self, mode: Literal["online", "offline"]) -> Bools:
+    def enough(self, mode: Mode) -> Bools:
         """Which examples have as many shadows as an attack needs, [examples]."""
         outside = (~self.is_in).sum(axis=0) >= LEAST_SHADOWS
         return np.asarray(outside if mode == "offline" else outside & (self.is_in.sum(axis=0) >= LEAST_SHADOWS))
@@ -53,8 +54,9 @@ class Shadows:
             raise AuditError(f"an example has {fewest} shadows with it {kind}: {LEAST_SHADOWS} at least are needed")
 
 
-def where_enough(shadows: Shadows, mode: Literal["online", "offline"], score: Callable[[Bools], Floats]) -> Floats:
-    """`score` of the examples that have enough shadows; all others get the median, which says nothing of them.
+def where_enough(shadows: Shadows, mode: Mode, score: Callable[[Bools, Shadows], Floats]) -> Floats:
+    """`score` of the examples that have enough shadows, and of their shadows; all others get the median, which says
+    nothing of them.
 
     With independent coins, having few shadows of a kind tells nothing about the target's own coin.
     Raises AuditError when fewer than half of the examples have enough.
@@ -65,7 +67,7 @@ def where_enough(shadows: Shadows, mode: Literal["online", "offline"], score: Ca
             f"{int((~enough).sum())} of {len(enough)} examples have fewer than {LEAST_SHADOWS} shadows of a kind that "
             f"{mode} attacks need: run more of them"
         )
-    found = score(enough)
+    found = score(enough, shadows.of(enough))
     out = np.full(len(enough), np.median(found))
     out[enough] = found
     return out
@@ -78,9 +80,7 @@ def logits(probabilities: Floats) -> Floats:
     return found
 
 
-def lira(
-    target: Floats, shadows: Shadows, *, mode: Literal["online", "offline"], variance: Literal["fixed", "example"]
-) -> Floats:
+def lira(target: Floats, shadows: Shadows, *, mode: Mode, variance: Literal["fixed", "example"]) -> Floats:
     """The log likelihood ratio of in and out, or offline, how far the target is above models without the example.
 
     `fixed` takes one variance for all examples, which is better with fewer than some 64 shadows.
@@ -116,7 +116,7 @@ def _normal(seen: Floats, chosen: Bools, variance: str) -> tuple[Floats, Floats]
 
 def rmia(
     target: Floats, shadows: Shadows, population: Floats, population_shadows: Floats, *,
-    mode: Literal["online", "offline"], gamma: float = 2.0, offline_a: float = 0.3,
+    mode: Mode, gamma: float = 2.0, offline_a: float = 0.3,
 ) -> Floats:  # fmt: skip
     """Which part of a population the example is relatively at least `gamma` times as likely as.
 
@@ -139,3 +139,17 @@ def rmia(
     ordered = np.sort(np.maximum(others, _EDGE))
     found: Floats = np.searchsorted(ordered, own / gamma, side="right") / len(ordered)
     return found
+
+
+def lira_where_enough(target: Floats, shadows: Shadows, *, mode: Mode, variance: Literal["fixed", "example"]) -> Floats:
+    """`lira` of all examples, as `where_enough` has it."""
+    return where_enough(shadows, mode, lambda rows, own: lira(target[rows], own, mode=mode, variance=variance))
+
+
+def rmia_where_enough(
+    target: Floats, shadows: Shadows, population: Floats, population_shadows: Floats, *, mode: Mode
+) -> Floats:
+    """`rmia` of all examples, as `where_enough` has it."""
+    return where_enough(
+        shadows, mode, lambda rows, own: rmia(target[rows], own, population, population_shadows, mode=mode)
+    )

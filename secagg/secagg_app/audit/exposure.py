@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +16,16 @@ from scipy import stats
 
 from secagg.errors import AuditError
 from secagg_app.audit.jobs import JobResult
+from secagg_attacks.blind import VOID
 from secagg_attacks.intervals import Floats, Interval, t_interval
-from secagg_attacks.membership.shadow import Bools, Shadows, lira, rmia, where_enough
+from secagg_attacks.membership.shadow import Mode, Shadows, lira_where_enough, rmia_where_enough
 from secagg_attacks.roc import Curve, Operating, Scores, auc, calibrated, curve
 from secagg_attacks.views import ViewName
 
-VOID = 1e-3
-"""A run whose members a blind guess tells apart at this level says nothing about its model."""
 LOOKER = 0
 """The client that looks, under V4: its own records are no question."""
 POWER = 0.8
 Cell = tuple[str, int, float]
-Mode = Literal["offline", "online"]
 MODES: tuple[Mode, ...] = ("offline", "online")
 
 
@@ -164,20 +161,10 @@ def _by_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Floats]:
     population = np.stack([o.population for o in others])
     found = dict[str, Floats]()
     for mode in MODES:
-
-        def fixed(enough: Bools, mode: Mode = mode) -> Floats:
-            return lira(own[enough], shadows.of(enough), mode=mode, variance="fixed")
-
-        def example(enough: Bools, mode: Mode = mode) -> Floats:
-            return lira(own[enough], shadows.of(enough), mode=mode, variance="example")
-
-        def relative(enough: Bools, mode: Mode = mode) -> Floats:
-            return rmia(own[enough], shadows.of(enough), run.population, population, mode=mode)
-
         with suppress(AuditError):  # too few runs: these attacks are not among those that are compared
-            found[f"lira-{mode}-fixed"] = where_enough(shadows, mode, fixed)
-            found[f"lira-{mode}"] = where_enough(shadows, mode, example)
-            found[f"rmia-{mode}"] = where_enough(shadows, mode, relative)
+            found[f"lira-{mode}-fixed"] = lira_where_enough(own, shadows, mode=mode, variance="fixed")
+            found[f"lira-{mode}"] = lira_where_enough(own, shadows, mode=mode, variance="example")
+            found[f"rmia-{mode}"] = rmia_where_enough(own, shadows, run.population, population, mode=mode)
     return found
 
 
@@ -188,11 +175,7 @@ def _by_local_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Float
     found = dict[str, Floats]()
     for mode in MODES:
         with suppress(AuditError):  # too few runs
-
-            def score(enough: Bools, mode: Mode = mode) -> Floats:
-                return lira(own[enough], shadows.of(enough), mode=mode, variance="fixed")
-
-            found[f"lira-{mode}-fixed, own client"] = where_enough(shadows, mode, score)
+            found[f"lira-{mode}-fixed, own client"] = lira_where_enough(own, shadows, mode=mode, variance="fixed")
     return found
 
 

@@ -1,7 +1,6 @@
 """One run of a study: membership by coins, training with everything recorded, every attack under every view."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -11,10 +10,9 @@ from numpy.typing import NDArray
 
 from secagg.errors import AuditError, DataError
 from secagg_app.audit.settings import DELTA, Family, Job
-from secagg_app.demo import corpora
 from secagg_app.demo.settings import TaskRecipe, own_classify_recipe, text_recipe, tweets_recipe
 from secagg_app.demo.split import deduplicate
-from secagg_app.simulate.federation import corpus_of, loaded_base, model_path
+from secagg_app.simulate.federation import corpus_of, examples_of, loaded_base, model_path
 from secagg_app.simulate.settings import Data
 from secagg_attacks.record import Record, recorded
 from secagg_attacks.views import Public
@@ -52,16 +50,11 @@ def pools_of(family_json: str) -> Pools:
     texts = [unique[index] for index in order]
     first, second = family.pool, family.pool + family.population
     return Pools(
-        _examples(texts[:first], corpus.labels, "candidates"),
-        _examples(texts[first:second], corpus.labels, "population"),
-        _examples(texts[second:], corpus.labels, "held-out"),
+        examples_of(texts[:first], corpus.labels, "candidates"),
+        examples_of(texts[first:second], corpus.labels, "population"),
+        examples_of(texts[second:], corpus.labels, "held-out"),
         np.arange(family.pool) % family.clients,
     )
-
-
-def _examples(records: Sequence[corpora.Record], labels: tuple[str, ...], name: str) -> Examples:
-    numbers = tuple(labels.index(record.label) for record in records) if labels else ()
-    return Examples(name, tuple(record.text for record in records), numbers)
 
 
 def coins_of(family: Family, run: int) -> Bools:

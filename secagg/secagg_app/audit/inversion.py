@@ -17,6 +17,7 @@ from secagg_app.audit.settings import DELTA, Family, Inversion
 from secagg_app.simulate.federation import loaded_base, model_path
 from secagg_attacks.attack import Attack, TokenGuess
 from secagg_attacks.intervals import Interval, t_interval
+from secagg_attacks.inversion.recovery import token_recovery
 from secagg_attacks.record import recorded
 from secagg_attacks.registry import attack_named
 from secagg_attacks.roc import Scores, auc
@@ -155,13 +156,14 @@ def _attacked(view: View, truths: Sequence[tuple[int, ...]], setting: Setting, *
     there = {token for text in truths for token in text} - special
     exact, soft = (_tokens_of(attack_named(name), view) for name in ("span-exact", "span-soft"))
     claimed = set(exact.claimed) - special
+    found = token_recovery(claimed, there)
     others = np.setdiff1d(np.arange(len(soft.scores)), [*there, *special])
     pieces = [(tokenizer.convert_ids_to_tokens(token), token in claimed) for token in truths[0] if token not in special]
     words = tuple((piece.removeprefix("##"), hit) for piece, hit in pieces)
     show = shown and view.name is ViewName.V1 and setting.rounds == 1
     return Outcome(
-        len(claimed & there) / len(there),
-        len(claimed & there) / len(claimed) if claimed else None,
+        found.recall,
+        found.precision if claimed else None,
         auc(Scores(soft.scores[sorted(there)], soft.scores[others])),
         Sample(setting.rank, setting.tokens, setting.epsilon > 0, words) if show else None,
     )

@@ -6,8 +6,7 @@ metadata. Written whole or not at all, so a study that was killed goes on where 
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import AuditError, ConfigError, SecaggError, StorageError
+from secagg.errors import SecaggError, StorageError
 from secagg_app.audit.settings import Family, Job
-from secagg_app.workers import workers
+from secagg_app.workers import spread
 from secagg_host.durable import make_folder, write_atomic
 
 Say = Callable[[str], None]
@@ -55,14 +54,15 @@ def score_job(family: Family, job: Job) -> JobResult:
     """Run a federation and attack it. Raises the SecaggError of whatever refuses it."""
     from secagg.encodings.registry import encoding_of
     from secagg_app.audit.federation import coins_of, pools_of, public_of, run_job
-    from secagg_attacks.views import Question
+    from secagg_attacks.battery import attack_all
+    from secagg_attacks.views import Question, ViewName
     from secagg_client.evaluation import evaluate_adapter
 
     began = time.perf_counter()
     pools, public = pools_of(family.model_dump_json()), public_of(family, job)
     record = run_job(family, job, public, pools)
     question = Question(pools.candidates, pools.population, tuple(pools.owner.tolist()))
-    scores, undefined = _attack_all(record, question)
+    scores, undefined = attack_all([record.view(name, question) for name in ViewName])
     probabilities, local, population = _signals(record, question)
     config = encoding_of(public.plan).adapter_config(public.plan)
     start, end = (
@@ -81,37 +81,20 @@ def score_job(family: Family, job: Job) -> JobResult:
     )  # fmt: skip
 
 
-def _attack_all(record: Any, question: Any) -> tuple[dict[tuple[str, str], Floats], dict[str, str]]:
-    """Every membership attack under every view where it is defined; why not, elsewhere."""
-    from secagg_attacks.attack import membership_scores
-    from secagg_attacks.registry import membership_attacks
-    from secagg_attacks.views import ViewName
-
-    scores, undefined = dict[tuple[str, str], Floats](), dict[str, str]()
-    for name in ViewName:
-        view = record.view(name, question)
-        for attack in membership_attacks().values():
-            try:
-                scores[str(name), attack.name] = membership_scores(attack, view)
-            except AuditError as error:
-                undefined[f"{name}/{attack.name}"] = str(error)
-    return scores, undefined
-
-
 def _signals(record: Any, question: Any) -> tuple[Floats, Floats, Floats]:
     """Probabilities of the right answer: of candidates under the release and their clients' models; of the population.
 
     The population's under the release only: clients' models are for LiRA alone.
     """
-    from secagg_attacks.membership.updates import moved
+    from secagg_attacks.membership.updates import moved, of_asked
     from secagg_attacks.probe import probe_of
     from secagg_attacks.views import ViewName
 
     candidates, others = (probe_of(record.public, data) for data in (question.candidates, question.population))
-    last = [m for m in record.view(ViewName.V1).messages() if m.number == record.public.rounds - 1]
+    view = record.view(ViewName.V1, question)
+    last = [message for message in view.messages() if message.number == record.public.rounds - 1]
     own = np.stack([candidates.probabilities(moved(record.public.plan, message)) for message in last])
-    local = own[np.asarray(question.owners), np.arange(own.shape[1])]
-    return candidates.probabilities(record.final), local, others.probabilities(record.final)
+    return candidates.probabilities(record.final), of_asked(view, own), others.probabilities(record.final)
 
 
 def _mechanism(public: Any) -> tuple[float, float]:
@@ -136,7 +119,8 @@ def _blind(candidates: Any, coins: NDArray[np.bool_]) -> float:
 def to_bytes(result: JobResult) -> bytes:
     """As one Parquet file."""
     import pyarrow
-    from pyarrow import parquet
+
+    from secagg_client.parquet import parquet_bytes
 
     count, others = len(result.member), len(result.population)
     none = [None] * others
@@ -152,10 +136,7 @@ def to_bytes(result: JobResult) -> bytes:
     plain = {name: getattr(result, name) for name in JobResult.__slots__ if name not in skipped}
     meta = json.dumps({**plain, "job": asdict(result.job)})
     table = pyarrow.table(columns).replace_schema_metadata({META: meta.encode()})
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(table, sink)
-    out: bytes = sink.getvalue().to_pybytes()
-    return out
+    return parquet_bytes(table)
 
 
 def from_file(path: Path) -> JobResult:
@@ -222,7 +203,10 @@ def run_jobs(jobs: Jobs, count: int, say: Say, ray: str | None = None) -> list[s
     say(f"{total} runs, {total - len(missing)} of them done before")
     refused = list[str]()
     make_folder(jobs.folder / "jobs")
-    for done, (family, job, found) in enumerate(_results(missing, count, ray), 1):
+    wanted = [(family.model_dump_json(), job) for family, job in missing]
+    families = {family.model_dump_json(): family for family in jobs.families}
+    for done, ((family_json, job), found) in enumerate(spread(_attempt, wanted, count, ray), 1):
+        family = families[family_json]
         what = f"{done} of {len(missing)}: {family.name}, {job.rounds} rounds, epsilon {job.epsilon or 'none'}"
         if isinstance(found, str):
             refused.append(f"{what}: {found}")
@@ -231,33 +215,3 @@ def run_jobs(jobs: Jobs, count: int, say: Say, ray: str | None = None) -> list[s
         write_atomic(jobs.path(family, job), found)
         say(f"{what}, run {job.run}")
     return refused
-
-
-def _results(
-    missing: Sequence[tuple[Family, Job]], count: int, ray: str | None
-) -> Iterator[tuple[Family, Job, bytes | str]]:
-    if not missing:
-        return
-    if ray is not None:
-        yield from _on_ray(missing, ray)
-        return
-    with workers(count) as pool:
-        futures = {pool.submit(_attempt, family.model_dump_json(), job): (family, job) for family, job in missing}
-        for future in as_completed(futures):
-            yield (*futures[future], future.result())
-
-
-def _on_ray(missing: Sequence[tuple[Family, Job]], address: str) -> Iterator[tuple[Family, Job, bytes | str]]:
-    """On a Ray cluster whose machines have secagg installed. Raises ConfigError without Ray."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("--ray needs the package ray: pip install ray") from error
-    ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False)
-    task = ray.remote(_attempt)
-    futures = {task.remote(family.model_dump_json(), job): (family, job) for family, job in missing}
-    waiting = list(futures)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        for future in done:
-            yield (*futures[future], ray.get(future))

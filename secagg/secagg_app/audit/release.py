@@ -11,26 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import AuditError
-from secagg.plan import TaskSpec
-from secagg_app.audit.target import Asked, Target, asked, target_of
+from secagg_app.audit.target import Asked, Target, asked, target_of, task_of
 from secagg_attacks.attack import membership_scores
 from secagg_attacks.audit.guessing import Canaries, bonferroni, reach, strongest_delta
-from secagg_attacks.audit.verdict import FAMILY_WISE, Claim, Verdict, judge
-from secagg_attacks.blind import LEAST, Blind, blind_baseline
-from secagg_attacks.intervals import Floats, Interval, paired_bootstrap
-from secagg_attacks.registry import attack_named, membership_attacks
-from secagg_attacks.roc import Scores, auc, calibrated
+from secagg_attacks.audit.verdict import FAMILY_WISE, HOLDS, LEAK, Claim, Verdict, judge
+from secagg_attacks.battery import attack_all
+from secagg_attacks.blind import LEAST, VOID, Blind, blind_baseline
+from secagg_attacks.intervals import Floats, Interval
+from secagg_attacks.registry import attack_named
+from secagg_attacks.roc import Scores, auc, auc_interval, calibrated
 from secagg_attacks.views import Question, ViewName
+from secagg_client.parquet import parquet_bytes
 from secagg_host.durable import make_folder, write_atomic
 
 NO_CLAIM = (
     "no claim on membership: these members and others were not drawn by coins before training (a session reserves that "
     "with [audit]), so a difference between them may be one of what the records are like"
 )
-NO_LEAK = "no leak detected by these attacks"
-LEAK = "leak detected"
-VOID = 1e-3
-"""A split that a blind guess from the texts tells at this level is no fair one."""
 BLIND = "the texts alone tell members from others: no score of the model means anything"
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -70,9 +67,14 @@ class ReleaseAudit:
             return "membership was not asked"
         if not self.by_coin:
             return NO_CLAIM
-        if self.blind is not None and self.blind.p_value < VOID:
-            return BLIND
-        return LEAK if any(each.area.low > 0.5 for each in self.seen) else NO_LEAK
+        return reading(max(each.area.low for each in self.seen), self.blind)
+
+
+def reading(low: float, blind: Blind | None) -> str:
+    """Of an area whose interval begins at `low`, on records that were drawn by coins."""
+    if blind is not None and blind.p_value < VOID:
+        return BLIND
+    return LEAK if low > 0.5 else HOLDS
 
 
 @click.command(
@@ -121,16 +123,6 @@ def release(
         raise AuditError(f"{found.canaries.summary}; see {out / 'report.html'}")
 
 
-def task_of(kind: str | None, labels: str | None) -> TaskSpec | None:
-    """What an adapter without a certificate does. Raises UsageError."""
-    if kind is None:
-        return None
-    names = tuple(label.strip() for label in labels.split(",")) if labels else ()
-    if (kind == "classify") != bool(names):
-        raise click.UsageError("--labels goes with --task classify, and only with that")
-    return TaskSpec(kind=kind, labels=names, max_length=128)
-
-
 def audit_release(
     target: Target, asked: Asked | None, canaries: Path | None, declared_size: int | None = None
 ) -> ReleaseAudit:
@@ -143,7 +135,7 @@ def audit_release(
     if asked is None:
         nobody = np.zeros(0, dtype=bool)
         return ReleaseAudit((), 0, 0, False, None, verdict, tuple(notes), {}, {}, nobody)
-    scores, undefined = _attack_all(target, asked.question)
+    scores, undefined = attack_all([target.view(name, asked.question) for name in target.views])
     seen = tuple(judged(view, scores, asked.is_in) for view in target.views)
     inside = int(asked.is_in.sum())
     enough = min(inside, len(asked.is_in) - inside) >= LEAST
@@ -162,19 +154,6 @@ def audit_release(
     )
 
 
-def _attack_all(target: Target, question: Question) -> tuple[dict[tuple[str, str], Floats], dict[str, str]]:
-    """Scores by view and attack, and why there are none."""
-    scores, undefined = dict[tuple[str, str], Floats](), dict[str, str]()
-    for name in target.views:
-        view = target.view(name, question)
-        for attack in membership_attacks().values():
-            try:
-                scores[str(name), attack.name] = membership_scores(attack, view)
-            except AuditError as error:
-                undefined[f"{name}/{attack.name}"] = str(error)
-    return scores, undefined
-
-
 def judged(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray[np.bool_]) -> Seen:
     """Choose on every second candidate, judge on the others: their order is random."""
     mine = {name: values for (of, name), values in scores.items() if of == view}
@@ -182,21 +161,15 @@ def judged(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray
     areas = {name: auc(_split(values, is_in, choosing)) for name, values in mine.items()}
     best = max(areas, key=lambda name: areas[name])
     values, rows = mine[best], np.flatnonzero(~choosing)
-
-    def area(index: NDArray[np.int64]) -> float:
-        picked = rows[index]
-        inside = is_in[picked]
-        return auc(Scores(values[picked][inside], values[picked][~inside])) if 0 < inside.sum() < len(inside) else 0.5
-
-    rng = np.random.default_rng(0)
-    mixed = rng.permutation(is_in[rows])
+    mixed = np.random.default_rng(0).permutation(is_in[rows])
     try:
         found = calibrated(values[choosing & ~is_in], _split(values, is_in, ~choosing), 0.01)
         rate = f"{found.tpr.value:.3f} [{found.tpr.low:.3f}, {found.tpr.high:.3f}]"
     except AuditError as error:
         rate = f"refused: {error}"
     return Seen(
-        view, best, paired_bootstrap(area, len(rows), seed=0), auc(Scores(values[rows][mixed], values[rows][~mixed])),
+        view, best, auc_interval(values[rows], is_in[rows], seed=0),
+        auc(Scores(values[rows][mixed], values[rows][~mixed])),
         rate, {name: auc(_split(v, is_in, ~choosing)) for name, v in mine.items()},
     )  # fmt: skip
 
@@ -252,14 +225,10 @@ def _accounted(target: Target, declared_size: int | None, canaries: int) -> tupl
 
 def _scores(found: ReleaseAudit) -> bytes:
     import pyarrow
-    from pyarrow import parquet
 
     columns: dict[str, Any] = {"member": found.is_in}
     columns |= {f"{view}/{name}": values for (view, name), values in found.scores.items()}
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table(columns), sink)
-    out: bytes = sink.getvalue().to_pybytes()
-    return out
+    return parquet_bytes(pyarrow.table(columns))
 
 
 def to_json(found: ReleaseAudit) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -12,12 +12,12 @@ from secagg_app.audit.exposure import Difference, Exposure, Findings, Quality
 from secagg_app.audit.inversion import Recovery
 from secagg_app.audit.plots import capacity_plot, exposure_plot, roc_plot
 from secagg_app.audit.settings import Family, Study
+from secagg_attacks.audit.verdict import HOLDS, LEAK
 from secagg_attacks.intervals import Interval
 from secagg_attacks.views import TITLES, ViewName
 
 POSITIVE = 0.7
 """The area under V1 that an overtrained family must reach, or a study shows nothing by finding nothing."""
-NO_LEAK = "no leak detected by these attacks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,16 @@ class Group:
     exposures: tuple[Exposure, ...]
     qualities: tuple[Quality, ...]
     differences: tuple[Difference, ...]
-    plot: Markup = field(repr=False)
-    roc: Markup = field(repr=False)
+
+    @property
+    def plot(self) -> Markup:
+        """Areas by rounds and view."""
+        return exposure_plot(self.exposures)
+
+    @property
+    def roc(self) -> Markup:
+        """Of V1."""
+        return roc_plot([each for each in self.exposures if each.view is ViewName.V1], self.qualities)
 
     @property
     def learnt(self) -> dict[int, bool]:
@@ -49,12 +57,10 @@ def groups_of(study: Study, found: Findings) -> list[Group]:
                 continue
             mine.sort(key=lambda each: (each.rounds, each.view))
             qualities = [q for q in found.qualities if (q.family, q.epsilon) == (family.name, epsilon)]
-            first = [each for each in mine if each.view is ViewName.V1]
             groups.append(
                 Group(
                     family, epsilon, len(mine[0].areas), tuple(mine), tuple(sorted(qualities, key=lambda q: q.rounds)),
                     tuple(d for d in found.differences if (d.family, d.epsilon) == (family.name, epsilon)),
-                    exposure_plot(mine), roc_plot(first, qualities),
                 )
             )  # fmt: skip
     return groups
@@ -64,7 +70,7 @@ def reading(exposure: Exposure, learnt: bool) -> str:
     """One cell in words. What has learnt nothing has nothing to show, and is not protected by that."""
     if not learnt:
         return "nothing learnt"
-    return "leak detected" if exposure.leaks else NO_LEAK
+    return LEAK if exposure.leaks else HOLDS
 
 
 def short_lines(groups: Sequence[Group]) -> list[str]:

@@ -4,17 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import AuditError, ModelError
+from secagg.errors import AuditError
 from secagg.plan import Plan, TaskSpec
 from secagg.release import CERTIFICATE
-from secagg_attacks.releases import ReleasedRun, candidates_of
+from secagg_attacks.releases import ReleasedRun, candidates_of, check_apart
 from secagg_attacks.views import FinalModel, Public, Question, View, ViewName
 from secagg_client.data import DataConfig, Examples, load_examples
 from secagg_client.evaluation import read_adapter
-from secagg_client.models import LoadedBase, load_base
+from secagg_client.models import LoadedBase, load_base_for_command
 from secagg_client.plan_options import validated
 from secagg_client.planning import make_plan
 
@@ -30,10 +31,14 @@ class Target:
     """A run to attack. `released` None: a PEFT adapter of which nothing else is known."""
 
     folder: Path
-    plan: Plan = field(repr=False)
-    base: LoadedBase = field(repr=False)
+    public: Public
     released: ReleasedRun | None = field(repr=False)
     adapter: dict[str, Any] = field(repr=False)
+
+    @property
+    def plan(self) -> Plan:
+        """Of the first round."""
+        return self.public.plan
 
     @property
     def views(self) -> tuple[ViewName, ...]:
@@ -43,14 +48,24 @@ class Target:
     def view(self, name: ViewName, question: Question | None) -> View:
         """Raises AuditError for a view that cannot be had."""
         if self.released is not None:
-            return self.released.view(name, self.base, question)
+            return self.released.view(name, self.public, question)
         if name is not ViewName.V3:
             raise AuditError(f"{self.folder} is an adapter alone: only v3, the final model, can be seen of it")
-        return FinalModel(Public(self.plan, self.base, 1, 1, 1), question, self.adapter)
+        return FinalModel(self.public, question, self.adapter)
 
     def examples(self, source: Path) -> Examples:
         """A table of records, as the run's task reads it. Raises DataError."""
         return load_examples(DataConfig(source=str(source)), self.plan.task)
+
+
+def task_of(kind: str | None, labels: str | None) -> TaskSpec | None:
+    """What an adapter without a certificate does. Raises UsageError."""
+    if kind is None:
+        return None
+    names = tuple(label.strip() for label in labels.split(",")) if labels else ()
+    if (kind == "classify") != bool(names):
+        raise click.UsageError("--labels goes with --task classify, and only with that")
+    return TaskSpec(kind=kind, labels=names, max_length=128)
 
 
 def target_of(folder: Path, earlier: "Sequence[Path]", base: str | None, task: TaskSpec | None) -> Target:
@@ -58,7 +73,8 @@ def target_of(folder: Path, earlier: "Sequence[Path]", base: str | None, task: T
     if (folder / CERTIFICATE).is_file():
         run = ReleasedRun.read(folder, earlier)
         plan = run.first.plan
-        return Target(folder, plan, _base(base, plan.base_model, plan.task), run, dict(run.last.adapter))
+        public = run.public(load_base_for_command(base, plan.base_model, plan.task))
+        return Target(folder, public, run, dict(run.last.adapter))
     if earlier:
         raise AuditError(f"{folder} has no certificate, so it has no earlier rounds: leave --earlier out")
     if task is None:
@@ -69,20 +85,11 @@ def target_of(folder: Path, earlier: "Sequence[Path]", base: str | None, task: T
     poolings = ("model", "mean") if task.kind == "classify" else ("model",)
     for pooling in poolings:  # which of them it was trained under shows in the tensors' names
         spec = task.model_copy(update={"pooling": pooling})
-        loaded = _base(base, str(config.get("base_model_name_or_path")), spec)
+        loaded = load_base_for_command(base, str(config.get("base_model_name_or_path")), spec)
         plan = _plan_like(config, spec, loaded)
         if {each.name: each.shape for each in plan.tensors} == {name: t.shape for name, t in tensors.items()}:
-            return Target(folder, plan, loaded, None, dict(tensors))
+            return Target(folder, Public(plan, loaded, 1, 1, 1), None, dict(tensors))
     raise AuditError(f"{folder}: its tensors are not those of LoRA on {loaded.architecture} for task {task.kind}")
-
-
-def _base(given: str | None, named: str, task: TaskSpec) -> LoadedBase:
-    try:
-        return load_base(given or named, task)
-    except ModelError as error:
-        if given is not None:
-            raise
-        raise ModelError(f"{error}. If you have a copy of {named}, give its folder with --base") from error
 
 
 def _plan_like(config: dict[str, Any], task: TaskSpec, base: LoadedBase) -> Plan:
@@ -121,7 +128,7 @@ def asked(target: Target, members: Path, nonmembers: Path) -> Asked:
     Raises DataError; AuditError for overlap or too few.
     """
     inside, outside = target.examples(members), target.examples(nonmembers)
-    candidates_of(inside, outside)  # both in full: what is wrong with them is said before they are cut
+    check_apart(inside, outside)  # both in full: what is wrong with them is said before they are cut
     cut = len(outside) - len(outside) // 5
     candidates, is_in = candidates_of(inside, outside.select(range(cut)))
     population = outside.select(range(cut, len(outside)))

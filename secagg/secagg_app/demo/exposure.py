@@ -18,7 +18,7 @@ def check(run: "Federated", release: Path) -> ExposureCheck | None:
 
     None where there are fewer than LEAST of either kind to ask, and as many again to choose the attack on.
     """
-    from secagg_app.audit.release import judged
+    from secagg_app.audit.release import judged, reading
     from secagg_app.audit.target import target_of
     from secagg_attacks.attack import membership_scores
     from secagg_attacks.blind import LEAST, blind_baseline
@@ -43,14 +43,5 @@ def check(run: "Federated", release: Path) -> ExposureCheck | None:
     seen, blind = judged(ViewName.V3, scores, is_in), blind_baseline(candidates.texts, is_in, seed=0)
     return ExposureCheck(
         attack=seen.attack, members=len(members), others=len(others), area=seen.area.value, low=seen.area.low,
-        high=seen.area.high, blind_p=blind.p_value, reading=reading(seen.area.low, blind.p_value),
+        high=seen.area.high, blind_p=blind.p_value, reading=reading(seen.area.low, blind),
     )  # fmt: skip
-
-
-def reading(low: float, blind_p: float) -> str:
-    """In words."""
-    from secagg_app.audit.release import BLIND, LEAK, NO_LEAK, VOID
-
-    if blind_p < VOID:
-        return BLIND
-    return LEAK if low > 0.5 else NO_LEAK
