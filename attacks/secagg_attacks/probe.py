@@ -45,7 +45,7 @@ class Probe:
 
     def __init__(self, public: Public, data: Examples) -> None:
         self._public, self._data = public, data
-        self._plan = _in_float32(public.plan)
+        self._plan = in_float32(public.plan)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._task: AnyTask = training_task(self._plan, public.base, self._device)
         self._rows = self._task.encode(data)
@@ -186,5 +186,6 @@ def probe_of(public: Public, data: Examples) -> Probe:
     return probe
 
 
-def _in_float32(plan: Plan) -> Plan:
+def in_float32(plan: Plan) -> Plan:
+    """The same plan, to be asked in float32 whatever it is trained in."""
     return plan.model_copy(update={"training": plan.training.model_copy(update={"precision": "fp32"})})

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secagg._numba import kernel
+from secagg._numba import summing_kernel
 from secagg.errors import TrainingError
 from secagg_client.noise import GRID, clip_radius, rounded_to_grid
 
@@ -51,23 +51,17 @@ def _factors(views: list[NDArray[np.float32]], clip: float) -> NDArray[np.float6
     return np.where(np.isfinite(squares), factors, 0.0)
 
 
-@kernel
+@summing_kernel
 def _add_squares(rows: NDArray[np.float32], squares: NDArray[np.float64]) -> None:
-    length = rows.shape[1]
     for example in range(rows.shape[0]):
-        row = rows[example]
-        a, b, c, d = 0.0, 0.0, 0.0, 0.0  # four sums at a time: one would wait for each addition
-        for index in range(0, length - 3, 4):
-            a += np.float64(row[index]) * np.float64(row[index])
-            b += np.float64(row[index + 1]) * np.float64(row[index + 1])
-            c += np.float64(row[index + 2]) * np.float64(row[index + 2])
-            d += np.float64(row[index + 3]) * np.float64(row[index + 3])
-        for index in range(length - length % 4, length):
-            a += np.float64(row[index]) * np.float64(row[index])
-        squares[example] += (a + b) + (c + d)
+        square = 0.0
+        for index in range(rows.shape[1]):
+            value = np.float64(rows[example, index])
+            square += value * value
+        squares[example] += square
 
 
-@kernel
+@summing_kernel
 def _add_rounded(
     rows: NDArray[np.float32], factors: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]
 ) -> None:
@@ -79,5 +73,5 @@ def _add_rounded(
         for index in range(rows.shape[1]):
             whole = np.rint(np.float64(rows[example, index]) * factor)
             total[index] += whole
-            square += whole * whole
+            square += whole * whole  # whole numbers: exact in any order
         squares[example] += square

@@ -21,8 +21,20 @@ def kernel(function: Kernel) -> Kernel:
 
     Where no folder can hold the cache (a read-only install without a home), each process compiles for itself.
     """
+    return _compiled(function, fastmath=False)
+
+
+def summing_kernel(function: Kernel) -> Kernel:
+    """The same, and floating-point sums may be added in any order: vector lanes, then across them.
+
+    For sums whose order does not matter: exact ones (whole numbers), or norms whose last bits are not fixed anyway.
+    """
+    return _compiled(function, fastmath={"reassoc"})
+
+
+def _compiled(function: Kernel, *, fastmath: bool | set[str]) -> Kernel:
     try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(function)
     except RuntimeError:
-        compiled = numba.njit(nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
     return cast("Kernel", compiled)

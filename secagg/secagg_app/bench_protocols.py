@@ -4,7 +4,6 @@ One thread for both. `sealed` covers quantising, sampling, sealing, and with `ke
 HPKE boxes; CKKS covers encoding, encryption under the public key and serialisation, as its users call it.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -28,6 +27,7 @@ from secagg.errors import OpeningError
 from secagg.opening import Opening, open_sum
 from secagg.parameters import SealedParameters, choose
 from secagg.sealing import Sealed, seal_update
+from secagg_app.json_option import SCREEN, json_option, write_json
 
 CLIP = 0.01
 BITS = 16
@@ -307,10 +307,10 @@ def print_result(result: BenchResult, console: Console) -> None:
 @click.option("--n-max", type=click.IntRange(2), default=1000, show_default=True, help="Cohort the parameters carry.")
 @click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Runs behind each median.")
 @click.option("--tenseal/--no-tenseal", default=True, show_default=True, help="Also measure TenSEAL CKKS.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here.")
-def protocols(params: int, clients: int, n_max: int, repeats: int, tenseal: bool, json_path: Path | None) -> None:
+@json_option
+def protocols(params: int, clients: int, n_max: int, repeats: int, tenseal: bool, json_file: Path | None) -> None:
     """Measure sealing, adding and opening on this machine, beside TenSEAL CKKS."""
     result = run_bench(params, clients, max(n_max, clients), repeats, tenseal)
-    print_result(result, Console())
-    if json_path is not None:
-        json_path.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    print_result(result, Console(stderr=json_file == SCREEN))
+    if json_file is not None:
+        write_json(json_file, result.to_json())

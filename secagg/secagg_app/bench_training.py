@@ -6,7 +6,6 @@ memory comes from a fresh process an arm.
 """
 
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -18,6 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from secagg_app.json_option import SCREEN, json_option, write_json
 from secagg_app.workers import workers
 
 if TYPE_CHECKING:
@@ -181,27 +181,28 @@ def _resident(key: str) -> float:
     raise click.ClickException(f"/proc/self/status has no {key}: memory is measured on Linux only")
 
 
-@click.command(epilog="Example: secagg bench training --model smollm2 --json training.json")
+@click.command(epilog="Example: secagg bench training --model minilm --json training.json")
 @click.option("--model", type=click.Choice(["minilm", "smollm2", "all"]), default="all", show_default=True)
 @click.option("--blocks", type=click.IntRange(1), default=5, show_default=True, help="Blocks of steps an arm.")
 @click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Steps a block.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures here.")
+@json_option
 def training(model: str, blocks: int, steps: int, json_file: Path | None) -> None:
     """A private training step beside the same step without privacy, and beside what people run today.
 
     MiniLM (32x64, 128x32) and SmolLM2-135M (8x128, 32x64): LoRA of rank 8 on query and value of all layers.
     """
-    from secagg_host.durable import write_atomic
-
     console = Console(stderr=True)
+    tables = console if json_file == SCREEN else Console()
     costs = list[ShapeCost]()
     for name, batch, tokens in SHAPES:
         if model in (name, "all"):
             console.print(f"{name}, {batch} x {tokens} tokens ...")
             costs.append(run_shape(name, batch, tokens, blocks, steps))
-            Console().print(_table(costs[-1]))
-            if json_file is not None:  # after each: a machine that is needed loses nothing
-                write_atomic(json_file, (json.dumps(to_json(costs), indent=2) + "\n").encode())
+            tables.print(_table(costs[-1]))
+            if json_file is not None and json_file != SCREEN:  # after each: a machine that is needed loses nothing
+                write_json(json_file, to_json(costs))
+    if json_file == SCREEN:
+        write_json(json_file, to_json(costs))
 
 
 def to_json(costs: list[ShapeCost]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ are all in the figure. The others are what people run today, written as their do
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ Steps = Callable[[int], StepTimes]
 
 def prepare(arm: Arm, load: Workload) -> Steps:
     """Load the model and return what takes steps with it. Raises ModelError."""
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")  # of Opacus' arms, at every step
     if arm in OURS:
         return _ours(load, private=arm.startswith("dp"), precision="fp32" if arm.endswith("fp32") else "bf16")
     if arm == "peft_fp32":

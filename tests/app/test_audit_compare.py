@@ -74,6 +74,19 @@ def test_a_run_is_repeatable_and_its_file_holds_all_of_it(family: Family, tmp_pa
         from_file(tmp_path / "run")
 
 
+def test_those_that_are_not_asked_change_nothing_for_the_others(family: Family) -> None:
+    """Of attacks that do not standardise over the candidates."""
+    job = Job("small", 1, 0.0, 0)
+    every = score_job(family, job)
+    some = score_job(family.model_copy(update={"asked": 60}), job)
+    assert len(some.member) == 60
+    assert np.array_equal(some.member, every.member[:60])
+    np.testing.assert_allclose(some.scores["v3", "loss"], every.scores["v3", "loss"][:60], rtol=1e-5)
+    assert (some.value, some.blind_p) == (every.value, every.blind_p)
+    with pytest.raises(ValueError, match="97 candidates cannot be asked of a pool of 96"):
+        Family.model_validate(family.model_dump() | {"asked": 97})
+
+
 def test_rounds_share_members_and_draws(family: Family) -> None:
     one, two = (score_job(family, Job("small", rounds, 0.0, 1)) for rounds in (1, 2))
     assert np.array_equal(one.member, two.member)

@@ -29,6 +29,12 @@ def test_the_command_writes_every_number(tmp_path: Path) -> None:
     assert numbers["detail"]["machine"]["threads_used"] == 1
 
 
+def test_without_a_file_json_goes_to_the_screen_and_nothing_else() -> None:
+    result = CliRunner().invoke(protocols, ["--params", "5000", "--repeats", "1", "--no-tenseal", "--json"])
+    assert result.exit_code == 0, result.output
+    assert "detail" in json.loads(result.stdout)
+
+
 def test_tenseal_can_be_left_out() -> None:
     result = run_bench(20_000, clients=3, n_max=3, repeats=1, with_tenseal=False)
     assert result.tenseal is None

@@ -28,10 +28,11 @@ Bools = NDArray[np.bool_]
 class Pools:
     """A family's texts, apart from each other: candidates [pool], others that nobody trains on, and held-out ones.
 
-    `owner` [pool] is the client that has a candidate when its coin says so.
+    `owner` [pool] is the client that has a candidate when its coin says so. `asked` are the first of the candidates.
     """
 
     candidates: Examples
+    asked: Examples
     population: Examples
     held_out: Examples
     owner: NDArray[np.int64] = field(repr=False)
@@ -51,6 +52,7 @@ def pools_of(family_json: str) -> Pools:
     first, second = family.pool, family.pool + family.population
     return Pools(
         examples_of(texts[:first], corpus.labels, "candidates"),
+        examples_of(texts[: family.asked or first], corpus.labels, "candidates"),
         examples_of(texts[first:second], corpus.labels, "population"),
         examples_of(texts[second:], corpus.labels, "held-out"),
         np.arange(family.pool) % family.clients,

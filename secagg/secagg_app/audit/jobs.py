@@ -7,7 +7,8 @@ metadata. Written whole or not at all, so a study that was killed goes on where 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ META = b"secagg"
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a run came to. Scores are by view and attack, [candidates]; `probabilities` those of the right answer under
-    the released model, `local` under the last model of the client that a candidate is asked of: V1 has that.
+    """What a run came to. Scores are by view and attack, [asked]; `probabilities` those of the right answer under the
+    released model, `local` under the last model of the client that a candidate is asked of: V1 has that.
 
     `undefined` says why an attack gave no score under a view. `start` and `value` are of the held-out examples.
     """
@@ -52,33 +53,63 @@ class JobResult:
 
 def score_job(family: Family, job: Job) -> JobResult:
     """Run a federation and attack it. Raises the SecaggError of whatever refuses it."""
-    from secagg.encodings.registry import encoding_of
     from secagg_app.audit.federation import coins_of, pools_of, public_of, run_job
     from secagg_attacks.battery import attack_all
     from secagg_attacks.views import Question, ViewName
-    from secagg_client.evaluation import evaluate_adapter
 
     began = time.perf_counter()
     pools, public = pools_of(family.model_dump_json()), public_of(family, job)
     record = run_job(family, job, public, pools)
-    question = Question(pools.candidates, pools.population, tuple(pools.owner.tolist()))
+    count = len(pools.asked)
+    question = Question(pools.asked, pools.population, tuple(pools.owner[:count].tolist()))
     scores, undefined = attack_all([record.view(name, question) for name in ViewName])
     probabilities, local, population = _signals(record, question)
-    config = encoding_of(public.plan).adapter_config(public.plan)
-    start, end = (
-        evaluate_adapter(config, tensors, public.base, pools.held_out, where="the run")
-        for tensors in (public.start(), dict(record.final))
-    )
-    measure = "accuracy" if public.plan.task.labels else "loss"
+    held_out = _held_out(family.model_dump_json())
     sigma, rate = _mechanism(public)
     coins = coins_of(family, job.run)
     return JobResult(
-        job=job, member=coins, owner=pools.owner, scores=scores, probabilities=probabilities,
-        local=local, population=population,
-        undefined=undefined, measure=measure, start=float(getattr(start, measure)), value=float(getattr(end, measure)),
+        job=job, member=coins[:count], owner=pools.owner[:count], scores=scores, probabilities=probabilities,
+        local=local, population=population, undefined=undefined, measure=held_out.measure,
+        start=held_out.start, value=held_out.quality(public, dict(record.final)),
         sigma=sigma, rate=rate, steps=family.steps, seconds=time.perf_counter() - began,
         blind_p=_blind(pools.candidates, coins),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A family's held-out texts, with what no adapter changes of them; `start` is the quality before training."""
+
+    data: Any = field(repr=False)
+    task: Any = field(repr=False)
+    measure: str
+    start: float = 0.0
+
+    def quality(self, public: Any, tensors: dict[str, Any]) -> float:
+        """Of an adapter, of the clients' kind or of the release's."""
+        from secagg.encodings.registry import encoding_of
+        from secagg_client.evaluation import evaluate_adapter
+
+        plan = public.plan
+        is_clients = set(tensors) == {spec.name for spec in plan.tensors}
+        config = plan.adapter_config if is_clients else encoding_of(plan).adapter_config(plan)
+        found = evaluate_adapter(config, tensors, public.base, self.data, where="the run", task=self.task)
+        return float(getattr(found, self.measure))
+
+
+@lru_cache(maxsize=2)
+def _held_out(family_json: str) -> HeldOut:
+    """All runs of a family start alike, so this is found once."""
+    from secagg_app.audit.federation import pools_of, public_of
+    from secagg_attacks.probe import in_float32
+    from secagg_client.prefix import training_task
+    from secagg_client.training import TrainOptions
+
+    family = Family.model_validate_json(family_json)
+    public, data = public_of(family, family.jobs()[0]), pools_of(family_json).held_out
+    task = training_task(in_float32(public.plan), public.base, TrainOptions().torch_device())
+    found = HeldOut(data, task, "accuracy" if public.plan.task.labels else "loss")
+    return replace(found, start=found.quality(public, public.start()))
 
 
 def _signals(record: Any, question: Any) -> tuple[Floats, Floats, Floats]:

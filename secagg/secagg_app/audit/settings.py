@@ -15,6 +15,7 @@ class Family(Frozen):
     """Federations of one kind. Each has `pool` candidates, members by a coin each, dealt to `clients` in equal parts.
 
     `source` is `tweets` or `plays` (the demo's), or a file or data set id as for `secagg simulate`.
+    `asked` of the candidates are attacked, which are as random as the rest; None is all of them.
     `rounds` and `epsilon` (0: no differential privacy) are crossed; every combination is run `runs` times, with coins
     and sampling by the run's number alone, so that all combinations see the same members in the same order. Each run is
     a target once, and a shadow for the others.
@@ -25,6 +26,7 @@ class Family(Frozen):
     source: str = "tweets"
     clients: int = Field(default=4, ge=3)
     pool: int = Field(ge=80)
+    asked: int | None = Field(default=None, ge=40)
     population: int = Field(default=200, ge=20)
     held_out: int = Field(default=600, ge=20)
     rounds: tuple[int, ...] = (1, 3, 10)
@@ -46,6 +48,8 @@ class Family(Frozen):
             raise ValueError(f"family {self.name}: every number of rounds must divide {self.steps} steps")
         if any(epsilon < 0 for epsilon in self.epsilon):
             raise ValueError(f"family {self.name}: epsilon is not below 0")
+        if self.asked is not None and self.asked > self.pool:
+            raise ValueError(f"family {self.name}: {self.asked} candidates cannot be asked of a pool of {self.pool}")
         return self
 
     @property
@@ -112,8 +116,14 @@ _LANGUAGE = {
 QUICK = Study(
     name="quick",
     families=(
-        Family(name="equal steps", pool=800, rounds=(1, 10), runs=4, steps=10, **_TWEETS),  # type: ignore[arg-type]
-        Family(name="overtrained", rounds=(1, 10), runs=2, **{**_OVERTRAINED, "steps": 60, "pool": 256}),  # type: ignore[arg-type]
+        Family(name="equal steps", pool=800, asked=200, rounds=(1, 5), runs=3, steps=10, held_out=300, **_TWEETS),  # type: ignore[arg-type]
+        Family(
+            name="overtrained",
+            rounds=(1, 5),
+            runs=2,
+            held_out=300,
+            **{**_OVERTRAINED, "steps": 40, "pool": 128, "batch_size": 16},  # type: ignore[arg-type]
+        ),
     ),
     inversion=Inversion(ranks=(8,), repeats=3),
 )
