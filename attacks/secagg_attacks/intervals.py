@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ class Interval:
     high: float
     count: int
     confidence: float = 0.95
+
+    def within(self, low: float, high: float) -> "Interval":
+        """Cut to what the figure can be: no area is above 1, however few runs it rests on."""
+        return replace(self, low=min(max(self.low, low), high), high=max(min(self.high, high), low))
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:

@@ -1,6 +1,7 @@
 """`secagg audit compare`: runs that go on, figures whose answer is known, a report that says what it must."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +18,8 @@ from secagg_app.audit.compare import hours
 from secagg_app.audit.exposure import findings
 from secagg_app.audit.federation import coins_of
 from secagg_app.audit.jobs import JobResult, Jobs, from_file, run_jobs, score_job, to_bytes
-from secagg_app.audit.report import groups_of, page, reading, short_lines
-from secagg_app.audit.settings import PRESETS, Family, Inversion, Job, Study
+from secagg_app.audit.report import frontiers_of, groups_of, noise_of_clients, page, reading, short_lines
+from secagg_app.audit.settings import PRESETS, ClientPrivacy, Family, Inversion, Job, Study
 from secagg_app.main import cli
 from secagg_attacks.audit.verdict import HOLDS
 from secagg_attacks.blind import VOID
@@ -159,7 +160,56 @@ def test_the_report_says_what_it_must(family: Family) -> None:
     lines = short_lines(groups_of(study, found))
     assert any("nothing learnt" in line for line in lines if "epsilon 8" in line)
     assert all("nothing learnt" not in line for line in lines if "no differential privacy" in line)
-    assert reading(found.exposures[0], learnt=False) == "nothing learnt"
+    weak, strong = min(found.exposures, key=lambda e: e.area.low), max(found.exposures, key=lambda e: e.area.low)
+    assert reading(weak, learnt=False) == "nothing learnt"
+    assert reading(strong, learnt=False) == "leak detected, and nothing learnt"
+
+
+def test_an_interval_of_areas_stays_an_area() -> None:
+    runs = [result(1, run, shift) for run, shift in enumerate((0.0, 5.0))]
+    assert all(0 <= each.area.low <= each.area.high <= 1 for each in findings(runs).exposures)
+
+
+def test_schedules_of_several_lengths_are_shown_at_equal_quality(family: Family) -> None:
+    families = tuple(
+        family.model_copy(update={"name": f"{steps} steps", "steps": steps, "frontier": "tuned", "epsilon": (0.0,)})
+        for steps in (4, 8)
+    )
+    runs = [
+        replace(each, job=replace(each.job, family=one.name))
+        for one in families for rounds in (1, 2) for each in (result(rounds, run, 0.5) for run in range(3))
+    ]  # fmt: skip
+    study, found = Study(name="test", families=families), findings(runs)
+    (frontier,) = frontiers_of(groups_of(study, found))
+    assert [view for view, _ in frontier.plots] == ["V1", "V2"]
+    assert "Exposure at equal quality: tuned" in page(study, found, [], [0.5], "today", "")
+
+
+def test_noise_of_clients_says_what_it_promises(family: Family) -> None:
+    """Two releases of sigma 2 are one of 2 / sqrt 2; with sigma 2 sqrt 2 they are one of sigma 2."""
+    promised = {
+        equal: noise_of_clients(
+            Family.model_validate(
+                family.model_dump()
+                | {"epsilon": (0.0,), "client_noise": ClientPrivacy(clip=1.0, sigma=2.0, equal=equal)}
+            )
+        )
+        for equal in ("total", "release")
+    }
+    epsilons = {equal: [re.search(r"epsilon (\S+) for", line) for line in lines] for equal, lines in promised.items()}
+    total, release = ([float(found[1]) for found in each if found] for each in epsilons.values())
+    assert total[0] == release[0] == pytest.approx(total[1], rel=0.01)
+    assert release[1] > 1.3 * release[0]
+    with pytest.raises(ValueError, match="goes without that of records"):
+        Family.model_validate(family.model_dump() | {"client_noise": ClientPrivacy(clip=1.0, sigma=2.0, equal="total")})
+
+
+def test_noise_of_clients_changes_what_is_sent(family: Family) -> None:
+    plain, noisy = (
+        score_job(family.model_copy(update={"epsilon": (0.0,), "client_noise": noise}), Job("small", 1, 0.0, 0))
+        for noise in (None, ClientPrivacy(clip=0.1, sigma=5.0, equal="release"))
+    )
+    assert plain.value != noisy.value or not np.array_equal(plain.probabilities, noisy.probabilities)
 
 
 def test_the_command_writes_page_figures_and_scores(

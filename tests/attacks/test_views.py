@@ -7,6 +7,7 @@ import pytest
 
 from secagg.adapter import flatten
 from secagg.errors import AuditError
+from secagg_attacks.record import ClientNoise
 from secagg_attacks.views import Participant, SecureSums, SumRound, ViewName
 from tests.attacks.federation import public_of, record_of
 from tests.client.support import LM, MEAN, loaded
@@ -57,3 +58,16 @@ def test_what_is_not_there_is_refused(tiny_llama_dir: Path) -> None:
     alone = SumRound({}, np.zeros(public.plan.length, np.float32), 1)
     with pytest.raises(AuditError, match="no other clients"):
         Participant(public, None, (alone,), {}, 0, np.zeros((1, public.plan.length), np.float32)).messages()
+
+
+def test_noise_of_clients_is_cut_and_shared() -> None:
+    """Four shares of sigma C / 2 are noise of sigma C on the sum; before it, no change is longer than C."""
+    noise, rng = ClientNoise(clip=2.0, sigma=0.5), np.random.default_rng(0)
+    still = ClientNoise(clip=2.0, sigma=1e-9)
+    assert np.linalg.norm(still.applied(np.full(9, 7, np.float32), 4, rng)) == pytest.approx(2.0, rel=1e-5)
+    short = np.full(9, 0.1, np.float32)
+    np.testing.assert_allclose(still.applied(short, 4, rng), short, atol=1e-6)
+    total = sum(noise.applied(np.zeros(40_000, np.float32), 4, rng).astype(np.float64) for _ in range(4))
+    assert np.std(total) == pytest.approx(1.0, abs=5 / np.sqrt(2 * 40_000))
+    with pytest.raises(AuditError, match="above 0"):
+        ClientNoise(clip=0.0, sigma=1.0)

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ def say(text: str) -> None:
 
 @click.command(epilog="Example: secagg audit compare --preset quick --out runs/exposure")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="quick", show_default=True,
-              help="quick: some 5 minutes; full: some 90; paper: the whole matrix, for a cluster.")  # fmt: skip
+              help="quick: some 5 minutes; full: some 90; arms: schedules at equal quality, noise of clients; paper: "
+              "the whole matrix, for a cluster.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/exposure"),
               show_default=True, help="Scores and report; a study that was killed goes on where it was.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True,
@@ -152,11 +153,25 @@ def hours(study: Study) -> float:
     return sum(_seconds(family) * len(family.jobs()) for family in study.families) / 2 / 3600
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one thread for an example: to train on it, to have its loss, and its gradient for an attack."""
+
+    train: float
+    loss: float
+    gradient: float
+
+
+MINILM, SMOLLM2 = Cost(0.004, 0.002, 0.005), Cost(0.15, 0.05, 0.12)
+
+
 def _seconds(family: Family) -> float:
-    """Of one run and one thread: training, and per-example gradients of all candidates in each round."""
-    example = 0.005 if family.model == "minilm" else 0.06
+    """Of one run and one thread: each round is asked for its own gradients, and every client's model for losses."""
+    cost = MINILM if family.model == "minilm" else SMOLLM2
     rounds = sum(family.rounds) / len(family.rounds)
-    return example * (family.steps * family.batch_size * family.clients + (rounds + 6) * family.pool)
+    losses, gradients = rounds * (family.clients + 1) + 4, rounds + 1
+    trained = family.steps * family.batch_size * family.clients
+    return cost.train * trained + (family.asked or family.pool) * (cost.loss * losses + cost.gradient * gradients)
 
 
 def _fetch(study: Study) -> None:

@@ -132,11 +132,11 @@ def _exposure(cell: Cell, runs: Sequence[JobResult], view: ViewName) -> Exposure
     picks = [int(np.delete(areas, number, axis=0).mean(axis=0).argmax()) for number in range(len(runs))]
     own = [float(areas[number, pick]) for number, pick in enumerate(picks)]
     rng = np.random.default_rng(0)
-    shuffled = [auc(_shuffled(each[names[pick]], rng)) for each, pick in zip(scores, picks, strict=True)]
+    shuffled = t_interval([auc(_shuffled(each[names[pick]], rng)) for each, pick in zip(scores, picks, strict=True)])
     last = scores[-1][names[0]]
     return Exposure(
-        *cell, view, t_interval(own), tuple(own), tuple(names[pick] for pick in picks),
-        dict(zip(names, areas.mean(axis=0).tolist(), strict=True)), t_interval(shuffled), _rate(scores, areas, names),
+        *cell, view, t_interval(own).within(0, 1), tuple(own), tuple(names[pick] for pick in picks),
+        dict(zip(names, areas.mean(axis=0).tolist(), strict=True)), shuffled.within(0, 1), _rate(scores, areas, names),
         len(last.members), len(last.nonmembers),
         curve(_pooled([each[names[pick]] for each, pick in zip(scores, picks, strict=True)])),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from secagg_app.demo.settings import TaskRecipe, own_classify_recipe, text_recip
 from secagg_app.demo.split import deduplicate
 from secagg_app.simulate.federation import corpus_of, examples_of, loaded_base, model_path
 from secagg_app.simulate.settings import Data
-from secagg_attacks.record import Record, recorded
+from secagg_attacks.record import ClientNoise, Record, recorded
 from secagg_attacks.views import Public
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
@@ -103,5 +103,8 @@ def run_job(family: Family, job: Job, public: Public, pools: Pools) -> Record:
     data = [pools.candidates.select(rows.tolist()) for rows in mine]
     if not all(len(part) for part in data):
         raise AuditError(f"family {family.name}: a client has no record; take a larger pool")
-    digest = hashlib.sha256(f"{family.name}/{family.seed}/{job.epsilon}/{job.run}".encode()).digest()
-    return recorded(public, data, int.from_bytes(digest[:5], "big"))
+    digest = hashlib.sha256(f"{family.frontier or family.name}/{family.seed}/{job.epsilon}/{job.run}".encode()).digest()
+    given, noise = family.client_noise, None
+    if given is not None:
+        noise = ClientNoise(given.clip, given.sigma_of(job.rounds))
+    return recorded(public, data, int.from_bytes(digest[:5], "big"), client_noise=noise)

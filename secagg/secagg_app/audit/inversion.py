@@ -181,8 +181,8 @@ def _summary(setting: Setting, view: ViewName, found: Sequence[Outcome]) -> Reco
     precisions = [each.precision for each in found if each.precision is not None]
     return Recovery(
         setting.rank, setting.tokens, setting.rounds, setting.epsilon, view,
-        t_interval([each.recall for each in found]),
-        t_interval(precisions) if len(precisions) > 1 else None,
-        t_interval([each.soft for each in found]),
+        t_interval([each.recall for each in found]).within(0, 1),
+        t_interval(precisions).within(0, 1) if len(precisions) > 1 else None,
+        t_interval([each.soft for each in found]).within(0, 1),
         tuple(each.sample for each in found if each.sample is not None),
     )  # fmt: skip

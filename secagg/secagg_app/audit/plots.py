@@ -44,6 +44,28 @@ def exposure_plot(exposures: Sequence[Exposure]) -> Markup:
     return svg(figure)
 
 
+def frontier_plot(points: Sequence[tuple[Exposure, Quality]]) -> Markup:
+    """Area under the ROC against held-out quality: one view and one privacy level; a line a number of rounds.
+
+    Schedules are compared where they are as good as each other: at one place on the horizontal axis.
+    """
+    figure, axes = new_axes(3.1)
+    marks = list[tuple[str, str, str]]()
+    for colour, rounds in zip(ROUND_COLOURS, sorted({each.rounds for each, _ in points}), strict=False):
+        mine = sorted((p for p in points if p[0].rounds == rounds), key=lambda point: point[1].value.value)
+        for area, quality in ((each.area, quality.value) for each, quality in mine):
+            axes.plot([quality.value] * 2, [area.low, area.high], color=colour, linewidth=3, alpha=0.4)
+            axes.plot([quality.low, quality.high], [area.value] * 2, color=colour, linewidth=3, alpha=0.4)
+        axes.plot([q.value.value for _, q in mine], [each.area.value for each, _ in mine], "o-", color=colour)
+        marks.append((f"{rounds} round{'s' if rounds > 1 else ''}", colour, "o"))
+    axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_xlabel(f"{points[0][1].measure}, held out")
+    axes.set_ylabel("area under the ROC", fontsize=9)
+    axes.grid(axis="y", color=GRID)
+    legend(axes, marks)
+    return svg(figure)
+
+
 def roc_plot(exposures: Sequence[Exposure], qualities: Sequence[Quality]) -> Markup:
     """ROCs over all runs of one view, on logarithmic axes; a line for each number of rounds, and the ceiling."""
     figure, axes = new_axes(3.4)

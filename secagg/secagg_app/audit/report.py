@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from secagg_app.audit.exposure import Difference, Exposure, Findings, Quality
 from secagg_app.audit.inversion import Recovery
-from secagg_app.audit.plots import capacity_plot, exposure_plot, roc_plot
-from secagg_app.audit.settings import Family, Study
+from secagg_app.audit.plots import capacity_plot, exposure_plot, frontier_plot, roc_plot
+from secagg_app.audit.settings import DELTA, Family, Study
 from secagg_attacks.audit.verdict import HOLDS, LEAK
 from secagg_attacks.intervals import Interval
 from secagg_attacks.views import TITLES, ViewName
@@ -47,6 +47,44 @@ class Group:
         return {quality.rounds: quality.learnt for quality in self.qualities}
 
 
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Schedules of several lengths at one privacy level: what each exposes, against what it learnt."""
+
+    name: str
+    epsilon: float
+    plots: tuple[tuple[str, Markup], ...]
+
+
+def frontiers_of(groups: Sequence[Group]) -> list[Frontier]:
+    """Families of one frontier taken together, under the views of a client's update and of the sum."""
+    found = list[Frontier]()
+    for name, epsilon in dict.fromkeys((g.family.frontier, g.epsilon) for g in groups if g.family.frontier):
+        mine = [group for group in groups if (group.family.frontier, group.epsilon) == (name, epsilon)]
+        plots = list[tuple[str, Markup]]()
+        for view in (ViewName.V1, ViewName.V2):
+            qualities = {(quality.family, quality.rounds): quality for group in mine for quality in group.qualities}
+            areas = [each for group in mine for each in group.exposures if each.view is view]
+            plots.append((view.upper(), frontier_plot([(e, qualities[e.family, e.rounds]) for e in areas])))
+        found.append(Frontier(name, epsilon, tuple(plots)))
+    return found
+
+
+def noise_of_clients(family: Family) -> list[str]:
+    """What a client is promised after all releases, for each number of rounds; nothing without such noise."""
+    given = family.client_noise
+    if given is None:
+        return []
+    from secagg_client.accounting import Mechanism, epsilon_spent
+
+    return [
+        f"{rounds} round{'s' if rounds > 1 else ''}: noise multiplier {given.sigma_of(rounds):.3g} a release, epsilon "
+        f"{epsilon_spent(Mechanism(1.0, given.sigma_of(rounds), rounds), DELTA):.3g} for a whole client at delta "
+        f"{DELTA:g}, against who sees sums alone"
+        for rounds in family.rounds
+    ]
+
+
 def groups_of(study: Study, found: Findings) -> list[Group]:
     """In the order of the study."""
     groups = list[Group]()
@@ -69,7 +107,7 @@ def groups_of(study: Study, found: Findings) -> list[Group]:
 def reading(exposure: Exposure, learnt: bool) -> str:
     """One cell in words. What has learnt nothing has nothing to show, and is not protected by that."""
     if not learnt:
-        return "nothing learnt"
+        return f"{LEAK}, and nothing learnt" if exposure.leaks else "nothing learnt"
     return LEAK if exposure.leaks else HOLDS
 
 
@@ -136,6 +174,7 @@ def page(
     environment.filters["interval"] = interval_text
     environment.filters["most_common"] = lambda names: Counter(names).most_common(1)[0][0]
     environment.filters["reading"] = reading
+    environment.filters["noise_of_clients"] = noise_of_clients
     groups = groups_of(study, found)
     controls, warnings = control_lines(groups, found, blind)
     samples = [sample for each in recoveries for sample in each.samples]
@@ -143,7 +182,7 @@ def page(
         study=study, made=made, groups=groups, short=short_lines(groups), warnings=warnings, controls=controls,
         titles={str(name): title for name, title in TITLES.items()}, recoveries=recoveries, samples=samples,
         capacity=capacity_plot([r for r in recoveries if r.view is ViewName.V1]) if recoveries else "",
-        inversion_text=inversion, undefined=found.undefined,
+        inversion_text=inversion, undefined=found.undefined, frontiers=frontiers_of(groups),
     )  # fmt: skip
 
 

@@ -1,14 +1,31 @@
 """What `secagg audit compare` runs: families of federations that differ in rounds and privacy alone."""
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from secagg.plan import Frozen
 
 DELTA = 1e-5
+
+
+class ClientPrivacy(Frozen):
+    """Noise on each client's change and none on records' gradients, so that clients are hidden, not records.
+
+    `sigma` is the noise multiplier of a release with one round. `equal`: `release` keeps it whatever the rounds, so
+    that more of them spend more; `total` multiplies it by the root of the rounds, so that they spend the same.
+    """
+
+    clip: float = Field(gt=0)
+    sigma: float = Field(gt=0)
+    equal: Literal["total", "release"]
+
+    def sigma_of(self, rounds: int) -> float:
+        """Of each release: R Gaussian mechanisms compose to one whose sigma is smaller by the root of R."""
+        return self.sigma * math.sqrt(rounds) if self.equal == "total" else self.sigma
 
 
 class Family(Frozen):
@@ -19,6 +36,8 @@ class Family(Frozen):
     `rounds` and `epsilon` (0: no differential privacy) are crossed; every combination is run `runs` times, with coins
     and sampling by the run's number alone, so that all combinations see the same members in the same order. Each run is
     a target once, and a shadow for the others.
+    `learning_rates` are factors by "rounds/epsilon" for schedules that are tuned each; families with one name for
+    `frontier` differ in steps alone, and are shown together: exposure against held-out quality.
     """
 
     name: str = Field(min_length=1)
@@ -39,6 +58,8 @@ class Family(Frozen):
     learning_rates: dict[str, float] = Field(default_factory=dict)
     max_length: int = Field(default=32, ge=8)
     rank: int = Field(default=8, ge=1)
+    frontier: str = ""
+    client_noise: ClientPrivacy | None = None
     positive_control: bool = False
     seed: int = 0
 
@@ -50,6 +71,8 @@ class Family(Frozen):
             raise ValueError(f"family {self.name}: epsilon is not below 0")
         if self.asked is not None and self.asked > self.pool:
             raise ValueError(f"family {self.name}: {self.asked} candidates cannot be asked of a pool of {self.pool}")
+        if self.client_noise is not None and any(self.epsilon):
+            raise ValueError(f"family {self.name}: noise of clients goes without that of records: epsilon = [0]")
         return self
 
     @property
@@ -118,23 +141,40 @@ QUICK = Study(
     families=(
         Family(name="equal steps", pool=800, asked=200, rounds=(1, 5), runs=3, steps=10, held_out=300, **_TWEETS),  # type: ignore[arg-type]
         Family(
-            name="overtrained",
-            rounds=(1, 5),
-            runs=2,
-            held_out=300,
+            name="overtrained", rounds=(1, 5), runs=3, held_out=300,
             **{**_OVERTRAINED, "steps": 40, "pool": 128, "batch_size": 16},  # type: ignore[arg-type]
         ),
     ),
     inversion=Inversion(ranks=(8,), repeats=3),
-)
+)  # fmt: skip
 FULL = Study(
     name="full",
     families=(
-        Family(name="equal steps", pool=2560, runs=12, steps=30, **_TWEETS),  # type: ignore[arg-type]
+        Family(name="equal steps", pool=2560, asked=512, runs=12, steps=30, **_TWEETS),  # type: ignore[arg-type]
         Family(name="overtrained", runs=3, **_OVERTRAINED),  # type: ignore[arg-type]
-        Family(name="language model", rounds=(1, 5, 10), runs=3, **_LANGUAGE),  # type: ignore[arg-type]
+        Family(name="language model", rounds=(1, 5), runs=3, **_LANGUAGE),  # type: ignore[arg-type]
     ),
 )
+ARMS = Study(
+    name="arms",
+    families=(
+        *(
+            Family(
+                name=f"best tuned, {steps} steps", pool=2560, asked=512, rounds=(1, 10), runs=6, steps=steps,
+                frontier="best tuned", learning_rates={"10/8": 3.0}, **_TWEETS,  # type: ignore[arg-type]
+            )
+            for steps in (10, 20, 30)
+        ),
+        *(
+            Family(
+                name=f"noise of clients, equal {equal}", pool=2560, asked=512, rounds=(1, 10), runs=6, steps=30,
+                epsilon=(0.0,), client_noise=ClientPrivacy(clip=2.0, sigma=0.05, equal=equal), **_TWEETS,  # type: ignore[arg-type]
+            )
+            for equal in ("total", "release")
+        ),
+    ),
+    inversion=Inversion(ranks=(8,), repeats=3),
+)  # fmt: skip
 PAPER = Study(
     name="paper",
     families=tuple(
@@ -147,4 +187,4 @@ PAPER = Study(
         for model in ("minilm", "smollm2") for rank in (4, 8, 16) for clients in (3, 4, 16)
     ),
 )  # fmt: skip
-PRESETS = {study.name: study for study in (QUICK, FULL, PAPER)}
+PRESETS = {study.name: study for study in (QUICK, FULL, ARMS, PAPER)}
