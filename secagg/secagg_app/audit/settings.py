@@ -180,7 +180,7 @@ PAPER = Study(
     families=tuple(
         Family(
             name=f"{model}, rank {rank}, {clients} clients", clients=clients, rank=rank, runs=12,
-            pool=640 * clients, epsilon=(0.0, 8.0, 3.0), steps=30,
+            pool=640 * clients, asked=512, epsilon=(0.0, 8.0, 3.0), steps=30,
             **(_TWEETS if model == "minilm" else {"model": "smollm2", "source": "plays", "batch_size": 8,
                "learning_rate": 5e-2, "max_length": 64}),
         )
