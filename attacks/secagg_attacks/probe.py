@@ -18,10 +18,11 @@ from secagg.errors import AuditError
 from secagg.plan import Plan
 from secagg_attacks.intervals import Floats
 from secagg_attacks.views import Public, Tensors, Vector
-from secagg_client.adapted import Adapted, attached, untrained
+from secagg_client.adapted import Adapted, attached, untrained, with_squares
 from secagg_client.data import Examples
 from secagg_client.per_example import PerExampleGradients
 from secagg_client.prefix import training_task
+from secagg_client.square import FACTOR
 from secagg_client.tasks import AnyTask
 from secagg_client.tasks.base import by_length, device_of
 
@@ -73,7 +74,14 @@ class Probe:
         return found
 
     def gradients(self, tensors: Tensors) -> Iterator[tuple[NDArray[np.int64], Vector]]:
-        """Per-example gradients of the loss for the trained tensors, in parts: which examples, [n, plan.length]."""
+        """Per-example gradients of the loss for the trained tensors, in parts: which examples, [n, plan.length].
+
+        Raises AuditError for an adapter of another kind than clients train.
+        """
+        if not self._is_clients(tensors):
+            raise AuditError(
+                f"method {self._plan.method} releases another adapter than clients train: it has no gradients of theirs"
+            )
         with attached(self._plan, self._public.base, self._device) as adapted:
             adapted.assign({spec.name: tensors[spec.name] for spec in self._plan.tensors})
             yield from self._parts(adapted)
@@ -126,14 +134,20 @@ class Probe:
     @contextmanager
     def _with(self, tensors: Tensors) -> Iterator[Any]:
         """The model under an adapter, of the clients' kind or of the release's."""
-        is_clients = set(tensors) == {spec.name for spec in self._plan.tensors}
+        is_clients = self._is_clients(tensors)
         config = self._plan.adapter_config if is_clients else encoding_of(self._plan).adapter_config(self._plan)
-        with untrained(self._public.base, config) as adapted:
+        with untrained(self._public.base, config) as bare:
+            adapted = with_squares(bare) if any(name.endswith(FACTOR) for name in tensors) else bare
             adapted.model.to(self._device)
             if set(tensors) != set(adapted.parameters):
                 raise AuditError("the adapter is not one of this run: its tensors have other names")
             adapted.assign(tensors)
             yield adapted.model
+
+    def _is_clients(self, tensors: Tensors) -> bool:
+        """Whether an adapter has the tensors that clients train and keep, in their shapes."""
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        return found == {spec.name: spec.shape for spec in self._plan.tensors}
 
     def _losses(self, model: Any) -> Floats:
         out = np.empty(len(self._rows))

@@ -18,7 +18,17 @@ from secagg.descriptor import Descriptor
 from secagg.errors import AuditError, MalformedError
 from secagg.plan import Plan
 from secagg.release import ReleaseCertificate
-from secagg_attacks.views import FinalModel, Public, Question, SecureSums, SumRound, Tensors, View, ViewName
+from secagg_attacks.views import (
+    FinalModel,
+    Public,
+    Question,
+    SecureSums,
+    SumRound,
+    Tensors,
+    View,
+    ViewName,
+    check_is_change,
+)
 from secagg_client.audit_files import DRAW, StoredDraw
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
@@ -90,6 +100,10 @@ class ReleasedRun:
         """Whether rounds were planned that are not there."""
         return len(self.rounds) < self.last.descriptor.rounds
 
+    def check_sums(self) -> None:
+        """Raise AuditError where v2 cannot be had: the sums are no change of what clients train."""
+        check_is_change(self.first.plan)
+
     def public(self, base: LoadedBase) -> Public:
         """What everybody knows; what clients declared is not in a release. Raises ModelError for another base."""
         verify_plan(self.first.plan, base)
@@ -112,8 +126,7 @@ class ReleasedRun:
 
     def _sum(self, each: ReleasedRound) -> SumRound:
         plan = each.plan
-        if set(each.adapter) != {spec.name for spec in plan.tensors}:
-            raise AuditError(f"method {plan.method} releases another adapter than clients train: use v3")
+        check_is_change(plan)
         start = start_tensors(plan)
         return SumRound(start, flatten(plan, dict(each.adapter)) - flatten(plan, start), each.senders)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.adapter import flatten, start_tensors
+from secagg.encodings.registry import encoding_of
 from secagg.errors import AuditError
 from secagg.plan import Plan
 from secagg_client.data import Examples
@@ -40,6 +41,18 @@ TITLES = {
     ViewName.V3: "the final model only",
     ViewName.V4: "a client that took part: every sum, less its own part",
 }
+
+
+def check_is_change(plan: Plan) -> None:
+    """Raise AuditError unless a release of this plan, less its start, is a change of what clients train.
+
+    The same encodings let a further round go on from their release (protocol.md §2.7): it holds every trained tensor.
+    """
+    if not encoding_of(plan).resumes:
+        raise AuditError(
+            f"method {plan.method} releases another adapter than clients train, so its sums are no change of theirs "
+            "(v2): ask what attacks make of the released model (v3)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +194,8 @@ class FinalModel(View):
     final: Tensors = field(repr=False)
 
     def messages(self) -> tuple[Message, ...]:
-        """The whole run as one change."""
+        """The whole run as one change. Raises AuditError where the release is no change of what clients train."""
+        check_is_change(self.public.plan)
         start = self.public.start()
         change = flatten(self.public.plan, dict(self.final)) - flatten(self.public.plan, start)
         return (Message(-1, None, self.public.clients, start, change),)

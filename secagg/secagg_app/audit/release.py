@@ -131,6 +131,8 @@ def audit_release(
     if target.released is not None and target.released.is_cut:
         there, planned = len(target.released.rounds), target.released.last.descriptor.rounds
         notes.append(f"the run was cut, or is not finished: {there} of {planned} rounds are there")
+    if target.without_sums:
+        notes.append(target.without_sums)
     verdict = _canaries(target, canaries, declared_size) if canaries is not None else None
     if asked is None:
         nobody = np.zeros(0, dtype=bool)

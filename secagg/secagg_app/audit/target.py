@@ -43,7 +43,18 @@ class Target:
     @property
     def views(self) -> tuple[ViewName, ...]:
         """What can be seen of it."""
-        return RELEASE_VIEWS if self.released is not None else PLAIN_VIEWS
+        return RELEASE_VIEWS if self.released is not None and not self.without_sums else PLAIN_VIEWS
+
+    @property
+    def without_sums(self) -> str:
+        """Why v2 is not asked of a release; nothing when it is."""
+        if self.released is None:
+            return ""
+        try:
+            self.released.check_sums()
+        except AuditError as error:
+            return f"v2 is not asked: {error}"
+        return ""
 
     def view(self, name: ViewName, question: Question | None) -> View:
         """Raises AuditError for a view that cannot be had."""
