@@ -9,9 +9,10 @@ from click.testing import CliRunner, Result
 
 from secagg.coordinator import SessionSpec
 from secagg_app.main import cli
+from tests.attacks.test_aggregation_cohorts import again
 from tests.client.support import MEAN, loaded, plan_for, settings
 from tests.client.test_local_training import write_data
-from tests.small import DAY, Small
+from tests.small import DAY, Small, small_plan
 
 METHODS: dict[str, dict[str, Any]] = {
     "ffa-lora": {},
@@ -91,3 +92,75 @@ def test_one_attack_on_the_model_goes_and_one_on_the_sums_says_why_not(
     done = run(["attack", "update-cosine", "--view", "v2", *words])
     assert done.exit_code == 1
     assert "its sums are no change of theirs" in done.output
+
+
+# -- several releases ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def overlapping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Sessions of the same parties; `other` is of another adapter. No model is at hand for any."""
+    root, four = tmp_path_factory.mktemp("overlapping"), Small(clients=4)
+    sessions = {
+        "four": four,
+        "three": again(four, ["Hospital 1", "Hospital 2", "Hospital 3"]),
+        "again": again(four, list(four.changes)),
+        "other": Small(clients=4, plan=small_plan(length=301)),
+    }
+    return {name: write_release(small, root / name) for name, small in sessions.items()}
+
+
+def test_certificates_alone_say_who_is_isolated(overlapping: dict[str, Path], tmp_path: Path) -> None:
+    done = run(["audit", "release", overlapping["four"], "--other", overlapping["three"], "--out", tmp_path])
+    assert done.exit_code == 0, done.output
+    assert "isolated: Hospital 4 by releases 1 and 2" in done.output
+    assert "nobody sees a single contribution" in done.output
+    found = json.loads((tmp_path / "exposure.json").read_text())
+    assert found["views"] == []
+    assert found["together"]["reading"] == "isolated: Hospital 4 by releases 1 and 2"
+    assert found["together"]["isolated"][0]["weights"] == {"Hospital 4": 1}
+    (pair,) = found["together"]["pairs"]
+    assert pair["only_first"] == ["Hospital 4"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Isolated: Hospital 4 by releases 1 and 2" in page
+    assert "Membership was not asked" not in page, "it was not a question"
+
+
+def test_the_same_cohort_again_isolates_nobody(overlapping: dict[str, Path], tmp_path: Path) -> None:
+    done = run(["audit", "release", overlapping["four"], "--other", overlapping["again"], "--out", tmp_path])
+    assert done.exit_code == 0, done.output
+    assert "no client is isolated by these 2 releases" in done.output
+    assert "no client is isolated by these 2 releases" in (tmp_path / "report.html").read_text().lower()
+
+
+def test_three_releases_are_numbered_in_the_order_of_the_command(overlapping: dict[str, Path], tmp_path: Path) -> None:
+    words = [part for name in ("again", "three") for part in ("--other", overlapping[name])]
+    done = run(["audit", "release", overlapping["four"], *words, "--out", tmp_path])
+    assert "isolated: Hospital 4 by releases 1 and 3" in done.output
+
+
+def test_releases_that_cannot_be_combined_are_refused(overlapping: dict[str, Path], tmp_path: Path) -> None:
+    cases = [
+        (overlapping["other"], "is of another plan than release 1"),
+        (overlapping["four"], "give each release once"),
+        (tmp_path, "has no release.json"),
+    ]
+    for other, said in cases:
+        done = run(["audit", "release", overlapping["four"], "--other", other, "--out", tmp_path / "out"])
+        assert done.exit_code == 1, done.output
+        assert said in done.output
+        assert not (tmp_path / "out").exists(), "nothing is half-written"
+
+
+def test_membership_and_cohorts_are_asked_together(
+    releases: dict[str, Path], tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(loaded(tiny_bert_dir, MEAN), settings(noise="secure"))
+    elsewhere = write_release(Small(clients=3, plan=plan), tmp_path / "elsewhere")
+    words = [*tables(tmp_path), "--base", tiny_bert_dir, "--other", elsewhere, "--out", tmp_path / "out"]
+    done = run(["audit", "release", releases["ffa-lora"], *words])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "exposure.json").read_text())
+    assert [each["view"] for each in found["views"]] == ["v2", "v3"]
+    assert found["together"]["reading"].startswith("isolated: Hospital 4")
+    assert any("training settings" in note or "by name" in note for note in found["together"]["notes"])

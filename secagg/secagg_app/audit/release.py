@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import AuditError
+from secagg_app.audit import overlap
+from secagg_app.audit.overlap import Together, together
 from secagg_app.audit.target import Asked, Target, asked, target_of, task_of
 from secagg_attacks.attack import membership_scores
 from secagg_attacks.audit.guessing import Canaries, bonferroni, reach, strongest_delta
@@ -59,6 +61,7 @@ class ReleaseAudit:
     undefined: dict[str, str]
     scores: dict[tuple[str, str], Floats] = field(repr=False)
     is_in: NDArray[np.bool_] = field(repr=False)
+    together: Together | None = None
 
     @property
     def reading(self) -> str:
@@ -68,6 +71,15 @@ class ReleaseAudit:
         if not self.by_coin:
             return NO_CLAIM
         return reading(max(each.area.low for each in self.seen), self.blind)
+
+
+NOT_ASKED = ReleaseAudit((), 0, 0, False, None, None, (), {}, {}, np.zeros(0, dtype=bool))
+
+
+def about_target(target: Target) -> str:
+    """What is audited, for the head of a page."""
+    rounds = len(target.released.rounds) if target.released else 0
+    return f"{target.folder}, on {target.plan.base_model}" + (f", {rounds} round{'s' * (rounds > 1)}" if rounds else "")
 
 
 def reading(low: float, blind: Blind | None) -> str:
@@ -87,6 +99,12 @@ def reading(low: float, blind: Blind | None) -> str:
 @click.option("--canaries", type=FILE, help="A client's audit/canaries.parquet: a lower bound on epsilon.")
 @click.option("--declared-size", type=click.IntRange(1), help="What that client declared: the bound has more power.")
 @click.option("--earlier", type=FOLDER, multiple=True, help="The release of a round before; repeat, first round first.")
+@click.option(
+    "--other",
+    type=FOLDER,
+    multiple=True,
+    help="Another release of the same plan; repeat. Whom do all together isolate? Certificates alone say it.",
+)
 @click.option("--base", help="The base model, an id or a folder; by default the one that the release names.")
 @click.option("--task", type=click.Choice(["classify", "lm"]), help="Of an adapter without a certificate.")
 @click.option("--labels", help="Its classes in order, with commas.")
@@ -94,30 +112,36 @@ def reading(low: float, blind: Blind | None) -> str:
               help="exposure.json, scores.parquet and report.html.")  # fmt: skip
 def release(
     folder: Path, members: Path | None, nonmembers: Path | None, canaries: Path | None,
-    declared_size: int | None, earlier: tuple[Path, ...], base: str | None, task: str | None, labels: str | None,
-    out: Path,
+    declared_size: int | None, earlier: tuple[Path, ...], other: tuple[Path, ...], base: str | None, task: str | None,
+    labels: str | None, out: Path,
 ) -> None:  # fmt: skip
     """Attack the run in RELEASE under every view that a release gives: its sums (v2) and its model (v3).
 
     RELEASE is a release of this project, or any folder with a PEFT adapter. Says what it does not claim: without
     members and others that were drawn by coins before training, membership cannot be told from a difference in kind.
+    With --other it also looks at the cohorts of all releases, --earlier ones too: who is isolated by a difference of
+    their sums.
     """
     if (members is None) != (nonmembers is None):
         raise click.UsageError("--members and --nonmembers go together")
-    if members is None and canaries is None:
+    if members is None and canaries is None and not other:
         raise AuditError(
-            "nothing to ask: give --members and --nonmembers, or --canaries. A session with [audit] makes each client "
-            "reserve them, in its state folder under sessions/*/audit"
+            "nothing to ask: give --members and --nonmembers, or --canaries, or --other. A session with [audit] makes "
+            "each client reserve the first three, in its state folder under sessions/*/audit"
         )
-    target = target_of(folder, earlier, base, task_of(task, labels))
-    question = None if members is None or nonmembers is None else asked(target, members, nonmembers)
-    found = audit_release(target, question, canaries, declared_size)
+    several = together((*earlier, folder, *other)) if other else None
+    found, about = NOT_ASKED, str(folder)
+    if members is not None or canaries is not None:
+        target = target_of(folder, earlier, base, task_of(task, labels))
+        question = None if members is None or nonmembers is None else asked(target, members, nonmembers)
+        found, about = audit_release(target, question, canaries, declared_size), about_target(target)
+    found = replace(found, together=several)
     from secagg_app.audit.release_report import page
 
     make_folder(out)
     write_atomic(out / "exposure.json", (json.dumps(to_json(found), indent=1) + "\n").encode())
     write_atomic(out / "scores.parquet", _scores(found))
-    write_atomic(out / "report.html", page(target, found).encode())
+    write_atomic(out / "report.html", page(about, found).encode())
     click.echo("\n".join([*lines(found), f"report: {out / 'report.html'}"]))
     if found.canaries is not None and found.canaries.fails:
         raise AuditError(f"{found.canaries.summary}; see {out / 'report.html'}")
@@ -135,8 +159,7 @@ def audit_release(
         notes.append(target.without_sums)
     verdict = _canaries(target, canaries, declared_size) if canaries is not None else None
     if asked is None:
-        nobody = np.zeros(0, dtype=bool)
-        return ReleaseAudit((), 0, 0, False, None, verdict, tuple(notes), {}, {}, nobody)
+        return replace(NOT_ASKED, canaries=verdict, notes=tuple(notes))
     scores, undefined = attack_all([target.view(name, asked.question) for name in target.views])
     seen = tuple(judged(view, scores, asked.is_in) for view in target.views)
     inside = int(asked.is_in.sum())
@@ -241,6 +264,7 @@ def to_json(found: ReleaseAudit) -> dict[str, Any]:
         "blind": asdict(found.blind) if found.blind else None, "views": [asdict(each) for each in found.seen],
         "canaries": _verdict(verdict) if verdict else None,
         "notes": list(found.notes), "undefined": found.undefined,
+        "together": overlap.to_json(found.together) if found.together else None,
     }  # fmt: skip
 
 
@@ -262,4 +286,5 @@ def lines(found: ReleaseAudit) -> Sequence[str]:
             f"{finding.name}: epsilon at least {finding.epsilon:.2f}, accounted {finding.accounted:.2f} (at most "
             f"{finding.reach:.2f} could have been shown{power})"
         )
-    return [*out, *(f"note: {note}" for note in found.notes), found.reading]
+    several = overlap.lines(found.together) if found.together else []
+    return [*out, *(f"note: {note}" for note in found.notes), found.reading, *several]

@@ -3,22 +3,22 @@
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secagg_app.audit.overlap import STILL
 from secagg_app.audit.release import BLIND, ReleaseAudit
-from secagg_app.audit.target import Target
 from secagg_attacks.audit.verdict import HOLDS, LEAK
 from secagg_attacks.roc import Scores, curve
 from secagg_attacks.views import TITLES
 from secagg_server.plots import ACCENT, INK, MUTED, legend, new_axes, svg
 
 
-def page(target: Target, found: ReleaseAudit) -> str:
-    """HTML with the ROCs of all views."""
+def page(about: str, found: ReleaseAudit) -> str:
+    """HTML with the ROCs of all views, and who is isolated by several releases; `about` says what was audited."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("secagg_app.audit"), PackageLoader("secagg_server")]),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("release.html.j2").render(
-        target=target, found=found, titles={str(name): title for name, title in TITLES.items()},
+        about=about, found=found, still=STILL, titles={str(name): title for name, title in TITLES.items()},
         roc=_roc(found) if found.seen else "", bad=found.reading in (LEAK, BLIND), good=found.reading == HOLDS,
     )  # fmt: skip
 
