@@ -12,7 +12,8 @@ from secagg_client.data import Examples
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.planning import PlanConfig, make_plan
 
-WORDS = tuple(f"word{number}" for number in range(40))
+WORDS = tuple(f"word{number}" for number in range(28))
+"""Fewer than the model has hidden units: more than these no linear layer tells apart."""
 SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
 TASK = TaskSpec(kind="lm", max_length=24)
 HIDDEN, RANK = 32, 4

@@ -13,6 +13,7 @@ from secagg_attacks.aggregation.set_difference import CohortSum, amplification, 
 from secagg_attacks.aggregation.trials.model import sentences, tiny_base, tiny_public
 from secagg_attacks.aggregation.trials.session import N_MIN, Bench, made_up, plain_plan
 from secagg_attacks.aggregation.trials.trial import (
+    ERROR,
     NOISE,
     RECOVERED,
     Attempt,
@@ -124,7 +125,7 @@ def disaggregation(now: int, random: Randomness) -> Trial:
         "equations in their updates.",
         "Lam et al. 2021, arXiv 2106.06089; protocol.md §4.7",
         "policies allow many rounds, and updates stay alike from round to round, without noise",
-        Figure("largest error of the recovered updates, as a part of their norm", max(errors), max(errors) <= RECOVERED),
+        Figure(f"largest {ERROR}", max(errors), max(errors) <= RECOVERED),
         tuple(_round_attempts(bench)),
         (
             Opening(
