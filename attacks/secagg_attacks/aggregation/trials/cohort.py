@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from secagg.coordinator import SessionSpec
 from secagg.errors import ConflictError, PolicyViolation, ProtocolViolation, SessionClosed, TooFewContributions
 from secagg.randomness import Randomness
@@ -18,6 +20,7 @@ from secagg_attacks.aggregation.trials.trial import (
     attempt,
     attempt_to_open,
     recovery,
+    without_attack,
 )
 
 
@@ -34,6 +37,7 @@ def all_but_one(now: int, random: Randomness) -> Trial:
         "protocol.md §4.4",
         "nothing: this is the protocol as it is deployed",
         figure,
+        without_attack(run.mean.astype(np.float64), 1, victim),
         (),
         (
             Opening(
@@ -65,6 +69,7 @@ def two_clients(now: int, random: Randomness) -> Trial:
         "protocol.md §4.4",
         "every party's policy assumes that no client is corrupt (assumed_corrupt_clients = 0)",
         figure,
+        without_attack(run.mean.astype(np.float64), 1, victim),
         (
             attempt(
                 "key-holders are asked to approve a session of two", "each key-holder's policy",
@@ -86,13 +91,14 @@ def second_sets(now: int, random: Randomness) -> Trial:
     changes = made_up(bench)
     naive = bench.session(plan, changes, forgetful=4)
     *others, _ = naive.everybody
-    all_forget = _difference(naive, [naive.ask(naive.everybody), naive.ask(others)])
+    asked = [naive.ask(naive.everybody), naive.ask(others)]
     return Trial(
         "a second set of one session",
         "Key-holders are asked for two sets of the same uploads; the difference of the sums is one client's update.",
         "protocol.md §3.4, §8.5, §8.6",
         "key-holders forget what they have endorsed",
-        all_forget,
+        _difference(naive, asked),
+        without_attack(sum_of(asked[0]).total, len(naive.everybody), naive.changes[naive.everybody[-1]]),
         tuple(_refused_sets(bench)),
         (
             Opening(

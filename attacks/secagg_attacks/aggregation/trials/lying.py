@@ -27,9 +27,11 @@ from secagg_attacks.aggregation.trials.trial import (
     Opening,
     Trial,
     attempt,
+    without_attack,
 )
 from secagg_attacks.intervals import Floats
 from secagg_attacks.roc import Scores, auc
+from secagg_attacks.views import Public
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
 from secagg_client.planning import verify_plan
@@ -62,12 +64,14 @@ def other_models(now: int, random: Randomness) -> Trial:
     public = tiny_public(agreed.base, CLIENTS, 24, steps=4, batch_size=8, epsilon=None)
     data = [sentences(public.size, seed=client) for client in range(CLIENTS)]
     found = simulate(public, data, inconsistent(public, TARGET), TARGET, seed=0)
+    honest = simulate(public, data, lambda _client: public.plan, TARGET, seed=0)
     return Trial(
         "other models for other clients (V5)",
         "The server shows one client the model, and the others one at which nothing is learnt: the sum is its update.",
         "Pasquini et al. 2022, arXiv 2111.07380; protocol.md §4.3, §4.4, §4.7",
         "clients train from whatever they are shown, without noise",
         Figure(ERROR, found.error, found.error <= RECOVERED),
+        without_attack(honest.total, CLIENTS, honest.changes[TARGET]),
         (*_refused_plans(agreed, suppressed(agreed.plan)), _other_start(agreed)),
         (_other_training(agreed),),
     )
@@ -77,20 +81,21 @@ def planted_weights(now: int, random: Randomness) -> Trial:
     """Rows of A that answer to one token each: the sum says who has which."""
     agreed = Agreed.of(now, random)
     public = tiny_public(agreed.base, 1, RECORDS, steps=1, batch_size=RECORDS, epsilon=None)
-    area = _tokens_read(agreed.base, public.plan)
-    trap = _trap(agreed.base, agreed.plan)
-    accepts = Bench.of(trap.plan, 3, now, random)
+    trap = _trap(agreed.base, public.plan)
+    figure, control = (_tokens_read(public, replace(trap, plan=plan)) for plan in (trap.plan, public.plan))
+    pinned = _trap(agreed.base, agreed.plan).plan
+    accepts = Bench.of(pinned, 3, now, random)
     committee = accepts.committee()
-    accepts.accept(accepts.approved(accepts.proposed(trap.plan, committee), committee))
-    verify_plan(trap.plan, agreed.base)
-    figure = Figure(AREA, area, area >= TOLD_APART)
+    accepts.accept(accepts.approved(accepts.proposed(pinned, committee), committee))
+    verify_plan(pinned, agreed.base)
     return Trial(
         "planted weights (V5)",
         f"The frozen A is made to answer to single tokens: {SESSIONS} sessions of one step on {RECORDS} sentences.",
         "Boenisch et al. 2023, arXiv 2112.02918; protocol.md §4.4",
         "clients train from whatever they are shown, without noise",
         figure,
-        _refused_plans(agreed, trap.plan),
+        control,
+        _refused_plans(agreed, pinned),
         (
             Opening(
                 "a policy pins the hash of a plan with planted weights: this trial's was accepted by every check. Who "
@@ -163,18 +168,18 @@ def _other_training(agreed: Agreed) -> Opening:
     )
 
 
-def _tokens_read(base: LoadedBase, plan: Plan) -> float:
-    """Area under the ROC of each trapped token's strength, over all sessions."""
-    trap = _trap(base, plan)
-    public = replace(tiny_public(base, 1, RECORDS, steps=1, batch_size=RECORDS, epsilon=None), plan=trap.plan)
-    scores, held = list[float](), list[bool]()
+def _tokens_read(public: Public, trap: Trap) -> Figure:
+    """How well each trapped token's strength says who has it, over all sessions, when clients train from its plan."""
+    shown, scores, held = replace(public, plan=trap.plan), list[float](), list[bool]()
     for seed in range(SESSIONS):
         data = sentences(RECORDS, seed=1000 + seed)
-        tokens = {int(token) for row in make_task(base.task, base.tokenizer).encode(data) for token in row.ids}
-        scores += list(caught(trap, unchecked(public, data, SeededSource(seed))))
+        rows = make_task(public.base.task, public.base.tokenizer).encode(data)
+        tokens = {int(token) for row in rows for token in row.ids}
+        scores += list(caught(trap, unchecked(shown, data, SeededSource(seed))))
         held += [token in tokens for token in TOKENS]
     values, is_in = np.array(scores), np.array(held)
-    return auc(Scores(values[is_in], values[~is_in]))
+    area = auc(Scores(values[is_in], values[~is_in]))
+    return Figure(AREA, area, area >= TOLD_APART)
 
 
 def _trap(base: LoadedBase, plan: Plan) -> Trap:

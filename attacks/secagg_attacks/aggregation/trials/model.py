@@ -22,12 +22,16 @@ HIDDEN, RANK = 32, 4
 def tiny_base() -> LoadedBase:
     """A Llama of 32 hidden units with a word-level tokenizer. The same weights every time."""
     import torch
+    from safetensors.torch import save_model
 
     with tempfile.TemporaryDirectory(prefix="secagg-tiny-") as folder, torch.random.fork_rng():
         torch.manual_seed(3)
-        _model().save_pretrained(folder)
+        model = _model()
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        save_model(model, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
         _tokenizer().save_pretrained(folder)
-        return load_base(str(Path(folder)), TASK)
+        return load_base(folder, TASK)
 
 
 def _model() -> Any:

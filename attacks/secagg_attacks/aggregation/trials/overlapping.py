@@ -22,6 +22,7 @@ from secagg_attacks.aggregation.trials.trial import (
     Trial,
     attempt,
     recovery,
+    without_attack,
 )
 from secagg_attacks.intervals import Floats
 from secagg_attacks.record import recorded
@@ -42,7 +43,8 @@ def set_differences(now: int, random: Randomness) -> Trial:
     *others, victim = changes
     first = bench.session(plan, changes)
     second = bench.session(plan, {name: changes[name] for name in others})
-    found = set_difference([first.opened(), second.opened()], N_MIN).alone()
+    sums = [first.opened(), second.opened()]
+    found = set_difference(sums, N_MIN).alone()
     fingerprint = bench.fingerprint(victim)
     return Trial(
         "set difference",
@@ -50,6 +52,7 @@ def set_differences(now: int, random: Randomness) -> Trial:
         "protocol.md §4.5",
         "the other clients keep no ledger, and send the same update again",
         recovery(_only(found, fingerprint), changes[victim]),
+        without_attack(sums[0].total, len(changes), changes[victim]),
         tuple(_ledger_attempts(first.descriptor.ctx, second.descriptor.ctx)),
         (_trained_anew(),),
     )
@@ -126,6 +129,7 @@ def disaggregation(now: int, random: Randomness) -> Trial:
         "Lam et al. 2021, arXiv 2106.06089; protocol.md §4.7",
         "policies allow many rounds, and updates stay alike from round to round, without noise",
         Figure(f"largest {ERROR}", max(errors), max(errors) <= RECOVERED),
+        without_attack(sums[0], int(took_part[0].sum()), changes[names[int(took_part[0].argmax())]]),
         tuple(_round_attempts(bench)),
         (
             Opening(

@@ -58,27 +58,38 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One attack. `off` says which defence was off when `figure` was reached."""
+    """One attack. `off` says which defence was off when `figure` was reached.
+
+    `control` is the same figure without the attack: the mean of one sum taken for the victim's update, or no trap set.
+    """
 
     name: str
     what: str
     source: str
     off: str
     figure: Figure
+    control: Figure
     attempts: tuple[Attempt, ...] = field(default=())
     openings: tuple[Opening, ...] = field(default=())
 
     @property
     def sound(self) -> bool:
-        """Whether it shows anything: the attack works with the defence off, and every defence held."""
-        return self.figure.works is True and all(attempt.held for attempt in self.attempts)
+        """Whether it shows anything: the attack works with the defence off, nothing does without it, and every defence
+        held.
+        """
+        return self.works and all(attempt.held for attempt in self.attempts)
+
+    @property
+    def works(self) -> bool:
+        """Whether it is the attack that recovers something."""
+        return self.figure.works is True and self.control.works is False
 
     @property
     def verdict(self) -> str:
         """In two words or three."""
         if not all(attempt.held for attempt in self.attempts):
             return "A DEFENCE FAILED"
-        if self.figure.works is not True:
+        if not self.works:
             return "the attack did not work: shows nothing"
         if not self.attempts:
             return "NOT stopped"
@@ -90,6 +101,11 @@ def recovery(found: Floats, truth: Vector) -> Figure:
     exact = truth.astype(np.float64)
     error = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
     return Figure(ERROR, error, error <= RECOVERED)
+
+
+def without_attack(total: Floats, members: int, truth: Vector) -> Figure:
+    """The control: the mean of one sum [values] over `members` as a guess at the victim's update."""
+    return recovery(total / members, truth)
 
 
 def attempt(what: str, by: str, act: Callable[[], object], *expected: type[SecaggError]) -> Attempt:
