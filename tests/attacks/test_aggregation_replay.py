@@ -7,20 +7,10 @@ import pytest
 
 from secagg.errors import ConflictError, EndorsementInvalid, ProtocolViolation, SessionClosed, TooFewContributions
 from secagg.keyholder import KeyHolder
-from secagg.run import MemoryJournal
 from secagg_attacks.aggregation.replay import Asked, Replayer
 from secagg_attacks.aggregation.set_difference import CohortSum, set_difference
+from secagg_attacks.aggregation.trials.session import ForgetfulJournal
 from tests.small import DAY, Small
-
-
-class ForgetfulJournal(MemoryJournal):
-    """DEFENCE OFF: of all that must be answered once it remembers the approval alone."""
-
-    def get(self, key: str) -> bytes | None:
-        return super().get(key) if key.startswith("approval/") else None
-
-    def record(self, key: str, value: bytes) -> bytes:
-        return super().record(key, value) if key.startswith("approval/") else value
 
 
 def session(naive: int = 0) -> tuple[Small, list[KeyHolder], Replayer]:

@@ -11,6 +11,9 @@ COMMANDS = {
     "release": LazyCommand(
         "secagg_app.audit.release:release", "A released adapter: what its sums and its model give away.", "attacks"
     ),
+    "aggregation": LazyCommand(
+        "secagg_app.audit.aggregation:aggregation", "The protocol: attacks with each defence off, and on.", "attacks"
+    ),
     "dp": LazyCommand(
         "secagg_app.audit.dp:dp", "The training code: a lower bound on epsilon against the accounted one.", "attacks"
     ),

@@ -36,13 +36,22 @@ class Tried:
         """What a reader must take away."""
         if not self.sound:
             return "; ".join(f"{trial.name}: {trial.verdict}" for trial in self.trials if not trial.sound)
+        return (
+            f"all {len(self.trials)} attacks work with their defence off; with it on, every attempt of {self.attempts} "
+            f"was refused; {self.not_stopped}"
+        )
+
+    @property
+    def attempts(self) -> int:
+        """How often it was tried with a defence on."""
+        return sum(len(trial.attempts) for trial in self.trials)
+
+    @property
+    def not_stopped(self) -> str:
+        """Which attacks nothing stops, and which are stopped within limits alone."""
         never = [trial.name for trial in self.trials if not trial.attempts]
         within = [trial.name for trial in self.trials if trial.attempts and trial.openings]
-        refused = sum(len(trial.attempts) for trial in self.trials)
-        return (
-            f"all {len(self.trials)} attacks work with their defence off; with it on, {refused} of {refused} attempts "
-            f"were refused. NOT stopped: {', '.join(never)}. Stopped within limits that are stated: {', '.join(within)}"
-        )
+        return f"NOT stopped: {', '.join(never)}. Stopped only within stated limits: {', '.join(within)}"
 
 
 def try_all(now: int, random: Randomness, progress: Callable[[Trial], None] = lambda _trial: None) -> Tried:
