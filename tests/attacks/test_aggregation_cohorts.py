@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from secagg.release import CERTIFICATE, parse_certificate
 from secagg.run import certify
 from secagg_attacks.aggregation.certified import Certified, cohorts_of
 from secagg_attacks.aggregation.cohorts import Cohort, Isolation, Member, overlap
-from secagg_attacks.aggregation.combinations import leaving
+from secagg_attacks.aggregation.combinations import RowSpace, leaving
 from tests.small import Small, changes, small_plan
 
 
@@ -141,6 +142,34 @@ def test_what_cannot_be_looked_at_is_refused() -> None:
         overlap([cohort("abc")])
     with pytest.raises(AuditError, match="give each release once"):
         overlap([cohort("abc", "x"), cohort("abc", "x")])
+
+
+def test_the_quick_look_never_passes_over_what_elimination_finds() -> None:
+    """Random cohorts and weights, every group of up to three."""
+    rng = np.random.default_rng(4)
+    for _ in range(15):
+        weights = rng.choice([Fraction(1), Fraction(1, 3), Fraction(2, 7)], (4, 7))
+        records = [
+            {c: w for c, w, is_in in zip("abcdefg", row, rng.random(7) < 0.6, strict=True) if is_in} for row in weights
+        ]
+        records = [record for record in records if record]
+        space, everybody = RowSpace.of(records), sorted(frozenset().union(*records))
+        for size in (1, 2, 3):
+            for group in map(frozenset, combinations(everybody, size)):
+                assert space.may_leave(group) == (leaving(records, group) is not None)
+
+
+def test_many_clients_and_releases_take_seconds() -> None:
+    rng = np.random.default_rng(2)
+    names = [f"c{number:04d}" for number in range(1000)]
+    cohorts = [
+        Cohort(f"release {r}", 3, {name: Member(Fraction(1), f"{r}/{name}") for name in names if rng.random() < 0.6})
+        for r in range(19)
+    ]
+    but_one = dict(list(cohorts[0].members.items())[1:])
+    found = overlap([*cohorts, Cohort("one less", 3, but_one)])
+    assert [each.who for each in found.found] == [min(cohorts[0].members)]
+    assert found.found[0].releases == (1, 20)
 
 
 def test_too_many_groups_are_searched_as_far_as_they_can_be() -> None:

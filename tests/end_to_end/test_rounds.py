@@ -193,6 +193,15 @@ def test_other_records_get_scores_and_no_claim(study: Study, tmp_path: Path) -> 
     assert "v2" not in done.output
 
 
+def test_rounds_of_which_a_client_missed_one_isolate_it(study: Study, tmp_path: Path) -> None:
+    """Of real releases, from their certificates: no model is named."""
+    words = ["audit", "release", release(study, 1), "--other", release(study, 2), "--out", tmp_path]
+    done = CliRunner().invoke(cli, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert "isolated: Hospital 4 by releases 1 and 2" in done.output
+    assert "start from different adapters (they are rounds)" in done.output
+
+
 def test_one_attack_prints_what_it_came_to(study: Study, tmp_path: Path) -> None:
     rounds = ("--run", release(study, 2), "--earlier", release(study, 1), "--out", tmp_path / "guess.parquet")
     done = audit(study, "attack", "trajectory", "--view", "v2", *rounds, *tables(study))

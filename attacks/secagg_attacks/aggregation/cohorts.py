@@ -13,9 +13,16 @@ from fractions import Fraction
 from itertools import combinations
 
 from secagg.errors import AuditError
-from secagg_attacks.aggregation.combinations import Combination, Record, leaving, searchable, small_groups
+from secagg_attacks.aggregation.combinations import (
+    Combination,
+    Record,
+    RowSpace,
+    leaving,
+    searchable,
+    small_groups,
+)
 
-TRIED = 5_000
+TRIED = 50_000
 """Groups of clients that are tried at most: seconds."""
 
 
@@ -143,9 +150,9 @@ def overlap(cohorts: Sequence[Cohort]) -> Overlap:
     records = [each.record for each in cohorts]
     below = max(each.n_min for each in cohorts)
     tried = searchable(records, below - 1, TRIED)
-    found, taken = list[Isolation](), list[frozenset[str]]()
+    space, found, taken = RowSpace.of(records), list[Isolation](), list[frozenset[str]]()
     for group in small_groups(records, tried):
-        if any(smaller <= group for smaller in taken):
+        if not space.may_leave(group) or any(smaller <= group for smaller in taken):
             continue
         left = _by_fewest(records, group)
         if left is not None and len(left.used) > 1:  # one release alone keeps to its own n_min

@@ -7,14 +7,19 @@ group are found by exact elimination over the rationals, whatever the sums hold.
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations
 
+import numpy as np
+
 from secagg.errors import AuditError
+from secagg_attacks.intervals import Floats
 
 MAX_GROUPS = 200_000
 """Groups of clients that are tried at most."""
+RANK_TOLERANCE, NEARLY = 1e-9, 1e-6
+"""In floating point, which only says where exact elimination is worth its time."""
 
 Row = tuple[Fraction, ...]
 Record = Mapping[str, Fraction]
@@ -58,6 +63,30 @@ def searchable(records: Sequence[Record], largest: int, limit: int) -> int:
     classes = _classes(records)
     sizes = range(largest, 1, -1)
     return next((size for size in sizes if _count([c for c in classes if len(c) <= size], size) <= limit), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpace:
+    """What all combinations of the sums leave, in floating point: says quickly which groups cannot be left alone.
+
+    `basis` [clients, rank] is orthonormal, its rows in the order of `place`.
+    """
+
+    place: dict[str, int]
+    basis: Floats = field(repr=False)
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "RowSpace":
+        """By singular values."""
+        place = {client: number for number, client in enumerate(sorted(frozenset().union(*records)))}
+        matrix = np.array([[float(record.get(client, 0)) for client in place] for record in records])
+        _, values, right = np.linalg.svd(matrix, full_matrices=False)
+        return cls(place, right[values > RANK_TOLERANCE * values[0]].T)
+
+    def may_leave(self, group: frozenset[str]) -> bool:
+        """Whether some combination may leave nobody else: a unit vector on the group lies in the space."""
+        part = self.basis[[self.place[client] for client in group]]
+        return bool(np.linalg.norm(part, 2) > 1 - NEARLY)
 
 
 def leaving(records: Sequence[Record], group: frozenset[str]) -> Combination | None:
