@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from secagg.policy import Policy
+from secagg_app.audit.aggregation_report import sentence
 from secagg_app.main import cli
 
 
@@ -20,7 +21,7 @@ def test_the_page_has_every_attack_with_what_refuses_it(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "<svg" in page
     for trial in found["trials"]:
-        assert f"{trial['name'].capitalize()}: {trial['verdict']}" in page
+        assert f"{sentence(trial['name'])}: {trial['verdict']}" in page
         assert all(each["held"] and each["error"] in page for each in trial["attempts"])
     assert "NOBODY" not in page
 

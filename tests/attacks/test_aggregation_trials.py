@@ -69,7 +69,7 @@ def test_what_is_not_stopped_is_said(tried: Tried) -> None:
     beyond = named(tried, "a second set").openings[0]
     assert beyond.figure is not None
     assert beyond.figure.works, "two forgetful key-holders of four"
-    assert named(tried, "other models").openings[0].figure is None, "bad training alone recovers nothing"
+    assert named(tried, "other models").openings[0].figure is None, "not measured, and not claimed"
 
 
 def test_who_trained_anew_under_privacy_is_not_recovered_by_a_difference(tried: Tried) -> None:

@@ -23,6 +23,7 @@ def page(found: Tried) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["figure"] = figure_words
+    environment.filters["sentence"] = sentence
     return environment.get_template("aggregation.html.j2").render(
         found=found, plot=recovered_plot(found), recovered=RECOVERED, told_apart=TOLD_APART, figure_of=opening_words
     )
@@ -39,11 +40,16 @@ def opening_words(opening: Opening) -> str:
     """What the attack then comes to, as a sentence."""
     figure = opening.figure
     if figure is None:
-        return "Nothing is recovered by this alone."
+        return "How much it then recovers is not measured here."
     value = f"{figure.value:.3g}"
     if figure.works is None:
-        return f"{figure.what.capitalize()}: {value}."
-    return f"{figure.what.capitalize()}: {value}, which {'recovers it' if figure.works else 'does not recover it'}."
+        return f"{sentence(figure.what)}: {value}."
+    return f"{sentence(figure.what)}: {value}, which {'recovers it' if figure.works else 'does not recover it'}."
+
+
+def sentence(text: str) -> str:
+    """With a capital at its beginning, and the others kept."""
+    return text[:1].upper() + text[1:]
 
 
 def recovered_plot(found: Tried) -> Markup:
@@ -58,9 +64,7 @@ def recovered_plot(found: Tried) -> Markup:
     axes.set_xlim(LEAST, 10)
     axes.set_yticks(range(len(trials)), [plain(trial.name) for trial in reversed(trials)])
     axes.set_ylim(-0.6, len(trials) - 0.4)
-    axes.set_xlabel(
-        "error of the victim's update, as a part of its norm; shaded: recovered; dotted: no better than zeros"
-    )
+    axes.set_xlabel("error as a part of the update's norm (shaded: recovered; dotted: a guess of zeros)")
     legend(axes, [("defence off", OFF, "o"), ("where it is not stopped", OPEN, "D"), ("no attack", CONTROL, "s")])
     return svg(figure)
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from secagg.coordinator import SessionSpec
 from secagg.errors import ConflictError, PolicyViolation, ProtocolViolation, SessionClosed, TooFewContributions
+from secagg.messages import Candidate, SetMember
 from secagg.randomness import Randomness
-from secagg.run import DAY, run_sealed
+from secagg.run import DAY, evidence, run_sealed
 from secagg_attacks.aggregation.colluding import colluding
 from secagg_attacks.aggregation.replay import Asked
 from secagg_attacks.aggregation.set_difference import set_difference
@@ -133,9 +134,26 @@ def _refused_sets(bench: Bench) -> list[Attempt]:
         again,
         attempt_to_open("two sets go to two groups of key-holders, one of whom forgets (f = 1)", split, ConflictError),
         attempt_to_open("uploads are replayed to another session", replayed, ProtocolViolation),
-        attempt_to_open("a set below n_min is asked for", fresh.ask(fresh.everybody[:2]), TooFewContributions),
+        attempt(
+            "a set below n_min is signed and shown to a key-holder",
+            "a key-holder",
+            lambda: _endorse_few(fresh),
+            TooFewContributions,
+        ),
         attempt_to_open("a set is asked for after expiry", fresh.ask(fresh.everybody, late=3 * DAY), SessionClosed),
     ]
+
+
+def _endorse_few(session: Session) -> None:
+    """A coordinator that does not use its own code's check, which would refuse to make such a set."""
+    holder, chosen = session.committee[0], list(session.uploads[: N_MIN - 1])
+    members = tuple(
+        SetMember(client=each.signed.statement.client, upload_root=each.signed.statement.upload_root) for each in chosen
+    )
+    now, ctx = session.bench.now, session.descriptor.ctx
+    few = session.bench.parties.coordinator.sign(Candidate(ctx=ctx, release=1, members=members, fixed_at=now))
+    shown = evidence(session.descriptor, holder.signer.identity, chosen)
+    holder.endorse_candidate(session.descriptor, few, shown, (), now)
 
 
 def _beyond_f(bench: Bench) -> Figure:
