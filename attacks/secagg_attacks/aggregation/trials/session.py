@@ -1,7 +1,7 @@
 """A session in memory up to its uploads, stage by stage, so that an attack can bend any of it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -148,12 +148,6 @@ def sum_of(asked: Asked) -> CohortSum:
     if asked.mean is None:
         raise AuditError(f"a session that should open was refused: {asked.refusals[-1].error}")
     return CohortSum(asked.members, len(asked.members) * asked.mean.astype(np.float64))
-
-
-def with_parties(bench: Bench, names: Collection[str]) -> Bench:
-    """The same bench with these clients alone; its policy still pins all."""
-    clients = {name: bench.parties.clients[name] for name in names}
-    return replace(bench, parties=replace(bench.parties, clients=clients))
 
 
 def plain_plan() -> Plan:
