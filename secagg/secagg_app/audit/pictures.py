@@ -6,6 +6,7 @@ this shows what secure aggregation and noise do to the attack, and not what a re
 """
 
 import base64
+import hashlib
 import io
 import tempfile
 from collections import defaultdict
@@ -37,7 +38,8 @@ CLIENTS = 3
 """Fewer, and a plan is refused."""
 SIDE, RANGE, SHOWN = 8, 2.0, 96
 """Pixels of an image, what a pixel's values span for the model, and pixels on the page."""
-RESTARTS = 6
+ATTACK = DeepLeakage(restarts=2)
+RANK, HIDDEN = 32, 64
 Images = NDArray[np.float32]
 
 
@@ -80,6 +82,12 @@ class PictureRow:
     blank: Interval
 
 
+def recipe() -> str:
+    """What names a result: settings and attack."""
+    content = f"{SETTINGS}{ATTACK}{RANK}{HIDDEN}"
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def pictures(seed: int) -> list[Picture]:
     """One image for each client, drawn by the seed; the first client's is looked for in each setting."""
     base = _base()
@@ -87,10 +95,10 @@ def pictures(seed: int) -> list[Picture]:
     truth = _pixels(base, drawn[:1])
     blank = np.broadcast_to(truth.mean(axis=(1, 2, 3), keepdims=True), truth.shape).astype(np.float32)
     grey = image_recovery(ImageGuess(blank, ()), truth, RANGE).psnr
-    found, attack = list[Picture](), DeepLeakage(restarts=RESTARTS)
+    found = list[Picture]()
     for setting in SETTINGS:
         record = _record(base, drawn, setting.epsilon, seed)
-        guess = attack.run(record.view(setting.view))[0]
+        guess = ATTACK.run(record.view(setting.view))[0]
         if not isinstance(guess, ImageGuess) or len(guess.images) != 1:
             raise AuditError(f"{setting.title}: the attack gave {guess!r}, and one image was asked for")
         psnr = image_recovery(guess, truth, RANGE).psnr
@@ -115,7 +123,7 @@ def _base() -> LoadedBase:
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
     config = ViTConfig(
-        image_size=SIDE, patch_size=4, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        image_size=SIDE, patch_size=4, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=128, num_labels=10, initializer_range=0.15,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
@@ -153,7 +161,7 @@ def _pixels(base: LoadedBase, parts: Sequence[Examples]) -> Images:
 
 def _record(base: LoadedBase, data: Sequence[Examples], epsilon: float, seed: int) -> Record:
     plain: dict[str, Any] = {
-        "base_model": "vit", "rank": 32, "alpha": 32, "lora_clip": 1.0, "head_start": "seeded",
+        "base_model": "vit", "rank": RANK, "alpha": RANK, "lora_clip": 1.0, "head_start": "seeded",
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"],
         "task": {"kind": "image", "labels": list(base.task.labels)},
         "training": {
