@@ -8,14 +8,14 @@ log2 |space|, and of a secret that was not planted 1.44 bits on average: more th
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from scipy import stats
 
 from secagg.errors import AuditError
 from secagg_attacks.intervals import Floats
-from secagg_attacks.probe import probe_of
+from secagg_attacks.probe import Probe
 from secagg_attacks.views import Public, Tensors
 from secagg_client.data import Examples
 
@@ -49,7 +49,7 @@ class Template:
             raise AuditError(f"template {self.name}: the text needs a {NAME}, and one {SECRET} at its end")
         for place in self.places:
             ordered = sorted(place)
-            if not all(ordered) or any(b.startswith(a) for a, b in zip(ordered, ordered[1:], strict=False)):
+            if not all(ordered) or any(b.startswith(a) for a, b in pairwise(ordered)):
                 raise AuditError(f"template {self.name}: a symbol is empty, or another of its place begins with it")
         if self.size < 2:
             raise AuditError(f"template {self.name}: a space of one secret holds no secret")
@@ -153,7 +153,7 @@ def exposure(target_losses: Floats, reference_losses: Floats, space: int) -> Exp
     Losses are log-perplexities (`log_perplexities`), in any unit. `references` = space - 1 are all others: the rank is
     one more than how many of them have no higher loss, so that a model that cannot tell them apart exposes nothing.
     Fewer are a random sample, without the target: the rank's part of the space is the probability below the target
-    under a skew-normal distribution fitted to them (section 4.3 of the paper), and no smaller than 1 / space.
+    under a skew-normal distribution fitted to them, as in the paper, and no smaller than 1 / space.
     Raises AuditError for losses of other shapes or not finite, for more references than there are, or too few.
     """
     count = _references(target_losses, reference_losses, space)
@@ -195,5 +195,5 @@ def log_perplexities(public: Public, tensors: Tensors, texts: Sequence[str]) -> 
     A text is cut at the task's `max_length`: a secret beyond it has the loss of all others, hence no exposure.
     Raises AuditError for other tasks than language models.
     """
-    seen = probe_of(public, Examples("secrets", tuple(texts))).tokens(tensors)
+    seen = Probe(public, Examples("secrets", tuple(texts))).tokens(tensors)
     return np.array([-each.logprobs.sum() for each in seen])
