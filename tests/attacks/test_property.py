@@ -1,0 +1,96 @@
+"""Shares of classes from gradients of public examples: nearly for one step, in order for several, not from noise."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from secagg.errors import AuditError
+from secagg_attacks.inversion.property import mixture
+from secagg_attacks.record import Record
+from secagg_attacks.registry import attack_named
+from secagg_attacks.views import Question, ViewName
+from secagg_client.data import Examples
+from secagg_client.models import LoadedBase
+from tests.attacks.federation import public_of, record_of
+from tests.client.support import LM, MEAN, examples, loaded
+
+SIZE, PLANTED = 40, (0.8, 0.2, 0.5)
+"""Each client's share of class 1."""
+
+
+def with_share(base: LoadedBase, share: float, seed: int) -> Examples:
+    """`SIZE` sentences, that part of them of class 1."""
+    pool = examples(10 * SIZE, base.task, seed=seed)
+    ones = round(share * SIZE)
+    rows = [[i for i, label in enumerate(pool.labels) if label == wanted] for wanted in (0, 1)]
+    return pool.select([*rows[1][:ones], *rows[0][: SIZE - ones]])
+
+
+def learnt(base: LoadedBase, shares: tuple[float, ...] = PLANTED, seed: int = 0, **changes: Any) -> Record:
+    values: dict[str, Any] = {"steps": 1, "batch_size": SIZE, "head_start": "seeded", **changes}
+    public = public_of(base, clients=len(shares), size=SIZE, **values)
+    return record_of(public, [with_share(base, share, 50 * seed + i) for i, share in enumerate(shares)], seed)
+
+
+def guessed(record: Record, name: ViewName = ViewName.V1) -> NDArray[np.float64]:
+    """Of each message the share of class 1."""
+    public = examples(200, record.public.base.task, seed=999)
+    guesses: Any = attack_named("property-inference").run(record.view(name, Question(public, public)))
+    assert all(guess.shares.sum() == pytest.approx(1) for guess in guesses)
+    return np.array([guess.shares[1] for guess in guesses])
+
+
+@pytest.fixture
+def base(tiny_bert_dir: Path) -> LoadedBase:
+    return loaded(tiny_bert_dir, MEAN)
+
+
+def test_weights_of_a_mixture() -> None:
+    gradients = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]])
+    np.testing.assert_allclose(mixture(-0.3 * np.array([0.75, 0.25]) @ gradients, gradients), [0.75, 0.25])
+    np.testing.assert_allclose(mixture(-np.array([1.0, -1.0]) @ np.eye(2, 3), np.eye(2, 3)), [1.0, 0.0])
+    np.testing.assert_allclose(mixture(np.zeros(3), gradients), [0.5, 0.5])
+
+
+def test_one_step_shows_each_clients_shares_to_a_tenth(base: LoadedBase) -> None:
+    np.testing.assert_allclose(guessed(learnt(base)), PLANTED, atol=0.1)
+
+
+@pytest.mark.parametrize("name", [ViewName.V2, ViewName.V3])
+def test_a_sum_shows_the_cohorts_shares(base: LoadedBase, name: ViewName) -> None:
+    np.testing.assert_allclose(guessed(learnt(base), name), [np.mean(PLANTED)], atol=0.1)
+
+
+def test_a_participant_sees_the_others_shares(base: LoadedBase) -> None:
+    np.testing.assert_allclose(guessed(learnt(base), ViewName.V4), [np.mean(PLANTED[1:])], atol=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_several_steps_order_the_clients(base: LoadedBase, optimizer: str) -> None:
+    rate = 0.1 if optimizer == "sgd" else 1e-3
+    shares = guessed(learnt(base, steps=10, batch_size=10, optimizer=optimizer, learning_rate=rate))
+    assert shares[0] > shares[2] > shares[1]
+
+
+def test_strong_noise_leaves_the_order_to_chance(base: LoadedBase) -> None:
+    runs = [learnt(base, (0.8, 0.2), seed, epsilon=0.1) for seed in range(8)]
+    right = [shares[0] > shares[1] for shares in map(guessed, runs)]
+    assert np.mean(right) < 1, "eight fair coins are all heads once in 256"
+
+
+def test_what_the_attack_lacks_is_said(base: LoadedBase, tiny_llama_dir: Path) -> None:
+    attack, record, public = attack_named("property-inference"), learnt(base), examples(20, MEAN)
+    view = record.view(ViewName.V1, Question(public, Examples("nobody", ())))
+    with pytest.raises(AuditError, match="needs a population"):
+        attack.run(view)
+    for population in (replace(public, labels=()), replace(public, labels=(1,) * 20)):
+        with pytest.raises(AuditError, match="has not all labels"):
+            attack.run(record.view(ViewName.V1, Question(public, population)))
+    texts = examples(20, LM)
+    language = record_of(public_of(loaded(tiny_llama_dir, LM), steps=1))
+    with pytest.raises(AuditError, match="has not all labels"):
+        attack.run(language.view(ViewName.V1, Question(texts, texts)))
