@@ -50,10 +50,14 @@ def base(tiny_bert_dir: Path) -> LoadedBase:
 
 
 def test_weights_of_a_mixture() -> None:
-    gradients = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]])
-    np.testing.assert_allclose(mixture(-0.3 * np.array([0.75, 0.25]) @ gradients, gradients), [0.75, 0.25])
-    np.testing.assert_allclose(mixture(-np.array([1.0, -1.0]) @ np.eye(2, 3), np.eye(2, 3)), [1.0, 0.0])
-    np.testing.assert_allclose(mixture(np.zeros(3), gradients), [0.5, 0.5])
+    gradients, shares = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]), np.array([0.75, 0.25])
+    for known in (True, False):
+        np.testing.assert_allclose(mixture(-shares @ gradients, gradients, known_scale=known), shares, atol=1e-5)
+        np.testing.assert_allclose(mixture(np.zeros(3), gradients, known_scale=known), [0.5, 0.5])
+    np.testing.assert_allclose(mixture(-0.3 * shares @ gradients, gradients, known_scale=False), shares)
+    np.testing.assert_allclose(mixture(np.array([-1.0, 1, 0]), np.eye(2, 3), known_scale=False), [1.0, 0.0], atol=1e-9)
+    opposite = np.array([[1.0, 0, 0], [-1.0, 0, 0]])
+    np.testing.assert_allclose(mixture(-shares @ opposite, opposite, known_scale=True), shares, atol=1e-5)
 
 
 def test_one_step_shows_each_clients_shares_to_a_tenth(base: LoadedBase) -> None:

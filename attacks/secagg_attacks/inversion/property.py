@@ -2,8 +2,9 @@
 
 A change is, over few steps, minus the rate times the mean gradient of the examples, so a mixture of the classes' mean
 gradients with the classes' shares as weights: non-negative least squares finds them. The gradients are those of public
-examples (the question's population), at the message's start and clipped as in training. Exact as far as the public
-examples are like the private ones; of several steps, of an adaptive optimiser and of a final model it is an estimate.
+examples (the question's population), at the message's start, clipped if training clips. Of two classes they are nearly
+opposite, so that what tells shares apart is how long the change is for its rate: known of plain SGD, where weights must
+add up to 1. With momentum or an adaptive optimiser it is not, and the weights are only put in proportion.
 """
 
 from dataclasses import dataclass
@@ -12,38 +13,59 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import nnls
 
+from secagg.adapter import unflatten
 from secagg.errors import AuditError
 from secagg_attacks.attack import Attack, LabelGuess
 from secagg_attacks.intervals import Floats
-from secagg_attacks.probe import Probe, probe_of
-from secagg_attacks.views import Message, View
+from secagg_attacks.inversion.local_steps import rate_of
+from secagg_attacks.probe import probe_of
+from secagg_attacks.views import Message, Public, View
+from secagg_client.data import Examples
 
 
-def class_gradients(probe: Probe, labels: tuple[int, ...], message: Message, clip: float) -> Floats:
-    """The mean clipped gradient of each class at a message's start, [classes in `labels`, length], by class."""
-    kinds, index_of = np.unique(labels, return_inverse=True)
-    totals = np.zeros((len(kinds), len(message.change)))
-    for index, part in probe.gradients(message.start):
+CONSTRAINT = 1e3
+"""How much more the sum of the weights counts than the fit, whose columns are at most 1 long."""
+
+
+def class_gradients(public: Public, population: Examples, message: Message) -> Floats:
+    """The mean gradient of each class at a message's start, [classes, length]: clipped where training clips."""
+    settings, labels = public.plan.training, np.asarray(population.labels)
+    clip = settings.max_grad_norm if settings.epsilon is not None else np.inf
+    totals = np.zeros((len(public.plan.task.labels), len(message.change)))
+    for index, part in probe_of(public, population).gradients(message.start):
         exact = part.astype(np.float64)
         norms = np.linalg.norm(exact, axis=1, keepdims=True)
-        np.add.at(totals, index_of[index], exact * np.minimum(1.0, clip / np.maximum(norms, 1e-30)))
-    found: Floats = totals / np.bincount(index_of)[:, None]
+        np.add.at(totals, labels[index], exact * np.minimum(1.0, clip / np.maximum(norms, 1e-30)))
+    found: Floats = totals / np.bincount(labels, minlength=len(totals))[:, None]
     return found
 
 
-def mixture(change: Floats, gradients: Floats) -> Floats:
-    """Non-negative weights of the gradients [kinds, length] in -change [length], adding up to 1; even when all are 0.
+def mixture(change: Floats, gradients: Floats, *, known_scale: bool) -> Floats:
+    """Non-negative weights, adding up to 1, of the gradients [kinds, length] in -change [length]; even when all are 0.
 
-    Least squares by way of the gradients' span, [kinds, kinds]: what of the change is outside it moves no weight.
+    With `known_scale` -change is held for a mean of gradients, otherwise for one in an unknown unit.
     """
-    basis, triangle = np.linalg.qr(gradients.T)
-    scale = np.abs(triangle).max()
-    length = np.linalg.norm(change)
-    if scale == 0 or length == 0:
-        return np.full(len(gradients), 1 / len(gradients))
-    weights = nnls(triangle / scale, -(basis.T @ change) / length)[0]
-    total = weights.sum()
-    return weights / total if total > 0 else np.full(len(gradients), 1 / len(gradients))
+    even = np.full(len(gradients), 1 / len(gradients))
+    basis, triangle = np.linalg.qr(gradients.T)  # what of the change is outside their span moves no weight
+    scale = float(np.linalg.norm(gradients, axis=1).max())
+    if scale == 0 or not change.any():
+        return even
+    if known_scale:
+        matrix = np.vstack([triangle / scale, np.full(len(even), CONSTRAINT)])
+        weights = nnls(matrix, np.append(-(basis.T @ change) / scale, CONSTRAINT))[0]
+    else:
+        weights = nnls(triangle / scale, -(basis.T @ change) / np.linalg.norm(change))[0]
+    total = float(weights.sum())
+    return weights / total if total > 0 else even
+
+
+def in_gradients(public: Public, message: Message) -> Floats:
+    """The change over each tensor's rate, [length]: minus the mean gradient, of plain SGD in one step."""
+    parts = unflatten(public.plan, message.change)
+    return np.concatenate(
+        [parts[spec.name].reshape(-1) / rate_of(public, message, spec.name) for spec in public.plan.trained],
+        dtype=np.float64,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +83,14 @@ class PropertyInference(Attack):
             raise AuditError(f"{self.name} needs a population: public examples of each class")
         if not classes or len(set(population.labels)) < classes:
             raise AuditError(f"{self.name} needs public examples of each class: the population has not all labels")
-        probe, clip = probe_of(view.public, population), view.public.plan.training.max_grad_norm
-        known, found = dict[tuple[int, int], Floats](), list[LabelGuess]()
+        settings = view.public.plan.training
+        plain = settings.optimizer == "sgd" and settings.momentum == 0
+        known, found = dict[int, Floats](), list[LabelGuess]()
         for message in view.messages():
-            key = (message.number, id(message.start))  # clients of one round start alike
-            if key not in known:
-                known[key] = class_gradients(probe, population.labels, message, clip)
-            found.append(LabelGuess(mixture(message.change.astype(np.float64), known[key])))
+            if message.number not in known:  # clients of one round start alike
+                known[message.number] = class_gradients(view.public, population, message)
+            change = in_gradients(view.public, message)
+            found.append(LabelGuess(mixture(change, known[message.number], known_scale=plain)))
         return tuple(found)
 
 
