@@ -73,17 +73,17 @@ def test_a_participant_sees_the_others_shares(base: LoadedBase) -> None:
     np.testing.assert_allclose(guessed(learnt(base), ViewName.V4), [np.mean(PLANTED[1:])], atol=0.1)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_several_steps_order_the_clients(base: LoadedBase, optimizer: str) -> None:
-    rate = 0.1 if optimizer == "sgd" else 1e-3
-    shares = guessed(learnt(base, steps=10, batch_size=10, optimizer=optimizer, learning_rate=rate))
-    assert shares[0] > shares[2] > shares[1]
+def test_several_steps_of_plain_sgd_order_the_clients(base: LoadedBase) -> None:
+    """The start's gradients are not those of later steps: shares are too small, their order is kept at a small rate."""
+    for seed in range(3):
+        shares = guessed(learnt(base, seed=seed, steps=10, batch_size=10, learning_rate=0.02))
+        assert shares[0] > shares[2] > shares[1]
 
 
-def test_strong_noise_leaves_the_order_to_chance(base: LoadedBase) -> None:
-    runs = [learnt(base, (0.8, 0.2), seed, epsilon=0.1) for seed in range(8)]
-    right = [shares[0] > shares[1] for shares in map(guessed, runs)]
-    assert np.mean(right) < 1, "eight fair coins are all heads once in 256"
+def test_strong_noise_leaves_the_shares_to_chance(base: LoadedBase) -> None:
+    found = np.concatenate([guessed(learnt(base, seed=seed, epsilon=0.1)) for seed in range(8)])
+    correlation = np.corrcoef(found, PLANTED * 8)[0, 1]
+    assert abs(correlation) < 0.53, "of 24 pairs without any relation: once in a hundred"
 
 
 def test_what_the_attack_lacks_is_said(base: LoadedBase, tiny_llama_dir: Path) -> None:
