@@ -176,7 +176,7 @@ def _references(targets: Floats, references: Floats, space: int) -> int:
         raise AuditError("a loss is not a finite number")
     if references.shape[1] > space - 1:
         raise AuditError(f"a space of {space} has no {references.shape[1]} secrets but the target")
-    return references.shape[1]
+    return int(references.shape[1])
 
 
 def _extrapolated(target: float, references: Floats) -> tuple[float, float]:

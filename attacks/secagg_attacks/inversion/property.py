@@ -7,6 +7,8 @@ opposite, so that what tells shares apart is how long the change is for its rate
 add up to 1. With momentum or an adaptive optimiser it is not, and the weights are only put in proportion: of AdamW's
 changes of a tiny model they did not even order the clients. Several steps leave the start's gradients behind: shares of
 plain SGD are then biased, and keep their order at small rates only.
+
+A share is a property of many records, which privacy of single records protects only as far as that of their group.
 """
 
 from dataclasses import dataclass
