@@ -1,4 +1,7 @@
-"""Shares of classes from gradients of public examples: nearly for one step, in order for several, not from noise."""
+"""Shares of classes from gradients of public examples: nearly for one step, in order for several, not from noise.
+
+What counts as found was written down before the seeds from `FRESH` on were drawn; each figure is the first one seen.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from secagg.errors import AuditError
+from secagg_attacks.intervals import clopper_pearson
 from secagg_attacks.inversion.property import mixture
 from secagg_attacks.record import Record
 from secagg_attacks.registry import attack_named
@@ -20,6 +25,10 @@ from tests.client.support import LM, MEAN, examples, loaded
 
 SIZE, PLANTED = 40, (0.8, 0.2, 0.5)
 """Each client's share of class 1."""
+FRESH = 1000
+"""Seeds from here on were used for nothing before the criteria below."""
+RUNS, COHORT = 16, PLANTED * 4
+"""192 messages: a correlation of .4 would be found at p < .01 all but once in a thousand times."""
 
 
 def with_share(base: LoadedBase, share: float, seed: int) -> Examples:
@@ -73,27 +82,43 @@ def test_a_participant_sees_the_others_shares(base: LoadedBase) -> None:
     np.testing.assert_allclose(guessed(learnt(base), ViewName.V4), [np.mean(PLANTED[1:])], atol=0.1)
 
 
-def test_several_steps_of_plain_sgd_order_the_clients(base: LoadedBase) -> None:
-    """The start's gradients are not those of later steps: shares are too small, their order is kept at a small rate."""
-    for seed in range(3):
-        shares = guessed(learnt(base, seed=seed, steps=10, batch_size=10, learning_rate=0.02))
-        assert shares[0] > shares[2] > shares[1]
+@pytest.mark.parametrize("rate", [0.05, 0.02])
+def test_several_steps_of_plain_sgd_order_the_clients(base: LoadedBase, rate: float) -> None:
+    """The start's gradients are not those of later steps: shares are off, their order is to be kept.
+
+    .05 is the one step's rate spread over the ten; .02 was tried on other seeds. Ordered means: more often than not,
+    by the exact interval over 20 federations (15 of them); by chance it would be one in six.
+    """
+    ordered = 0
+    for seed in range(FRESH, FRESH + 20):
+        shares = guessed(learnt(base, seed=seed, steps=10, batch_size=10, learning_rate=rate))
+        ordered += bool(shares[0] > shares[2] > shares[1])
+    assert clopper_pearson(ordered, 20).low > 0.5, f"{ordered} of 20 in order"
 
 
 def correlation_under(base: LoadedBase, epsilon: float) -> float:
-    """Of guesses and truth, over the 24 messages of eight runs."""
-    found = np.concatenate([guessed(learnt(base, seed=seed, epsilon=epsilon)) for seed in range(8)])
-    return float(np.corrcoef(found, PLANTED * 8)[0, 1])
+    """Of guesses and truth, over the messages of all runs."""
+    found = [guessed(learnt(base, COHORT, seed=FRESH + run, epsilon=epsilon)) for run in range(RUNS)]
+    return float(np.corrcoef(np.concatenate(found), COHORT * RUNS)[0, 1])
+
+
+def chance(tail: float) -> float:
+    """The correlation that as many pairs without any relation exceed with probability `tail` (Student's t)."""
+    degrees = RUNS * len(COHORT) - 2
+    t = float(stats.t.isf(tail, degrees))
+    return t / (degrees + t * t) ** 0.5
 
 
 def test_privacy_of_records_does_not_hide_the_shares_of_a_client(base: LoadedBase) -> None:
-    """From .8 to .2 are 24 of 40 records: epsilon .1 for one record is up to 2.4 for that group."""
-    assert correlation_under(base, 0.1) > 0.2
+    """From .8 to .2, 24 of 40 records are others: epsilon .1 for adding or removing one is up to 4.8 for that group."""
+    found = correlation_under(base, 0.1)
+    assert found > chance(0.01), f"correlation {found:.3f}"
 
 
 def test_noise_that_hides_the_group_leaves_the_shares_to_chance(base: LoadedBase) -> None:
-    """Epsilon .24 for the 24 records."""
-    assert abs(correlation_under(base, 0.01)) < 0.53, "of 24 pairs without any relation: once in a hundred"
+    """Epsilon .48 for the group."""
+    found = correlation_under(base, 0.01)
+    assert abs(found) < chance(0.005), f"correlation {found:.3f}"
 
 
 def test_what_the_attack_lacks_is_said(base: LoadedBase, tiny_llama_dir: Path) -> None:
