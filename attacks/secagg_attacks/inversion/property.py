@@ -4,9 +4,11 @@ A change is, over few steps, minus the rate times the mean gradient of the examp
 gradients with the classes' shares as weights: non-negative least squares finds them. The gradients are those of public
 examples (the question's population), at the message's start, clipped if training clips. Of two classes they are nearly
 opposite, so that what tells shares apart is how long the change is for its rate: known of plain SGD, where weights must
-add up to 1. With momentum or an adaptive optimiser it is not, and the weights are only put in proportion: of AdamW's
-changes of a tiny model they did not even order the clients. Several steps leave the start's gradients behind: shares of
-plain SGD are then biased, and keep their order at small rates only.
+add up to 1. With momentum or an adaptive optimiser it is not, and the weights are only put in proportion.
+
+What it does not do: it did not order the clients from AdamW's changes of a tiny model. Several steps leave the start's
+gradients behind, so that shares of plain SGD are biased: over ten steps the order of three clients held in 20 of 20
+federations at rate .02, and in 13 of 20 at .05; by chance it would in one of six (tests/attacks/test_property.py).
 
 A share is a property of many records, which privacy of single records protects only as far as that of their group.
 """
