@@ -4,6 +4,7 @@ What counts as found was written down before the seeds from `FRESH` on were draw
 where a criterion was missed, it says so.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def chance(tail: float) -> float:
     """The correlation that as many pairs without any relation exceed with probability `tail` (Student's t)."""
     degrees = RUNS * len(COHORT) - 2
     t = float(stats.t.isf(tail, degrees))
-    return t / (degrees + t * t) ** 0.5
+    return t / math.sqrt(degrees + t * t)
 
 
 def test_privacy_of_records_does_not_hide_the_shares_of_a_client(base: LoadedBase) -> None:

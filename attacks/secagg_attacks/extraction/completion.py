@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from secagg.errors import AuditError
-from secagg_attacks.attack import Attack, TextGuess
+from secagg_attacks.attack import Attack, Need, TextGuess
 from secagg_attacks.intervals import Floats, Interval, clopper_pearson
 from secagg_attacks.probe import released
 from secagg_attacks.views import View
@@ -73,6 +73,7 @@ class PrefixCompletion(Attack):
     name: ClassVar[str] = "prefix-completion"
     summary: ClassVar[str] = "the released language model's likeliest continuations of each prompt"
     source: ClassVar[str] = "Carlini et al. 2021, arXiv 2012.07805; Carlini et al. 2023, arXiv 2202.07646"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompts"})
 
     def run(self, view: View) -> TextGuess:
         """Continuations of the question's prompts, one tuple for each.

@@ -67,6 +67,19 @@ class Template:
             symbols.append(place[index])
         return "".join(reversed(symbols))
 
+    def number(self, value: str) -> int:
+        """Which secret this is, the inverse of `value`. Raises AuditError for a text that is none."""
+        number, rest = 0, value
+        for place in self.places:
+            index = next((i for i, symbol in enumerate(place) if rest.startswith(symbol)), None)
+            if index is None:
+                break
+            number, rest = number * len(place) + index, rest[len(place[index]) :]
+        else:
+            if not rest:
+                return number
+        raise AuditError(f"template {self.name}: this is none of its secrets")
+
 
 @dataclass(frozen=True, slots=True)
 class Planted:

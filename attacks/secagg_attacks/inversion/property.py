@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 from secagg.adapter import unflatten
 from secagg.errors import AuditError
-from secagg_attacks.attack import Attack, LabelGuess
+from secagg_attacks.attack import Attack, LabelGuess, Need
 from secagg_attacks.intervals import Floats
 from secagg_attacks.inversion.local_steps import rate_of
 from secagg_attacks.probe import probe_of
@@ -80,6 +80,7 @@ class PropertyInference(Attack):
     name: ClassVar[str] = "property-inference"
     summary: ClassVar[str] = "the shares of the classes, from their mean gradients on public examples"
     source: ClassVar[str] = "Melis et al. 2019, arXiv 1805.04049; Wainakh et al. 2022, LLG, arXiv 2105.09369"
+    needs: ClassVar[frozenset[Need]] = frozenset({"population"})
 
     def run(self, view: View) -> tuple[LabelGuess, ...]:
         """Of each message. Raises AuditError without a population, or for one that has not every class of the task."""
