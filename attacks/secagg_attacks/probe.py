@@ -20,6 +20,7 @@ from secagg_attacks.intervals import Floats
 from secagg_attacks.views import Public, Tensors, Vector
 from secagg_client.adapted import Adapted, attached, untrained
 from secagg_client.data import Examples
+from secagg_client.models import LoadedBase
 from secagg_client.per_example import PerExampleGradients
 from secagg_client.prefix import training_task
 from secagg_client.tasks import AnyTask
@@ -119,21 +120,9 @@ class Probe:
     def _once(self, what: str, tensors: Tensors, compute: Callable[[Any], Any]) -> Any:
         key = (what, fingerprint(tensors))
         if key not in self._kept:
-            with self._with(tensors) as model, torch.no_grad():
+            with released(self._plan, self._public.base, self._device, tensors) as model, torch.no_grad():
                 self._kept[key] = compute(model)
         return self._kept[key]
-
-    @contextmanager
-    def _with(self, tensors: Tensors) -> Iterator[Any]:
-        """The model under an adapter, of the clients' kind or of the release's."""
-        is_clients = set(tensors) == {spec.name for spec in self._plan.tensors}
-        config = self._plan.adapter_config if is_clients else encoding_of(self._plan).adapter_config(self._plan)
-        with untrained(self._public.base, config) as adapted:
-            adapted.model.to(self._device)
-            if set(tensors) != set(adapted.parameters):
-                raise AuditError("the adapter is not one of this run: its tensors have other names")
-            adapted.assign(tensors)
-            yield adapted.model
 
     def _losses(self, model: Any) -> Floats:
         out = np.empty(len(self._rows))
@@ -150,6 +139,19 @@ class Probe:
             for place, i in enumerate(index):
                 out[i] = _token_view(logits[place], batch.input_ids[place], batch.counted[place])
         return tuple(out[i] for i in range(len(self._rows)))
+
+
+@contextmanager
+def released(plan: Plan, base: LoadedBase, device: torch.device, tensors: Tensors) -> Iterator[Any]:
+    """The model under an adapter, of the clients' kind or of the release's. Raises AuditError for another's tensors."""
+    is_clients = set(tensors) == {spec.name for spec in plan.tensors}
+    config = plan.adapter_config if is_clients else encoding_of(plan).adapter_config(plan)
+    with untrained(base, config) as adapted:
+        adapted.model.to(device)
+        if set(tensors) != set(adapted.parameters):
+            raise AuditError("the adapter is not one of this run: its tensors have other names")
+        adapted.assign(tensors)
+        yield adapted.model
 
 
 def _token_view(logits: torch.Tensor, ids: torch.Tensor, counted: torch.Tensor) -> TokenView:

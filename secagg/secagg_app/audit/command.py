@@ -11,6 +11,9 @@ COMMANDS = {
     "release": LazyCommand(
         "secagg_app.audit.release:release", "A released adapter: what its sums and its model give away.", "attacks"
     ),
+    "plant": LazyCommand(
+        "secagg_app.audit.plant:plant", "Made-up secrets for a client to train on, to be looked for later.", "attacks"
+    ),
     "dp": LazyCommand(
         "secagg_app.audit.dp:dp", "The training code: a lower bound on epsilon against the accounted one.", "attacks"
     ),
