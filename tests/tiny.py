@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Split, Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
@@ -75,6 +75,25 @@ def make_llama(directory: Path) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)
     _tokenizer(directory, encoder=False)
+    return directory
+
+
+def make_llama_of_characters(directory: Path) -> Path:
+    """A causal language model whose tokens are single characters, so that it can tell numbers apart."""
+    torch.manual_seed(4)
+    characters = [*SPECIAL, *map(chr, range(32, 127))]
+    config = LlamaConfig(
+        vocab_size=len(characters), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=64, max_position_embeddings=128, pad_token_id=0,
+        bos_token_id=2, eos_token_id=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer = Tokenizer(WordLevel({each: index for index, each in enumerate(characters)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    fast: Any = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]", model_max_length=128
+    )
+    fast.save_pretrained(directory)
     return directory
 
 

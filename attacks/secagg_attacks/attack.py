@@ -8,7 +8,7 @@ An attack of your own: subclass `Attack`, and name it under the entry-point grou
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,9 @@ MessageGuess = TokenGuess | ImageGuess | LabelGuess
 Guess = MembershipGuess | TextGuess | tuple[MessageGuess, ...]
 """Attacks on messages give one guess for each message of the view, in its order."""
 
+Need = Literal["population", "prompts"]
+"""Fields of a question that some attacks cannot do without; `secagg attack` has an option for each."""
+
 EVERY_VIEW = frozenset(ViewName)
 
 
@@ -71,12 +74,14 @@ class Attack(ABC):
         summary: one line for `secagg attack list`.
         source: the paper that it comes from.
         views: where it is defined.
+        needs: what the question must hold besides candidates, or in their place.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
     views: ClassVar[frozenset[ViewName]] = EVERY_VIEW
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     @abstractmethod
     def run(self, view: View) -> Guess:

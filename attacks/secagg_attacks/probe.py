@@ -20,6 +20,7 @@ from secagg_attacks.intervals import Floats
 from secagg_attacks.views import Public, Tensors, Vector
 from secagg_client.adapted import Adapted, attached, untrained, with_squares
 from secagg_client.data import Examples
+from secagg_client.models import LoadedBase
 from secagg_client.per_example import PerExampleGradients
 from secagg_client.prefix import training_task
 from secagg_client.square import FACTOR
@@ -78,7 +79,7 @@ class Probe:
 
         Raises AuditError for an adapter of another kind than clients train.
         """
-        if not self._is_clients(tensors):
+        if not is_clients(self._plan, tensors):
             raise AuditError(
                 f"method {self._plan.method} releases another adapter than clients train: it has no gradients of theirs"
             )
@@ -127,27 +128,9 @@ class Probe:
     def _once(self, what: str, tensors: Tensors, compute: Callable[[Any], Any]) -> Any:
         key = (what, fingerprint(tensors))
         if key not in self._kept:
-            with self._with(tensors) as model, torch.no_grad():
+            with released(self._plan, self._public.base, self._device, tensors) as model, torch.no_grad():
                 self._kept[key] = compute(model)
         return self._kept[key]
-
-    @contextmanager
-    def _with(self, tensors: Tensors) -> Iterator[Any]:
-        """The model under an adapter, of the clients' kind or of the release's."""
-        is_clients = self._is_clients(tensors)
-        config = self._plan.adapter_config if is_clients else encoding_of(self._plan).adapter_config(self._plan)
-        with untrained(self._public.base, config) as bare:
-            adapted = with_squares(bare) if any(name.endswith(FACTOR) for name in tensors) else bare
-            adapted.model.to(self._device)
-            if set(tensors) != set(adapted.parameters):
-                raise AuditError("the adapter is not one of this run: its tensors have other names")
-            adapted.assign(tensors)
-            yield adapted.model
-
-    def _is_clients(self, tensors: Tensors) -> bool:
-        """Whether an adapter has the tensors that clients train and keep, in their shapes."""
-        found = {name: tensor.shape for name, tensor in tensors.items()}
-        return found == {spec.name: spec.shape for spec in self._plan.tensors}
 
     def _losses(self, model: Any) -> Floats:
         out = np.empty(len(self._rows))
@@ -164,6 +147,24 @@ class Probe:
             for place, i in enumerate(index):
                 out[i] = _token_view(logits[place], batch.input_ids[place], batch.counted[place])
         return tuple(out[i] for i in range(len(self._rows)))
+
+
+def is_clients(plan: Plan, tensors: Tensors) -> bool:
+    """Whether an adapter has the tensors that clients train and keep, in their shapes."""
+    return {name: tensor.shape for name, tensor in tensors.items()} == {s.name: s.shape for s in plan.tensors}
+
+
+@contextmanager
+def released(plan: Plan, base: LoadedBase, device: torch.device, tensors: Tensors) -> Iterator[Any]:
+    """The model under an adapter, of the clients' kind or of the release's. Raises AuditError for another's tensors."""
+    config = plan.adapter_config if is_clients(plan, tensors) else encoding_of(plan).adapter_config(plan)
+    with untrained(base, config) as bare:
+        adapted = with_squares(bare) if any(name.endswith(FACTOR) for name in tensors) else bare
+        adapted.model.to(device)
+        if set(tensors) != set(adapted.parameters):
+            raise AuditError("the adapter is not one of this run: its tensors have other names")
+        adapted.assign(tensors)
+        yield adapted.model
 
 
 def _token_view(logits: torch.Tensor, ids: torch.Tensor, counted: torch.Tensor) -> TokenView:

@@ -97,13 +97,15 @@ class Question:
     """What a membership attack is asked: which of `candidates` were trained on.
 
     `population` holds other examples, on which nobody trained. `owners` says of which client each candidate is asked,
-    where that is known: whose record it is if it was trained on. Either may be empty, and `shadows` too.
+    where that is known: whose record it is if it was trained on. Either may be empty, and `shadows` too. `prompts` are
+    what a model is to complete, for attacks on what it says.
     """
 
     candidates: Examples
     population: Examples
     owners: tuple[int, ...] = ()
     shadows: tuple[Shadow, ...] = ()
+    prompts: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """`secagg attack`: one attack on one run, for scripts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ import click
 if TYPE_CHECKING:
     from secagg_app.audit.target import Asked, Target
     from secagg_attacks.attack import Attack
+    from secagg_attacks.views import Question, View
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 LIST = "list"
+HELP = {"population": "public records of the task, on which nobody trained", "prompts": "prompts, one on each line"}
 
 
 @click.command(
@@ -24,14 +27,17 @@ LIST = "list"
 @click.option("--run", type=FOLDER, help="A release, or a folder with a PEFT adapter.")
 @click.option("--members", type=FILE, help="Records that were trained on.")
 @click.option("--nonmembers", type=FILE, help="Records that were not.")
+@click.option("--population", type=FILE, help="Public records of the task, on which nobody trained.")
+@click.option("--prompts", type=FILE, help="A text file: a prompt on each line, for a language model to go on from.")
 @click.option("--earlier", type=FOLDER, multiple=True, help="The release of a round before; repeat, first round first.")
 @click.option("--base", help="The base model, an id or a folder.")
 @click.option("--task", type=click.Choice(["classify", "lm"]), help="Of an adapter without a certificate.")
 @click.option("--labels", help="Its classes in order, with commas.")
 @click.option("--out", type=FILE, help="Write the guess as Parquet: a row for each candidate.")
 def attack(
-    name: str, view: str, run: Path | None, members: Path | None, nonmembers: Path | None, earlier: tuple[Path, ...],
-    base: str | None, task: str | None, labels: str | None, out: Path | None,
+    name: str, view: str, run: Path | None, members: Path | None, nonmembers: Path | None, population: Path | None,
+    prompts: Path | None, earlier: tuple[Path, ...], base: str | None, task: str | None, labels: str | None,
+    out: Path | None,
 ) -> None:  # fmt: skip
     """Run attack NAME on a run and print what it came to as JSON; NAME `list` lists all attacks.
 
@@ -44,11 +50,52 @@ def attack(
         raise click.UsageError("give --run: a release, or a folder with a PEFT adapter")
     from secagg_app.audit.target import asked, target_of, task_of
     from secagg_attacks.registry import attack_named
+    from secagg_attacks.views import ViewName
 
     found = attack_named(name)  # before any model is loaded
+    both = members is not None and nonmembers is not None  # the question then has a population of its own
+    check_given(found, {"population": both or population is not None, "prompts": prompts is not None})
+    told = read_prompts(prompts) if prompts is not None else ()
     target = target_of(run, earlier, base, task_of(task, labels))
-    question = asked(target, members, nonmembers) if members and nonmembers else None
-    click.echo(json.dumps(scored(found, view, target, question, out), indent=1))
+    candidates = asked(target, members, nonmembers) if members and nonmembers else None
+    seen = target.view(ViewName(view), question_of(found, target, candidates, population, told))
+    click.echo(json.dumps(scored(found, seen, candidates, out), indent=1))
+
+
+def check_given(attack: "Attack", given: dict[str, bool]) -> None:
+    """Raise UsageError that names the option of what an attack needs and is not given."""
+    for need in sorted(attack.needs):
+        if not given[need]:
+            raise click.UsageError(f"attack {attack.name} needs {HELP[need]}: give --{need} FILE")
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """A prompt on each line that is not blank. Raises StorageError; AuditError for no prompts, or no UTF-8."""
+    from secagg.errors import AuditError
+    from secagg_host.durable import read_file
+
+    try:
+        found = tuple(line for line in read_file(path).decode().splitlines() if line.strip())
+    except UnicodeDecodeError:
+        raise AuditError(f"{path}: is not UTF-8 text: write one prompt on each line") from None
+    if not found:
+        raise AuditError(f"{path}: holds no prompts: write one on each line")
+    return found
+
+
+def question_of(
+    attack: "Attack", target: "Target", asked: "Asked | None", population: Path | None, prompts: tuple[str, ...]
+) -> "Question | None":
+    """What the attack is asked: candidates where there are some, and what else was given. Raises DataError."""
+    from secagg_attacks.views import Question
+    from secagg_client.data import Examples
+
+    nobody = Examples("nobody", ())
+    question = asked.question if asked is not None else Question(nobody, nobody) if attack.needs else None
+    if question is None:
+        return None
+    public = question.population if population is None else target.examples(population)
+    return replace(question, population=public, prompts=prompts)
 
 
 def listing() -> list[str]:
@@ -62,23 +109,22 @@ def listing() -> list[str]:
     ]
 
 
-def scored(attack: "Attack", view: str, target: "Target", asked: "Asked | None", out: Path | None) -> dict[str, object]:
+def scored(attack: "Attack", seen: "View", asked: "Asked | None", out: Path | None) -> dict[str, object]:
     """The attack's figures. Raises AuditError for a view or an attack that needs more than there is."""
     from secagg_attacks.attack import MembershipGuess
     from secagg_attacks.roc import auc_interval
-    from secagg_attacks.views import ViewName
 
-    seen = target.view(ViewName(view), asked.question if asked else None)
     attack.check(seen)
-    guess = attack.run(seen)
+    guess, named = attack.run(seen), {"attack": attack.name, "view": str(seen.name)}
     if not isinstance(guess, MembershipGuess) or asked is None:
-        return {"attack": attack.name, "view": view, "guess": _described(guess, target.public.base.tokenizer)}
+        prompts = {"prompts": list(seen.question.prompts)} if seen.question and seen.question.prompts else {}
+        return {**named, **prompts, "guess": _described(guess, seen.public.base.tokenizer)}
     area = auc_interval(guess.scores, asked.is_in, seed=0)
     if out is not None:
         _write(out, guess.scores, asked.is_in)
     inside = int(asked.is_in.sum())
     return {
-        "attack": attack.name, "view": view, "members": inside, "others": len(asked.is_in) - inside,
+        **named, "members": inside, "others": len(asked.is_in) - inside,
         "area": [area.value, area.low, area.high], "by_coin": asked.by_coin,
     }  # fmt: skip
 

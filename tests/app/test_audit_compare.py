@@ -151,7 +151,7 @@ def test_the_report_says_what_it_must(family: Family) -> None:
     control = family.model_copy(update={"positive_control": True})
     study = Study(name="test", families=(control,))
     found = findings(runs)
-    html = page(study, found, [], [0.5] * 8, "today", "")
+    html = page(study, found, [], [], [0.5] * 8, "today", "")
     assert "Positive control (small, V1): area 0.7" in html
     assert "leak detected" in html
     assert HOLDS in html
@@ -182,7 +182,7 @@ def test_schedules_of_several_lengths_are_shown_at_equal_quality(family: Family)
     study, found = Study(name="test", families=families), findings(runs)
     (frontier,) = frontiers_of(groups_of(study, found))
     assert [view for view, _ in frontier.plots] == ["V1", "V2"]
-    assert "Exposure at equal quality: tuned" in page(study, found, [], [0.5], "today", "")
+    assert "Exposure at equal quality: tuned" in page(study, found, [], [], [0.5], "today", "")
 
 
 def test_noise_of_clients_says_what_it_promises(family: Family) -> None:
@@ -216,7 +216,7 @@ def test_the_command_writes_page_figures_and_scores(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = family.model_copy(update={"rounds": (1, 2), "epsilon": (0.0,)})
-    study = Study(name="quick", families=(small,), inversion=Inversion(ranks=(4,), rounds=(1,), repeats=2))
+    study = Study(name="quick", families=(small,), inversion=Inversion(ranks=(4,), rounds=(1,), repeats=2), pictures=0)
     monkeypatch.setitem(PRESETS, "quick", study)
     out = tmp_path / "out"
     done = CliRunner().invoke(cli, ["audit", "compare", "--preset", "quick", "--out", str(out), "--workers", "1"])

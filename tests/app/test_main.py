@@ -16,7 +16,7 @@ from tests.study import Study
 LEAVES = (
     "ca init", "ca request", "ca issue", "ca show", "session create", "session show", "server run", "keyholder offer",
     "keyholder run", "client plan", "client ledger init", "client ledger show", "client run", "verify", "evaluate",
-    "release annotate", "bench protocols", "demo",
+    "release annotate", "bench protocols", "demo", "audit plant",
 )  # fmt: skip
 
 BLOCK = """

@@ -6,7 +6,7 @@ narrow first layer has forgotten the image before an adapter sees it. The labels
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,6 +23,8 @@ from secagg_attacks.views import Message, Public, View
 from secagg_client.tasks import AnyTask, make_task
 from secagg_client.tasks.image import ImageBatch
 
+EXACT = 1e-6
+"""What is left of the distance where the image was found: other beginnings need not be tried."""
 Objective = Callable[[Tensor], Tensor]
 """Of dummy pixels [n, channels, height, width]: a scalar."""
 
@@ -81,9 +83,18 @@ class ImageAttack(Attack):
             if client is None:
                 return ImageGuess(np.zeros((0, *canvas.black.shape), np.float32), ())
             objective = self.objective(client, task, torch.tensor(labels))
-            found = [self.descend(objective, start, canvas) for start in starts]
-            best = min(found, key=lambda pixels: float(objective(pixels).detach()))
+            best = self._best(objective, starts, canvas)
         return ImageGuess(canvas.inside(best.detach()).numpy(), labels)
+
+    def _best(self, objective: Objective, starts: Sequence[Tensor], canvas: Canvas) -> Tensor:
+        """The nearest of what is found from each beginning, up to one that leaves nothing of its distance."""
+        found = list[tuple[float, Tensor]]()
+        for start in starts:
+            pixels = self.descend(objective, start, canvas)
+            found.append((float(objective(pixels).detach()), pixels))
+            if found[-1][0] < EXACT * float(objective(start).detach()):
+                break
+        return min(found, key=lambda each: each[0])[1]
 
     @abstractmethod
     def objective(self, client: Client, task: AnyTask, labels: Tensor) -> Objective:

@@ -14,6 +14,9 @@ COMMANDS = {
     "aggregation": LazyCommand(
         "secagg_app.audit.aggregation:aggregation", "The protocol: attacks with each defence off, and on.", "attacks"
     ),
+    "plant": LazyCommand(
+        "secagg_app.audit.plant:plant", "Made-up secrets for a client to train on, to be looked for later.", "attacks"
+    ),
     "dp": LazyCommand(
         "secagg_app.audit.dp:dp", "The training code: a lower bound on epsilon against the accounted one.", "attacks"
     ),

@@ -17,6 +17,7 @@ from secagg_host.durable import FolderLock, make_folder, write_atomic
 if TYPE_CHECKING:
     from secagg_app.audit.inversion import Recovery, Setting
     from secagg_app.audit.jobs import JobResult
+    from secagg_app.audit.pictures import Picture
 
 INVERSION_TEXT = (
     "The span attack reads a message's tokens off the directions of its update. Each message is one step of SGD. It is "
@@ -55,13 +56,16 @@ def compare(preset: str, out: Path, workers: int, ray: str | None) -> None:
         jobs = Jobs(out, study.families)
         refused = run_jobs(jobs, workers, say, ray)
         recoveries = _recoveries(study, out, workers)
-        write_report(study, jobs.results(), recoveries, out)
+        pictures = _pictures(study, out, workers)
+        write_report(study, jobs.results(), recoveries, pictures, out)
     say(f"report: {out / 'report.html'}")
     if refused:
         raise AuditError(f"{len(refused)} runs were refused; the first: {refused[0]}")
 
 
-def write_report(study: Study, results: "list[JobResult]", recoveries: "list[Recovery]", out: Path) -> None:
+def write_report(
+    study: Study, results: "list[JobResult]", recoveries: "list[Recovery]", pictures: "list[Picture]", out: Path
+) -> None:
     """exposure.json, scores.parquet and report.html, each whole or not at all. Raises AuditError for too few runs."""
     from secagg_app.audit.exposure import findings
     from secagg_app.audit.report import groups_of, page, short_lines, to_json
@@ -70,9 +74,9 @@ def write_report(study: Study, results: "list[JobResult]", recoveries: "list[Rec
     blind = [each.blind_p for each in results]
     made = time.strftime("%d %B %Y", time.gmtime())
     write_atomic(out / "scores.parquet", _scores(results))
-    figures = to_json(study, found, recoveries, blind)
+    figures = to_json(study, found, recoveries, pictures, blind)
     write_atomic(out / "exposure.json", (json.dumps(figures, indent=1) + "\n").encode())
-    html = page(study, found, recoveries, blind, made, INVERSION_TEXT)
+    html = page(study, found, recoveries, pictures, blind, made, INVERSION_TEXT)
     write_atomic(out / "report.html", html.encode())
     for line in short_lines(groups_of(study, found)):
         click.echo(line)
@@ -116,6 +120,31 @@ def _recoveries(study: Study, out: Path, workers: int) -> "list[Recovery]":
         what = f"rank {setting.rank}, {setting.tokens} tokens, {setting.rounds} rounds"
         say(f"{done} of {len(missing)}: inversion, {what}")
     return [_read(row) for setting in wanted for row in json.loads(paths[setting].read_text())]
+
+
+def _pictures(study: Study, out: Path, workers: int) -> "list[Picture]":
+    """Images, each kept on disk as soon as it was looked for in all settings."""
+    from secagg_app.audit.pictures import Picture, recipe
+
+    paths = {seed: out / "pictures" / f"{recipe()}-{seed}.json" for seed in range(study.pictures)}
+    missing = [(seed,) for seed, path in paths.items() if not path.exists()]
+    make_folder(out / "pictures")
+    for done, ((seed,), found) in enumerate(spread(_look_for, missing, min(workers, max(1, len(missing)))), 1):
+        if isinstance(found, str):
+            raise AuditError(f"image {seed}: {found}")
+        write_atomic(paths[seed], (json.dumps(found) + "\n").encode())
+        say(f"{done} of {len(missing)}: image {seed} was looked for")
+    return [Picture(**row) for path in paths.values() for row in json.loads(path.read_text())]
+
+
+def _look_for(seed: int) -> list[dict[str, Any]] | str:
+    """In a worker."""
+    from secagg_app.audit.pictures import pictures
+
+    try:
+        return [asdict(each) for each in pictures(seed)]
+    except SecaggError as error:
+        return str(error)
 
 
 def _key(family: Family, grid: Inversion, setting: "Setting") -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from secagg.errors import AuditError
 from secagg_app.audit import overlap
+from secagg_app.audit import planted as planting
 from secagg_app.audit.overlap import Together, together
 from secagg_app.audit.target import Asked, Target, asked, target_of, task_of
 from secagg_attacks.attack import membership_scores
@@ -61,6 +62,7 @@ class ReleaseAudit:
     undefined: dict[str, str]
     scores: dict[tuple[str, str], Floats] = field(repr=False)
     is_in: NDArray[np.bool_] = field(repr=False)
+    planted: planting.PlantedAudit | None = None
     together: Together | None = None
 
     @property
@@ -97,6 +99,7 @@ def reading(low: float, blind: Blind | None) -> str:
 @click.option("--members", type=FILE, help="Records that were trained on (a client's audit/members.parquet).")
 @click.option("--nonmembers", type=FILE, help="Records that were not, of the same kind (audit/nonmembers.parquet).")
 @click.option("--canaries", type=FILE, help="A client's audit/canaries.parquet: a lower bound on epsilon.")
+@click.option("--planted", type=FILE, help="The planted.jsonl of `secagg audit plant`: are its secrets given away?")
 @click.option("--declared-size", type=click.IntRange(1), help="What that client declared: the bound has more power.")
 @click.option("--earlier", type=FOLDER, multiple=True, help="The release of a round before; repeat, first round first.")
 @click.option(
@@ -111,7 +114,7 @@ def reading(low: float, blind: Blind | None) -> str:
 @click.option("--out", type=FOLDER, default=Path("runs/audit-release"), show_default=True,
               help="exposure.json, scores.parquet and report.html.")  # fmt: skip
 def release(
-    folder: Path, members: Path | None, nonmembers: Path | None, canaries: Path | None,
+    folder: Path, members: Path | None, nonmembers: Path | None, canaries: Path | None, planted: Path | None,
     declared_size: int | None, earlier: tuple[Path, ...], other: tuple[Path, ...], base: str | None, task: str | None,
     labels: str | None, out: Path,
 ) -> None:  # fmt: skip
@@ -124,17 +127,21 @@ def release(
     """
     if (members is None) != (nonmembers is None):
         raise click.UsageError("--members and --nonmembers go together")
-    if members is None and canaries is None and not other:
+    of_this_run = members is not None or canaries is not None or planted is not None
+    if not of_this_run and not other:
         raise AuditError(
-            "nothing to ask: give --members and --nonmembers, or --canaries, or --other. A session with [audit] makes "
-            "each client reserve the first three, in its state folder under sessions/*/audit"
+            "nothing to ask: give --members and --nonmembers, or --canaries. A session with [audit] makes each client "
+            "reserve them, in its state folder under sessions/*/audit. Or --planted, what `secagg audit plant` wrote; "
+            "or --other, more releases"
         )
     several = together((*earlier, folder, *other)) if other else None
     found, about = NOT_ASKED, str(folder)
-    if members is not None or canaries is not None:
+    if of_this_run:
         target = target_of(folder, earlier, base, task_of(task, labels))
         question = None if members is None or nonmembers is None else asked(target, members, nonmembers)
-        found, about = audit_release(target, question, canaries, declared_size), about_target(target)
+        asked_planted = planting.audit_planted(target, planted) if planted is not None else None
+        found = replace(audit_release(target, question, canaries, declared_size), planted=asked_planted)
+        about = about_target(target)
     found = replace(found, together=several)
     from secagg_app.audit.release_report import page
 
@@ -263,6 +270,7 @@ def to_json(found: ReleaseAudit) -> dict[str, Any]:
         "reading": found.reading, "members": found.members, "others": found.others, "by_coin": found.by_coin,
         "blind": asdict(found.blind) if found.blind else None, "views": [asdict(each) for each in found.seen],
         "canaries": _verdict(verdict) if verdict else None,
+        "planted": planting.to_json(found.planted) if found.planted else None,
         "notes": list(found.notes), "undefined": found.undefined,
         "together": overlap.to_json(found.together) if found.together else None,
     }  # fmt: skip
@@ -286,5 +294,7 @@ def lines(found: ReleaseAudit) -> Sequence[str]:
             f"{finding.name}: epsilon at least {finding.epsilon:.2f}, accounted {finding.accounted:.2f} (at most "
             f"{finding.reach:.2f} could have been shown{power})"
         )
+    if found.planted is not None:
+        out += planting.lines(found.planted)
     several = overlap.lines(found.together) if found.together else []
     return [*out, *(f"note: {note}" for note in found.notes), found.reading, *several]

@@ -6,6 +6,7 @@ from markupsafe import Markup
 from secagg_app.audit.overlap import STILL
 from secagg_app.audit.release import BLIND, ReleaseAudit
 from secagg_attacks.audit.verdict import HOLDS, LEAK
+from secagg_attacks.extraction.planted_audit import CHANCE
 from secagg_attacks.roc import Scores, curve
 from secagg_attacks.views import TITLES
 from secagg_server.plots import ACCENT, INK, MUTED, legend, new_axes, svg
@@ -20,6 +21,7 @@ def page(about: str, found: ReleaseAudit) -> str:
     return environment.get_template("release.html.j2").render(
         about=about, found=found, still=STILL, titles={str(name): title for name, title in TITLES.items()},
         roc=_roc(found) if found.seen else "", bad=found.reading in (LEAK, BLIND), good=found.reading == HOLDS,
+        holds=HOLDS, chance=CHANCE,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from secagg_app.audit.exposure import Difference, Exposure, Findings, Quality
 from secagg_app.audit.inversion import Recovery
+from secagg_app.audit.pictures import Picture, rows_of
 from secagg_app.audit.plots import capacity_plot, exposure_plot, frontier_plot, roc_plot
 from secagg_app.audit.settings import DELTA, Family, Study
 from secagg_attacks.audit.verdict import HOLDS, LEAK
@@ -164,8 +165,9 @@ def interval_text(found: Interval) -> str:
 
 
 def page(
-    study: Study, found: Findings, recoveries: Sequence[Recovery], blind: Sequence[float], made: str, inversion: str
-) -> str:
+    study: Study, found: Findings, recoveries: Sequence[Recovery], pictures: Sequence[Picture], blind: Sequence[float],
+    made: str, inversion: str,
+) -> str:  # fmt: skip
     """The report as HTML."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("secagg_app.audit"), PackageLoader("secagg_server")]),
@@ -183,10 +185,21 @@ def page(
         titles={str(name): title for name, title in TITLES.items()}, recoveries=recoveries, samples=samples,
         capacity=capacity_plot([r for r in recoveries if r.view is ViewName.V1]) if recoveries else "",
         inversion_text=inversion, undefined=found.undefined, frontiers=frontiers_of(groups),
+        pictures=beside(pictures), picture_rows=rows_of(pictures),
     )  # fmt: skip
 
 
-def to_json(study: Study, found: Findings, recoveries: Sequence[Recovery], blind: Sequence[float]) -> dict[str, Any]:
+def beside(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
+    """Each original, and what was made of it in each setting."""
+    found = dict[str, list[Picture]]()
+    for each in pictures:
+        found.setdefault(each.original, []).append(each)
+    return list(found.items())
+
+
+def to_json(
+    study: Study, found: Findings, recoveries: Sequence[Recovery], pictures: Sequence[Picture], blind: Sequence[float]
+) -> dict[str, Any]:
     """Every figure with its interval, counts, seeds and controls. ROC points are left to the scores."""
     groups = groups_of(study, found)
     controls, warnings = control_lines(groups, found, blind)
@@ -200,6 +213,7 @@ def to_json(study: Study, found: Findings, recoveries: Sequence[Recovery], blind
         "qualities": [{**_plain(q, {"ceiling"}), "learnt": q.learnt} for q in found.qualities],
         "differences": [_plain(each) for each in found.differences],
         "recoveries": [_plain(each, {"samples"}) for each in recoveries],
+        "pictures": [_plain(each) for each in rows_of(pictures)],
         "blind_p": list(blind),
         "voids": list(found.voids),
         "controls": controls,

@@ -104,11 +104,18 @@ class Inversion(Frozen):
 
 
 class Study(Frozen):
-    """A whole comparison."""
+    """A whole comparison. `pictures` images are looked for in gradients."""
 
     name: str
     families: tuple[Family, ...] = Field(min_length=1)
     inversion: Inversion = Inversion()
+    pictures: int = Field(default=5, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.pictures == 1:
+            raise ValueError(f"study {self.name}: one picture gives no interval; take none, or two")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,7 @@ QUICK = Study(
         ),
     ),
     inversion=Inversion(ranks=(8,), repeats=3),
+    pictures=2,
 )  # fmt: skip
 FULL = Study(
     name="full",

