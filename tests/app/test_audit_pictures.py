@@ -10,7 +10,6 @@ from PIL import Image
 from secagg_app.audit import pictures as module
 from secagg_app.audit.pictures import SETTINGS, Picture, pictures, rows_of
 from secagg_app.audit.report import beside
-from secagg_app.audit.settings import FULL, Study
 from secagg_attacks.inversion.images import DeepLeakage
 
 
@@ -43,13 +42,13 @@ def test_a_clients_update_gives_its_image_away_and_its_noise_hides_it(monkeypatc
     assert all(each.psnr < each.blank + 1 for each in (*total, *noisy))
 
 
-def test_intervals_are_over_images() -> None:
-    first, second = rows_of([picture("x", 10), picture("y", 5), picture("x", 20), picture("y", 7)])
-    assert (first.setting, first.psnr.value, first.psnr.count) == ("x", 15, 2)
-    assert (second.setting, second.psnr.value) == ("y", 6)
+def test_found_is_clearly_nearer_than_grey() -> None:
+    first, second = rows_of([picture("x", 10), picture("y", 17), picture("x", 20), picture("y", 30)])
+    assert (first.setting, first.found.value, first.found.count) == ("x", 0.5, 2)
+    assert first.found.low < 0.02
+    assert first.found.high > 0.98
+    assert (second.setting, second.found.value) == ("y", 1)
     assert rows_of([]) == []
-    with pytest.raises(ValueError, match="one picture gives no interval"):
-        Study(name="one", families=FULL.families, pictures=1)
 
 
 def test_a_row_of_the_page_is_an_original_and_its_guesses() -> None:

@@ -22,7 +22,7 @@ from secagg.errors import AuditError
 from secagg.plan import TaskSpec
 from secagg_app.audit.settings import DELTA
 from secagg_attacks.attack import ImageGuess
-from secagg_attacks.intervals import Interval, t_interval
+from secagg_attacks.intervals import Interval, clopper_pearson
 from secagg_attacks.inversion.images import DeepLeakage
 from secagg_attacks.inversion.recovery import image_recovery
 from secagg_attacks.record import Record, recorded
@@ -40,6 +40,8 @@ SIDE, RANGE, SHOWN = 8, 2.0, 96
 """Pixels of an image, what a pixel's values span for the model, and pixels on the page."""
 ATTACK = DeepLeakage(restarts=2)
 RANK, HIDDEN = 32, 64
+NEARER = 8.0
+"""An image counts as found when the guess is so many decibels nearer than a plain grey is."""
 Images = NDArray[np.float32]
 
 
@@ -63,7 +65,7 @@ SETTINGS = (
 class Picture:
     """One image, attacked in one setting: as PNGs in base64, and how near they are in decibels.
 
-    `blank` is how near a plain grey of the image's own mean is: a guess below it has found nothing.
+    `blank` is how near a plain grey of the image's own mean is.
     """
 
     setting: str
@@ -75,11 +77,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class PictureRow:
-    """A setting over all images."""
+    """A setting over all images: which part of them was found, with its exact interval."""
 
     setting: str
-    psnr: Interval
-    blank: Interval
+    found: Interval
 
 
 def recipe() -> str:
@@ -107,12 +108,12 @@ def pictures(seed: int) -> list[Picture]:
 
 
 def rows_of(found: Sequence[Picture]) -> list[PictureRow]:
-    """Intervals over images, in the order of the settings. Raises AuditError for fewer than two images."""
+    """In the order of the settings."""
     groups = defaultdict[str, list[Picture]](list)
     for each in found:
         groups[each.setting].append(each)
     return [
-        PictureRow(name, t_interval([each.psnr for each in mine]), t_interval([each.blank for each in mine]))
+        PictureRow(name, clopper_pearson(sum(each.psnr >= each.blank + NEARER for each in mine), len(mine)))
         for name, mine in groups.items()
     ]
 

@@ -164,6 +164,11 @@ def interval_text(found: Interval) -> str:
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
+def over_repeats(found: Interval) -> str:
+    """The same over few repeats: where all of them agree, Student's interval has no width, and says too much."""
+    return f"{found.value:.3f} in all {found.count}" if found.low == found.high else interval_text(found)
+
+
 def page(
     study: Study, found: Findings, recoveries: Sequence[Recovery], pictures: Sequence[Picture], blind: Sequence[float],
     made: str, inversion: str,
@@ -174,6 +179,7 @@ def page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["interval"] = interval_text
+    environment.filters["over_repeats"] = over_repeats
     environment.filters["most_common"] = lambda names: Counter(names).most_common(1)[0][0]
     environment.filters["reading"] = reading
     environment.filters["noise_of_clients"] = noise_of_clients
