@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    RegNetConfig,
+    RegNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from secagg.errors import AuditError
 from secagg.plan import TaskSpec
@@ -45,6 +51,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
     return load_base(str(folder), IMAGE)
 
 
+@pytest.fixture(scope="module")
+def convolutional(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
+    """Convolutions with group norms of five channels; the first keeps 40 x 4 x 4 values of 192, and nothing is pooled
+    before the end."""
+    folder = tmp_path_factory.mktemp("regnet")
+    torch.manual_seed(4)
+    config = RegNetConfig(
+        embedding_size=40, hidden_sizes=[40, 80], depths=[1, 1], groups_width=80, layer_type="x",
+        downsample_in_first_stage=False, num_labels=10,
+    )  # fmt: skip
+    RegNetForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return load_base(str(folder), TaskSpec(kind="image", labels=DIGITS, options={"norm": "group"}))
+
+
 def learnt(base: LoadedBase, rows: range, clients: int = 1, **changes: Any) -> Record:
     values = {"rank": 32, "alpha": 32, "target_modules": EVERYWHERE, "learning_rate": 0.1, **changes}
     return one_step(base, [digits(rows)] * clients, **values)[1]
@@ -71,6 +92,23 @@ def test_one_image_is_seen_again_without_noise_and_not_with_it(base: LoadedBase,
     assert guess.labels == (3,)
     shorter = replace(attack, steps=attack.steps // 5, restarts=1)
     (noisy,) = shorter.run(learnt(base, rows, clients=3, epsilon=1.0).view(ViewName.V2))
+    assert image_recovery(noisy, truth, RANGE).psnr < BLANK, "three clients with that same image"
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_one_image_is_seen_again_in_a_convolutional_net_with_group_norm(
+    convolutional: LoadedBase, attack: ImageAttack
+) -> None:
+    """The same bars as above, for LoRA on every convolution."""
+    rows = range(3, 4)
+    truth = pixels(convolutional, rows)
+    plain = learnt(convolutional, rows, target_modules=("convolution",))
+    (guess,) = attack.run(plain.view(ViewName.V1))
+    assert image_recovery(guess, truth, RANGE).psnr > BLANK + 8
+    assert guess.labels == (3,)
+    shorter = replace(attack, steps=attack.steps // 5, restarts=1)
+    noisy_run = learnt(convolutional, rows, clients=3, epsilon=1.0, target_modules=("convolution",))
+    (noisy,) = shorter.run(noisy_run.view(ViewName.V2))
     assert image_recovery(noisy, truth, RANGE).psnr < BLANK, "three clients with that same image"
 
 
