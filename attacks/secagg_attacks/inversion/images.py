@@ -1,8 +1,10 @@
 """`dlg` and `inverting-gradients`: images whose gradient is the one that was sent.
 
 Made for full gradients of small batches; from LoRA's updates there is less to match, and a model with max pooling or a
-narrow first layer has forgotten the image before an adapter sees it. The labels come from
-`label-inference`, as in iDLG, and the number of images is taken as known, as in both papers.
+narrow first layer has forgotten the image before an adapter sees it. Rectified linear units can stop
+the search short of an image that the gradient does hold (seen in a convolutional net): a guess that fails is no
+protection. The labels come from `label-inference`, as in iDLG, and the number of images is taken as known, as in both
+papers.
 """
 
 from abc import abstractmethod
