@@ -53,17 +53,18 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
 
 
 def paired_bootstrap(
-    statistic: Callable[[NDArray[np.int64]], float], examples: int, *, seed: int, draws: int = 2000,
+    statistic: Callable[[NDArray[np.int64]], Floats], examples: int, *, seed: int, draws: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:  # fmt: skip
     """The percentile interval of a statistic of examples, which are drawn again together.
 
-    `statistic` takes row numbers, [examples]; for a difference it looks both sides up at the same rows, which is what
-    makes it paired. Raises AuditError for fewer than twenty examples.
+    `statistic` takes how often each example is in each draw, [draws, examples], and gives a figure for each, [draws];
+    for a difference it looks both sides up in the same draws, which is what makes it paired. Raises AuditError for
+    fewer than twenty examples.
     """
     if examples < 20:
         raise AuditError(f"{examples} examples: a bootstrap over so few says nothing")
-    rng = np.random.default_rng(seed)
-    found = np.array([statistic(rng.integers(0, examples, examples)) for _ in range(draws)])
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(statistic(np.arange(examples)), float(low), float(high), examples, confidence)
+    counts = np.random.default_rng(seed).multinomial(examples, np.full(examples, 1 / examples), size=draws)
+    low, high = np.quantile(statistic(counts), [(1 - confidence) / 2, (1 + confidence) / 2])
+    value = statistic(np.ones((1, examples), dtype=np.int64))[0]
+    return Interval(float(value), float(low), float(high), examples, confidence)

@@ -121,6 +121,8 @@ def test_what_leaks_is_found_and_what_does_not_is_not() -> None:
     gap = next(each for each in found.differences if each.view is ViewName.V1)
     assert gap.difference.low > 0.15
     assert 0 < gap.detectable < 0.1
+    assert gap.by_example.low < gap.difference.value < gap.by_example.high
+    assert gap.by_example.low > 0.15
     assert isinstance(best.rate, str) or best.rate.tpr.value > best.rate.fpr.value
 
 

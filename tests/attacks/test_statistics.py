@@ -13,7 +13,7 @@ from secagg.errors import AuditError
 from secagg_attacks import f_dp, one_run, two_sample
 from secagg_attacks.intervals import Floats, clopper_pearson, paired_bootstrap, t_interval
 from secagg_attacks.one_run import Guesses, guess, p_value, reach
-from secagg_attacks.roc import Scores, auc, calibrated, curve, tpr_at
+from secagg_attacks.roc import Scores, auc, auc_of_draws, calibrated, curve, tpr_at
 
 
 def normal(n: int, m: int, shift: float, seed: int = 0) -> Scores:
@@ -44,16 +44,27 @@ def test_t_interval_by_hand() -> None:
         t_interval([1.0])
 
 
+def test_areas_of_draws_are_those_of_the_drawn_examples() -> None:
+    rng = np.random.default_rng(0)
+    values, is_in = rng.integers(0, 12, 60).astype(np.float64), rng.random(60) < 0.4  # with many ties
+    rows = rng.integers(0, 60, (50, 60))
+    counts = np.stack([np.bincount(each, minlength=60) for each in rows])
+    naive = [auc(Scores(values[each][is_in[each]], values[each][~is_in[each]])) for each in rows]
+    np.testing.assert_allclose(auc_of_draws(values, is_in, counts), naive)
+    only_members = is_in[None].astype(np.int64)
+    assert auc_of_draws(values, is_in, only_members) == [0.5]
+
+
 def test_a_paired_bootstrap_is_narrower_where_pairs_agree() -> None:
     rng = np.random.default_rng(3)
     common = rng.normal(0, 5, 400)
     a, b = common + rng.normal(0.5, 0.2, 400), common + rng.normal(0.0, 0.2, 400)
-    paired = paired_bootstrap(lambda rows: float((a[rows] - b[rows]).mean()), 400, seed=1)
-    alone = paired_bootstrap(lambda rows: float(a[rows].mean()), 400, seed=1)
+    paired = paired_bootstrap(lambda counts: counts @ (a - b) / 400, 400, seed=1)
+    alone = paired_bootstrap(lambda counts: counts @ a / 400, 400, seed=1)
     assert paired.low < 0.5 < paired.high
     assert paired.high - paired.low < (alone.high - alone.low) / 10
     with pytest.raises(AuditError, match="5 examples"):
-        paired_bootstrap(lambda rows: 0.0, 5, seed=1)
+        paired_bootstrap(lambda counts: counts.sum(axis=1) / 5, 5, seed=1)
 
 
 # -- ROC -------------------------------------------------------------------------------------------------------

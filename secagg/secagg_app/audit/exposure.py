@@ -17,9 +17,9 @@ from scipy import stats
 from secagg.errors import AuditError
 from secagg_app.audit.jobs import JobResult
 from secagg_attacks.blind import VOID
-from secagg_attacks.intervals import Floats, Interval, t_interval
+from secagg_attacks.intervals import Floats, Interval, paired_bootstrap, t_interval
 from secagg_attacks.membership.shadow import Mode, Shadows, lira_where_enough, rmia_where_enough
-from secagg_attacks.roc import Curve, Operating, Scores, auc, calibrated, curve
+from secagg_attacks.roc import Curve, Operating, Scores, auc, auc_of_draws, calibrated, curve
 from secagg_attacks.views import ViewName
 
 LOOKER = 0
@@ -27,6 +27,23 @@ LOOKER = 0
 POWER = 0.8
 Cell = tuple[str, int, float]
 MODES: tuple[Mode, ...] = ("offline", "online")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Of one run: a score for each candidate that is a question under the view, [asked], and who of them was in."""
+
+    values: Floats
+    is_in: NDArray[np.bool_]
+
+    @property
+    def both(self) -> tuple[Floats, NDArray[np.bool_]]:
+        """As it is."""
+        return self.values, self.is_in
+
+    def apart(self) -> Scores:
+        """Members' and others'."""
+        return Scores(self.values[self.is_in], self.values[~self.is_in])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,7 @@ class Exposure:
     members: int
     nonmembers: int
     roc: Curve = field(repr=False)
+    scored: tuple[Scored, ...] = field(default=(), repr=False)
 
     @property
     def leaks(self) -> bool:
@@ -79,13 +97,18 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Area with `rounds` rounds less that with one, paired by run; and what could have been seen four times in five."""
+    """Area with `rounds` rounds less that with one, paired by run; and what could have been seen four times in five.
+
+    `by_example` is the same difference, with the candidates drawn again and the runs as they are: other records of the
+    same kind might have come out so.
+    """
 
     family: str
     rounds: int
     epsilon: float
     view: ViewName
     difference: Interval
+    by_example: Interval
     detectable: float
 
 
@@ -126,31 +149,33 @@ def _named(result: JobResult) -> str:
 
 
 def _exposure(cell: Cell, runs: Sequence[JobResult], view: ViewName) -> Exposure:
-    scores = [_scores(runs, number, view) for number in range(len(runs))]
+    asked = [_asked(runs, number, view) for number in range(len(runs))]
+    scores = [{name: each.apart() for name, each in found.items()} for found in asked]
     names = sorted(set.intersection(*(set(each) for each in scores)))
     areas = np.array([[auc(each[name]) for name in names] for each in scores])
-    picks = [int(np.delete(areas, number, axis=0).mean(axis=0).argmax()) for number in range(len(runs))]
-    own = [float(areas[number, pick]) for number, pick in enumerate(picks)]
+    picks = [names[int(np.delete(areas, number, axis=0).mean(axis=0).argmax())] for number in range(len(runs))]
+    chosen = [each[pick] for each, pick in zip(scores, picks, strict=True)]
+    own = [auc(each) for each in chosen]
     rng = np.random.default_rng(0)
-    shuffled = t_interval([auc(_shuffled(each[names[pick]], rng)) for each, pick in zip(scores, picks, strict=True)])
+    shuffled = t_interval([auc(_shuffled(each, rng)) for each in chosen])
     last = scores[-1][names[0]]
     return Exposure(
-        *cell, view, t_interval(own).within(0, 1), tuple(own), tuple(names[pick] for pick in picks),
+        *cell, view, t_interval(own).within(0, 1), tuple(own), tuple(picks),
         dict(zip(names, areas.mean(axis=0).tolist(), strict=True)), shuffled.within(0, 1), _rate(scores, areas, names),
-        len(last.members), len(last.nonmembers),
-        curve(_pooled([each[names[pick]] for each, pick in zip(scores, picks, strict=True)])),
+        len(last.members), len(last.nonmembers), curve(_pooled(chosen)),
+        tuple(each[pick] for each, pick in zip(asked, picks, strict=True)),
     )  # fmt: skip
 
 
-def _scores(runs: Sequence[JobResult], number: int, view: ViewName) -> dict[str, Scores]:
+def _asked(runs: Sequence[JobResult], number: int, view: ViewName) -> dict[str, Scored]:
     """Of one run, by attack: what was scored with it, and what needs the other runs as shadows."""
     run = runs[number]
-    asked = run.owner != LOOKER if view is ViewName.V4 else np.ones(len(run.owner), dtype=bool)
+    rows = run.owner != LOOKER if view is ViewName.V4 else np.ones(len(run.owner), dtype=bool)
     plain = {name: values for (of, name), values in run.scores.items() if of == view}
     found = plain | _by_shadows(runs, number)
     if view is ViewName.V1:
         found |= _by_local_shadows(runs, number)
-    return {name: Scores(v[asked & run.member], v[asked & ~run.member]) for name, v in found.items()}
+    return {name: Scored(values[rows], run.member[rows]) for name, values in found.items()}
 
 
 def _by_shadows(runs: Sequence[JobResult], number: int) -> dict[str, Floats]:
@@ -236,8 +261,24 @@ def _differences(exposures: Sequence[Exposure]) -> list[Difference]:
         if each.rounds == 1 or base is None or len(base.areas) != len(each.areas):
             continue
         gaps = [many - single for many, single in zip(each.areas, base.areas, strict=True)]
-        found.append(Difference(each.family, each.rounds, each.epsilon, each.view, t_interval(gaps), _detectable(gaps)))
+        found.append(
+            Difference(
+                each.family, each.rounds, each.epsilon, each.view, t_interval(gaps), _by_example(each, base),
+                _detectable(gaps),
+            )
+        )  # fmt: skip
     return found
+
+
+def _by_example(many: Exposure, one: Exposure) -> Interval:
+    """The bootstrap over candidates, who are the same in both cells and in all runs."""
+    pairs = list(zip(many.scored, one.scored, strict=True))
+
+    def difference(counts: NDArray[np.int64]) -> Floats:
+        gaps = [auc_of_draws(*high.both, counts) - auc_of_draws(*low.both, counts) for high, low in pairs]
+        return np.asarray(np.mean(gaps, axis=0))
+
+    return paired_bootstrap(difference, len(one.scored[0].values), seed=0)
 
 
 def _detectable(gaps: Sequence[float]) -> float:

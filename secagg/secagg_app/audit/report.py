@@ -211,7 +211,8 @@ def to_json(
     controls, warnings = control_lines(groups, found, blind)
     learnt = {(q.family, q.rounds, q.epsilon): q.learnt for q in found.qualities}
     exposures = [
-        {**_plain(e, {"roc"}), "reading": reading(e, learnt[e.family, e.rounds, e.epsilon])} for e in found.exposures
+        {**_plain(e, {"roc", "scored"}), "reading": reading(e, learnt[e.family, e.rounds, e.epsilon])}
+        for e in found.exposures
     ]
     return {
         "study": study.model_dump(mode="json"),
