@@ -109,7 +109,7 @@ def test_one_image_is_seen_again_in_a_smooth_convolutional_net_with_group_norm(t
     assert image_recovery(noisy, truth, RANGE).psnr < BLANK, "three clients with that same image"
 
 
-def test_kinks_stop_the_search_short_of_an_image_that_the_gradient_holds(tmp_path: Path) -> None:
+def test_kinks_stop_the_search_short_of_the_image_that_has_the_gradient(tmp_path: Path) -> None:
     """With rectified linear units the same bars, set beforehand, were missed by both attacks (14.8 and 6.6 dB).
 
     The true image has the client's gradient, and the guess has not: a better search may find it. That this one does

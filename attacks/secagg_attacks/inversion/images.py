@@ -2,7 +2,7 @@
 
 Made for full gradients of small batches; from LoRA's updates there is less to match, and a model with max pooling or a
 narrow first layer has forgotten the image before an adapter sees it. Rectified linear units can stop
-the search short of an image that the gradient does hold (seen in a convolutional net): a guess that fails is no
+the search short of the image that has the gradient (seen in a convolutional net): a guess that fails is no
 protection. The labels come from `label-inference`, as in iDLG, and the number of images is taken as known, as in both
 papers.
 """
