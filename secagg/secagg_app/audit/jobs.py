@@ -87,14 +87,14 @@ class HeldOut:
 
     def quality(self, public: Any, tensors: dict[str, Any]) -> float:
         """Of an adapter, of the clients' kind or of the release's."""
-        from secagg.encodings.registry import encoding_of
-        from secagg_client.evaluation import evaluate_adapter
+        import torch
 
-        plan = public.plan
-        is_clients = set(tensors) == {spec.name for spec in plan.tensors}
-        config = plan.adapter_config if is_clients else encoding_of(plan).adapter_config(plan)
-        found = evaluate_adapter(config, tensors, public.base, self.data, where="the run", task=self.task)
-        return float(getattr(found, self.measure))
+        from secagg_attacks.probe import released
+        from secagg_client.training import TrainOptions
+
+        device = TrainOptions().torch_device()
+        with released(public.plan, public.base, device, tensors) as model, torch.no_grad():
+            return float(getattr(self.task.metrics(model, self.task.encode(self.data)), self.measure))
 
 
 @lru_cache(maxsize=2)
