@@ -26,6 +26,7 @@ from secagg_client.prefix import training_task
 from secagg_client.square import FACTOR
 from secagg_client.tasks import AnyTask
 from secagg_client.tasks.base import by_length, device_of
+from secagg_client.training import TrainOptions
 
 MICRO_BATCH = 32
 
@@ -48,7 +49,7 @@ class Probe:
     def __init__(self, public: Public, data: Examples) -> None:
         self._public, self._data = public, data
         self._plan = in_float32(public.plan)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = TrainOptions().torch_device()
         self._task: AnyTask = training_task(self._plan, public.base, self._device)
         self._rows = self._task.encode(data)
         self._kept: dict[tuple[str, bytes], Any] = {}
@@ -128,7 +129,7 @@ class Probe:
     def _once(self, what: str, tensors: Tensors, compute: Callable[[Any], Any]) -> Any:
         key = (what, fingerprint(tensors))
         if key not in self._kept:
-            with released(self._plan, self._public.base, self._device, tensors) as model, torch.no_grad():
+            with released(self._plan, self._public.base, tensors) as model, torch.no_grad():
                 self._kept[key] = compute(model)
         return self._kept[key]
 
@@ -155,12 +156,12 @@ def is_clients(plan: Plan, tensors: Tensors) -> bool:
 
 
 @contextmanager
-def released(plan: Plan, base: LoadedBase, device: torch.device, tensors: Tensors) -> Iterator[Any]:
+def released(plan: Plan, base: LoadedBase, tensors: Tensors) -> Iterator[Any]:
     """The model under an adapter, of the clients' kind or of the release's. Raises AuditError for another's tensors."""
     config = plan.adapter_config if is_clients(plan, tensors) else encoding_of(plan).adapter_config(plan)
     with untrained(base, config) as bare:
         adapted = with_squares(bare) if any(name.endswith(FACTOR) for name in tensors) else bare
-        adapted.model.to(device)
+        adapted.model.to(TrainOptions().torch_device())
         if set(tensors) != set(adapted.parameters):
             raise AuditError("the adapter is not one of this run: its tensors have other names")
         adapted.assign(tensors)

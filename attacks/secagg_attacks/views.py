@@ -84,6 +84,10 @@ class Message:
     change: Vector = field(repr=False)
 
 
+NOBODY = Examples("nobody", ())
+"""For questions that have no candidates, or no population."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shadow:
     """A federation of the adversary's own, of the target's kind, and which candidates were in it, [candidates]."""

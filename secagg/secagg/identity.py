@@ -33,6 +33,11 @@ class Role(StrEnum):
     AUDITOR = "auditor"
 
 
+def plain_name(name: str) -> str:
+    """What a reader takes a name for: names that differ only in case or in spaces are one (protocol.md §4.4, §8.2)."""
+    return " ".join(name.casefold().split())
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A party as its certificate describes it. `fingerprint` is SHA-256 of the DER, in hex."""

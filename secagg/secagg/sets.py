@@ -11,6 +11,7 @@ from secagg.errors import (
     SizeLimitError,
     TooFewContributions,
 )
+from secagg.identity import plain_name
 from secagg.messages import Candidate, Endorsement, FinalSet, SetMember, SignedEndorsement, SignedUpload, Upload
 from secagg.privacy import unit_in_words
 
@@ -45,8 +46,7 @@ def check_members(descriptor: Descriptor, members: Sequence[SetMember]) -> None:
 
     Raises RoleViolation or TooFewContributions.
     """
-    # Names that differ only in case or in spaces are one institution to a reader, so they are one here.
-    institutions = {tuple(descriptor.client(member.client).institution.casefold().split()) for member in members}
+    institutions = {plain_name(descriptor.client(member.client).institution) for member in members}
     if len(members) < descriptor.n_min or len(institutions) < descriptor.n_min:
         raise TooFewContributions(
             f"{len(members)} uploads from {len(institutions)} institutions; the session opens nothing below "

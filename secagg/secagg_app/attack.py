@@ -87,11 +87,9 @@ def question_of(
     attack: "Attack", target: "Target", asked: "Asked | None", population: Path | None, prompts: tuple[str, ...]
 ) -> "Question | None":
     """What the attack is asked: candidates where there are some, and what else was given. Raises DataError."""
-    from secagg_attacks.views import Question
-    from secagg_client.data import Examples
+    from secagg_attacks.views import NOBODY, Question
 
-    nobody = Examples("nobody", ())
-    question = asked.question if asked is not None else Question(nobody, nobody) if attack.needs else None
+    question = asked.question if asked is not None else Question(NOBODY, NOBODY) if attack.needs else None
     if question is None:
         return None
     public = question.population if population is None else target.examples(population)

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secagg.descriptor import Descriptor
@@ -17,6 +16,7 @@ from secagg.messages import Upload
 from secagg.privacy import PrivacyStatement
 from secagg.release import ReleaseCertificate
 from secagg_server import plots
+from secagg_server.pages import templates
 
 CKKS_SLOTS, CKKS_CIPHERTEXT_BYTES = 4096, 235_100
 """TenSEAL 0.3 CKKS, N = 8192, moduli [60, 40, 60]: one serialised ciphertext, which holds 4096 numbers."""
@@ -104,13 +104,7 @@ def render(certificate: ReleaseCertificate) -> bytes:
     descriptor = certificate.session.descriptor.statement
     chosen = {member.client for member in certificate.final.statement.members}
     uploads = [upload.statement for upload in certificate.uploads if upload.statement.client in chosen]
-    environment = Environment(
-        loader=PackageLoader("secagg_server"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["moment"] = _moment
     environment.filters["clock"] = _clock
     environment.filters["figure"] = plots.figure_text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from secagg.descriptor import Descriptor
 from secagg.errors import AuditError, ProtocolViolation
-from secagg.identity import Identity
+from secagg.identity import Identity, plain_name
 from secagg.messages import FinalSet
 from secagg.policy import adapter_schema_hash
 from secagg.release import CERTIFICATE, parse_certificate
@@ -96,26 +96,22 @@ def _names(releases: Sequence[Certified]) -> dict[str, str]:
     """
     everybody = {client: identity for each in releases for client, identity in each.descriptor.clients.items()}
     doubled = {title for each in releases for title in _doubled(each.descriptor)}
-    titles = {_plain(identity.title): identity for identity in reversed(everybody.values())}
-    institutions = Counter(_plain(identity.institution) for identity in titles.values())
+    titles = {plain_name(identity.title): identity for identity in reversed(everybody.values())}
+    institutions = Counter(plain_name(identity.institution) for identity in titles.values())
 
     def name(client: str, identity: Identity) -> str:
-        title = _plain(identity.title)
+        title = plain_name(identity.title)
         if title in doubled:
             return f"{identity.title} {client[:8]}"
         first = titles[title]
-        return first.institution if institutions[_plain(first.institution)] == 1 else first.title
+        return first.institution if institutions[plain_name(first.institution)] == 1 else first.title
 
     return {client: name(client, identity) for client, identity in everybody.items()}
 
 
 def _doubled(descriptor: Descriptor) -> Iterator[str]:
-    counts = Counter(_plain(identity.title) for identity in descriptor.clients.values())
+    counts = Counter(plain_name(identity.title) for identity in descriptor.clients.values())
     return (title for title, count in counts.items() if count > 1)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.split()).casefold()
 
 
 def _notes(releases: Sequence[Certified], names: dict[str, str]) -> Iterator[str]:

@@ -86,8 +86,7 @@ class PrefixCompletion(Attack):
             raise AuditError(f"task {plan.task.kind} completes no prompts: {self.name} asks language models")
         if not prompts:
             raise AuditError(f"the question has no prompts, and {self.name} has nothing else to go by")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with released(plan, base, device, view.models()[-1]) as model:
+        with released(plan, base, view.models()[-1]) as model:
             return TextGuess(tuple(self._texts(model, base.tokenizer, each, plan.task.max_length) for each in prompts))
 
     def _texts(self, model: Any, tokenizer: Any, prompt: str, most: int) -> tuple[str, ...]:

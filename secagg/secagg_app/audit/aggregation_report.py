@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secagg_attacks.aggregation.trials.battery import Tried
 from secagg_attacks.aggregation.trials.trial import AREA, RECOVERED, TOLD_APART, Figure, Opening, Trial
+from secagg_server.pages import templates
 from secagg_server.plots import GRID, INK, MUTED, legend, new_axes, plain, svg
 
 if TYPE_CHECKING:
@@ -18,10 +18,7 @@ LEAST = 1e-9
 
 def page(found: Tried) -> str:
     """HTML: a table of all attacks, a plot of what they recover, and each attempt with what refused it."""
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("secagg_app.audit"), PackageLoader("secagg_server")]),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = templates("secagg_app.audit")
     environment.filters["figure"] = figure_words
     environment.filters["sentence"] = sentence
     return environment.get_template("aggregation.html.j2").render(

@@ -3,9 +3,10 @@
 import json
 import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from secagg_app.audit.jobs import JobResult
     from secagg_app.audit.pictures import Picture
 
+Work = TypeVar("Work", bound=tuple[Any, ...])
+Row = dict[str, Any]
 INVERSION_TEXT = (
     "The span attack reads a message's tokens off the directions of its update. Each message is one step of SGD. It is "
     "exact while a message holds fewer different tokens than the adapter's rank; many small messages, as many rounds "
@@ -108,36 +111,43 @@ def _recoveries(study: Study, out: Path, workers: int) -> "list[Recovery]":
     wanted = settings_of(study.inversion)
     make_folder(out / "inversion")
     paths = {setting: out / "inversion" / f"{_key(family, study.inversion, setting)}.json" for setting in wanted}
-    missing = [setting for setting in wanted if not paths[setting].exists()]
-    say(f"{len(wanted)} settings of inversion, {len(wanted) - len(missing)} of them done before")
-    grid = study.inversion.model_dump_json()
-    jobs = [(family.model_dump_json(), grid, setting) for setting in missing]
-    count = min(workers, max(1, len(missing)))
-    for done, ((_, _, setting), found) in enumerate(spread(_recover, jobs, count), 1):
-        if isinstance(found, str):
-            raise AuditError(f"inversion at rank {setting.rank}, {setting.tokens} tokens: {found}")
-        write_atomic(paths[setting], (json.dumps(found) + "\n").encode())
-        what = f"rank {setting.rank}, {setting.tokens} tokens, {setting.rounds} rounds"
-        say(f"{done} of {len(missing)}: inversion, {what}")
-    return [_read(row) for setting in wanted for row in json.loads(paths[setting].read_text())]
+    say(f"{len(wanted)} settings of inversion, {sum(path.exists() for path in paths.values())} of them done before")
+    grid, drawn_from = study.inversion.model_dump_json(), family.model_dump_json()
+    jobs = {(drawn_from, grid, setting): paths[setting] for setting in wanted}
+
+    def title(job: "tuple[str, str, Setting]") -> str:
+        setting = job[2]
+        return f"inversion, rank {setting.rank}, {setting.tokens} tokens, {setting.rounds} rounds"
+
+    return [_read(row) for row in _each_kept(jobs, _recover, title, workers)]
 
 
 def _pictures(study: Study, out: Path, workers: int) -> "list[Picture]":
     """Images, each kept on disk as soon as it was looked for in all settings."""
     from secagg_app.audit.pictures import Picture, recipe
 
-    paths = {seed: out / "pictures" / f"{recipe()}-{seed}.json" for seed in range(study.pictures)}
-    missing = [(seed,) for seed, path in paths.items() if not path.exists()]
     make_folder(out / "pictures")
-    for done, ((seed,), found) in enumerate(spread(_look_for, missing, min(workers, max(1, len(missing)))), 1):
+    jobs = {(seed,): out / "pictures" / f"{recipe()}-{seed}.json" for seed in range(study.pictures)}
+    return [Picture(**row) for row in _each_kept(jobs, _look_for, lambda job: f"image {job[0]}", workers)]
+
+
+def _each_kept(
+    jobs: Mapping[Work, Path], function: Callable[..., list[Row] | str], title: Callable[[Work], str], workers: int
+) -> list[Row]:
+    """The rows of every job, in order: from its file, or made side by side and kept as soon as they are there.
+
+    Raises AuditError with what a job was refused for.
+    """
+    missing = [job for job, path in jobs.items() if not path.exists()]
+    for done, (job, found) in enumerate(spread(function, missing, min(workers, max(1, len(missing)))), 1):
         if isinstance(found, str):
-            raise AuditError(f"image {seed}: {found}")
-        write_atomic(paths[seed], (json.dumps(found) + "\n").encode())
-        say(f"{done} of {len(missing)}: image {seed} was looked for")
-    return [Picture(**row) for path in paths.values() for row in json.loads(path.read_text())]
+            raise AuditError(f"{title(job)}: {found}")
+        write_atomic(jobs[job], (json.dumps(found) + "\n").encode())
+        say(f"{done} of {len(missing)}: {title(job)}")
+    return [row for path in jobs.values() for row in json.loads(path.read_text())]
 
 
-def _look_for(seed: int) -> list[dict[str, Any]] | str:
+def _look_for(seed: int) -> list[Row] | str:
     """In a worker."""
     from secagg_app.audit.pictures import pictures
 
@@ -154,7 +164,7 @@ def _key(family: Family, grid: Inversion, setting: "Setting") -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
-def _recover(family_json: str, grid_json: str, setting: "Setting") -> list[dict[str, Any]] | str:
+def _recover(family_json: str, grid_json: str, setting: "Setting") -> list[Row] | str:
     """In a worker."""
     from secagg_app.audit.inversion import recover
 
@@ -165,7 +175,7 @@ def _recover(family_json: str, grid_json: str, setting: "Setting") -> list[dict[
     return [asdict(each) for each in found]
 
 
-def _read(row: dict[str, Any]) -> "Recovery":
+def _read(row: Row) -> "Recovery":
     from secagg_app.audit.inversion import Recovery, Sample
     from secagg_attacks.intervals import Interval
     from secagg_attacks.views import ViewName

@@ -36,10 +36,9 @@ class Scored:
     values: Floats
     is_in: NDArray[np.bool_]
 
-    @property
-    def both(self) -> tuple[Floats, NDArray[np.bool_]]:
-        """As it is."""
-        return self.values, self.is_in
+    def areas(self, counts: NDArray[np.int64]) -> Floats:
+        """In each draw of the bootstrap, [draws], from how often each is in it, [draws, asked]."""
+        return auc_of_draws(self.values, self.is_in, counts)
 
     def apart(self) -> Scores:
         """Members' and others'."""
@@ -153,9 +152,10 @@ def _exposure(cell: Cell, runs: Sequence[JobResult], view: ViewName) -> Exposure
     scores = [{name: each.apart() for name, each in found.items()} for found in asked]
     names = sorted(set.intersection(*(set(each) for each in scores)))
     areas = np.array([[auc(each[name]) for name in names] for each in scores])
-    picks = [names[int(np.delete(areas, number, axis=0).mean(axis=0).argmax())] for number in range(len(runs))]
+    best = [int(np.delete(areas, number, axis=0).mean(axis=0).argmax()) for number in range(len(runs))]
+    own = [float(areas[number, pick]) for number, pick in enumerate(best)]
+    picks = [names[pick] for pick in best]
     chosen = [each[pick] for each, pick in zip(scores, picks, strict=True)]
-    own = [auc(each) for each in chosen]
     rng = np.random.default_rng(0)
     shuffled = t_interval([auc(_shuffled(each, rng)) for each in chosen])
     last = scores[-1][names[0]]
@@ -275,7 +275,7 @@ def _by_example(many: Exposure, one: Exposure) -> Interval:
     pairs = list(zip(many.scored, one.scored, strict=True))
 
     def difference(counts: NDArray[np.int64]) -> Floats:
-        gaps = [auc_of_draws(*high.both, counts) - auc_of_draws(*low.both, counts) for high, low in pairs]
+        gaps = [high.areas(counts) - low.areas(counts) for high, low in pairs]
         return np.asarray(np.mean(gaps, axis=0))
 
     return paired_bootstrap(difference, len(one.scored[0].values), seed=0)

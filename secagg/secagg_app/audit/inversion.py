@@ -126,6 +126,14 @@ def _messages(
         public = replace(public, plan=resumed(public.plan, dict(record.final)))
 
 
+def one_step(records: int, epsilon: float) -> dict[str, Any]:
+    """Training of a message that is one step of plain SGD on so many records; epsilon 0 is no noise."""
+    return {
+        "steps": 1, "batch_size": records, "learning_rate": 0.1, "optimizer": "sgd", "momentum": 0.0,
+        "max_grad_norm": 1.0, "epsilon": epsilon or None, "delta": DELTA, "noise": "seeded",
+    }  # fmt: skip
+
+
 def _public(family: Family, setting: Setting, records: int) -> Public:
     plain: dict[str, Any] = {
         "base_model": model_path(family.model), "rank": setting.rank, "alpha": 2 * setting.rank,
@@ -134,10 +142,7 @@ def _public(family: Family, setting: Setting, records: int) -> Public:
             "kind": "classify", "labels": ["negative", "neutral", "positive"], "pooling": "mean", "feature_norm": 10.0,
             "max_length": min(LONGEST, setting.tokens),
         },
-        "training": {
-            "steps": 1, "batch_size": records, "learning_rate": 0.1, "optimizer": "sgd", "momentum": 0.0,
-            "max_grad_norm": 1.0, "epsilon": setting.epsilon or None, "delta": DELTA, "noise": "seeded",
-        },
+        "training": one_step(records, setting.epsilon),
         "head_start": "seeded",
     }  # fmt: skip
     config = validated(plain, "the inversion grid")

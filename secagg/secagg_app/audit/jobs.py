@@ -90,10 +90,8 @@ class HeldOut:
         import torch
 
         from secagg_attacks.probe import released
-        from secagg_client.training import TrainOptions
 
-        device = TrainOptions().torch_device()
-        with released(public.plan, public.base, device, tensors) as model, torch.no_grad():
+        with released(public.plan, public.base, tensors) as model, torch.no_grad():
             return float(getattr(self.task.metrics(model, self.task.encode(self.data)), self.measure))
 
 

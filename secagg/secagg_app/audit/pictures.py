@@ -13,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import AuditError
 from secagg.plan import TaskSpec
-from secagg_app.audit.settings import DELTA
+from secagg_app.audit.inversion import one_step
 from secagg_attacks.attack import ImageGuess
 from secagg_attacks.intervals import Interval, clopper_pearson
 from secagg_attacks.inversion.images import DeepLeakage
@@ -33,6 +33,9 @@ from secagg_client.models import LoadedBase, load_base
 from secagg_client.plan_options import validated
 from secagg_client.planning import make_plan
 from secagg_client.tasks import make_task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 CLIENTS = 3
 """Fewer, and a plan is refused."""
@@ -145,9 +148,7 @@ def _digits(seed: int) -> list[Examples]:
     rows = [int(rng.choice(np.flatnonzero(digits.target == each))) for each in classes]
     found = list[Examples]()
     for row in rows:
-        stream = io.BytesIO()
-        Image.fromarray((digits.images[row] * 15).astype(np.uint8)).save(stream, "PNG")
-        text = base64.b64encode(stream.getvalue()).decode()
+        text = _encoded(Image.fromarray((digits.images[row] * 15).astype(np.uint8)))
         found.append(Examples(f"digit {row}", (text,), (int(digits.target[row]),)))
     return found
 
@@ -165,10 +166,7 @@ def _record(base: LoadedBase, data: Sequence[Examples], epsilon: float, seed: in
         "base_model": "vit", "rank": RANK, "alpha": RANK, "lora_clip": 1.0, "head_start": "seeded",
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"],
         "task": {"kind": "image", "labels": list(base.task.labels)},
-        "training": {
-            "steps": 1, "batch_size": 1, "learning_rate": 0.1, "optimizer": "sgd", "momentum": 0.0,
-            "max_grad_norm": 1.0, "epsilon": epsilon or None, "delta": DELTA, "noise": "seeded",
-        },
+        "training": one_step(1, epsilon),
     }  # fmt: skip
     plan = make_plan(validated(plain, "the pictures"), base)
     return recorded(Public(plan, base, CLIENTS, 1, 1), data, seed)
@@ -179,6 +177,11 @@ def _png(image: Images) -> str:
     from PIL import Image
 
     values = np.clip((image.mean(axis=0) + 1) * 127.5, 0, 255).astype(np.uint8)
+    return _encoded(Image.fromarray(values).resize((SHOWN, SHOWN), Image.Resampling.NEAREST))
+
+
+def _encoded(picture: "PilImage") -> str:
+    """A PNG file in base64."""
     stream = io.BytesIO()
-    Image.fromarray(values).resize((SHOWN, SHOWN), Image.Resampling.NEAREST).save(stream, "PNG")
+    picture.save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()

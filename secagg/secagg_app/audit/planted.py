@@ -13,12 +13,10 @@ from secagg.signing import parse_model
 from secagg_app.audit.target import Target
 from secagg_attacks.extraction.planted_audit import CHANCE, Extracted, Side, check_asked, extracted
 from secagg_attacks.extraction.secrets import TEMPLATES, Planted
-from secagg_attacks.views import Question, ViewName
-from secagg_client.data import Examples
+from secagg_attacks.views import NOBODY, Question, ViewName
 from secagg_host.durable import read_file
 
 PLANTED, INSERT = "planted.jsonl", "insert.jsonl"
-NOBODY = Examples("nobody", ())
 
 
 class PlantedLine(Frozen):

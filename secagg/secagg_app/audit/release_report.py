@@ -1,6 +1,5 @@
 """The audit of one release as a page."""
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secagg_app.audit.overlap import STILL
@@ -9,16 +8,13 @@ from secagg_attacks.audit.verdict import HOLDS, LEAK
 from secagg_attacks.extraction.planted_audit import CHANCE
 from secagg_attacks.roc import Scores, curve
 from secagg_attacks.views import TITLES
+from secagg_server.pages import templates
 from secagg_server.plots import ACCENT, INK, MUTED, legend, new_axes, svg
 
 
 def page(about: str, found: ReleaseAudit) -> str:
     """HTML with the ROCs of all views, and who is isolated by several releases; `about` says what was audited."""
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("secagg_app.audit"), PackageLoader("secagg_server")]),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("release.html.j2").render(
+    return templates("secagg_app.audit").get_template("release.html.j2").render(
         about=about, found=found, still=STILL, titles={str(name): title for name, title in TITLES.items()},
         roc=_roc(found) if found.seen else "", bad=found.reading in (LEAK, BLIND), good=found.reading == HOLDS,
         holds=HOLDS, chance=CHANCE,

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secagg_app.audit.exposure import Difference, Exposure, Findings, Quality
@@ -16,6 +15,7 @@ from secagg_app.audit.settings import DELTA, Family, Study
 from secagg_attacks.audit.verdict import HOLDS, LEAK
 from secagg_attacks.intervals import Interval
 from secagg_attacks.views import TITLES, ViewName
+from secagg_server.pages import templates
 
 POSITIVE = 0.7
 """The area under V1 that an overtrained family must reach, or a study shows nothing by finding nothing."""
@@ -174,10 +174,7 @@ def page(
     made: str, inversion: str,
 ) -> str:  # fmt: skip
     """The report as HTML."""
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("secagg_app.audit"), PackageLoader("secagg_server")]),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = templates("secagg_app.audit")
     environment.filters["interval"] = interval_text
     environment.filters["over_repeats"] = over_repeats
     environment.filters["most_common"] = lambda names: Counter(names).most_common(1)[0][0]
