@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.accumulate import Accumulator
+from secagg.certificate import TimelineEvent
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.coordinator import (
     OpenedSum,
@@ -26,7 +27,7 @@ from secagg.messages import SignedCandidate, SignedEndorsement
 from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
 from secagg.policy import Policy
 from secagg.privacy import PrivacyStatement, stated
-from secagg.release import ReleaseParts, TimelineEvent, build_release
+from secagg.release import ReleaseParts, build_release
 from secagg.rounds import Round
 from secagg.run import MemoryJournal, MemoryKeys, Parties, certify, evidence, policy_for
 

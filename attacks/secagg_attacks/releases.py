@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import release as files
+from secagg import certificate as files
+from secagg import release
 from secagg.adapter import flatten, start_tensors
+from secagg.certificate import ReleaseCertificate
 from secagg.descriptor import Descriptor
 from secagg.errors import AuditError, MalformedError
 from secagg.plan import Plan
-from secagg.release import ReleaseCertificate
 from secagg_attacks.views import (
     FinalModel,
     Public,
@@ -57,9 +58,9 @@ class ReleasedRound:
         raw = read_file(folder / files.ADAPTER)
         descriptor = certificate.session.descriptor.statement
         start = read_file(folder / files.START) if descriptor.previous is not None else None
-        plan = files.plan_of(descriptor, start)
+        plan = release.plan_of(descriptor, start)
         senders = len(certificate.final.statement.members)
-        return cls(descriptor, certificate, plan, files.load_tensors(raw, files.ADAPTER), senders)
+        return cls(descriptor, certificate, plan, release.load_tensors(raw, files.ADAPTER), senders)
 
 
 @dataclass(frozen=True, slots=True)

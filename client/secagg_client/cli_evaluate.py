@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from secagg.canonical import pretty_bytes
+from secagg.certificate import Evaluation, Metric
 from secagg.errors import ConfigError
 from secagg.plan import Plan
-from secagg.release import Evaluation, Metric
 from secagg_client.published import read_certificate
 from secagg_host.durable import read_file, write_atomic
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from secagg import release as files
+from secagg import certificate as files
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import (

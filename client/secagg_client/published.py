@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from secagg import release as files
+from secagg import certificate as files
+from secagg import release
+from secagg.certificate import ReleaseCertificate
 from secagg.descriptor import Descriptor
 from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, SecaggError, SizeLimitError
 from secagg.plan import Plan
 from secagg.policy import Policy
-from secagg.release import ReleaseCertificate
 from secagg.rounds import check_follows, round_folder
 from secagg.verify import VerificationReport, verify_release
 from secagg_client.folders import write_folder
@@ -69,7 +70,7 @@ class Releases:
         if descriptor.previous is None:
             return descriptor.plan
         adapter = self._follow(descriptor)
-        return files.plan_of(descriptor, adapter)
+        return release.plan_of(descriptor, adapter)
 
     def _follow(self, descriptor: Descriptor) -> bytes:
         """Verify every round before `descriptor`, latest first; the adapter of the last."""

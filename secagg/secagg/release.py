@@ -1,151 +1,43 @@
-"""The release: an adapter in PEFT's format, what proves it, and the signed certificate (protocol.md §10)."""
+"""Making a release: an adapter in PEFT's format, what proves it, and the signed certificate (protocol.md §10)."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from safetensors.numpy import load, save
 
 from secagg.accumulate import Accumulator
-from secagg.canonical import pretty_bytes
+from secagg.certificate import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CERTIFICATE,
+    MODEL_CARD,
+    OPENING,
+    REPORT,
+    START,
+    Evaluation,
+    Excluded,
+    ReleaseCertificate,
+    TimelineEvent,
+    certificate_file,
+    names,
+    parse_certificate,
+)
 from secagg.coordinator import OpenedSum, Settlement, mean_change
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.encodings.registry import encoding_of
 from secagg.errors import MalformedError
-from secagg.messages import (
-    Seconds,
-    SignedCandidate,
-    SignedEndorsement,
-    SignedFinalSet,
-    SignedShareSum,
-    SignedUpload,
-)
-from secagg.plan import Frozen, Hash, Plan
+from secagg.messages import SignedCandidate, SignedEndorsement, SignedUpload
+from secagg.model_card import model_card
+from secagg.plan import Plan
 from secagg.privacy import guarantee_in_words
 from secagg.rounds import check_start, resumed
 from secagg.sets import complaints_by_client
-from secagg.signing import Signed, Signer, Statement
-
-ADAPTER = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-MODEL_CARD = "README.md"
-REPORT = "report.html"
-OPENING = "opening.safetensors"
-CERTIFICATE = "release.json"
-PIPELINES = {
-    "classify": "text-classification", "lm": "text-generation", "chat": "text-generation",
-    "image": "image-classification", "chars": "text-generation",
-}  # fmt: skip
-"""What model hubs call a kind of task; others have no name there."""
-START = "start.safetensors"
-"""The adapter that the round before released, in the release of a later round."""
-FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
-
-Short = Annotated[str, Field(min_length=1, max_length=300)]
-
-
-class TimelineEvent(Frozen):
-    """Who did what when, as the coordinator saw it. Holds no figure about data."""
-
-    at: Seconds
-    party: Short
-    event: Short
-
-
-class Excluded(Frozen):
-    """A roster member that is not in the release, and why."""
-
-    client: Hash
-    title: Short
-    reason: Short
-
-
-class Metric(Frozen):
-    """One figure on held-out data, with an interval (`low` to `high`) where one was computed.
-
-    `kind` says whose it is: the released adapter's, a baseline's, one client's alone, or that of a run in memory.
-    """
-
-    name: Short
-    value: float
-    low: float | None = None
-    high: float | None = None
-    kind: Literal["released", "baseline", "local", "simulation"] = "released"
-
-
-class ExposureCheck(Frozen):
-    """A membership attack on the released adapter, with members and others that are public: a demonstration.
-
-    `area` is that under the ROC, of half of the records, with a 95% interval; `attack` was chosen on the other half.
-    `blind_p` is how likely a guess from the texts alone would do as well as it does; `reading` is the conclusion.
-    """
-
-    attack: Short
-    members: int = Field(ge=1)
-    others: int = Field(ge=1)
-    area: float = Field(ge=0, le=1)
-    low: float
-    high: float
-    blind_p: float = Field(ge=0, le=1)
-    reading: Annotated[str, Field(max_length=1000)]
-
-
-class Evaluation(Frozen):
-    """Quality of the released adapter on data whose holder declares it public (protocol.md §10.2).
-
-    `measure` is what every metric is a value of (accuracy, perplexity); `examples` counts the data; `verdict` is the
-    conclusion in words.
-    """
-
-    data_sha256: Hash
-    data_is_public: Literal[True]
-    description: Annotated[str, Field(min_length=1, max_length=1000)]
-    measure: Short = "score"
-    higher_is_better: bool = True
-    examples: int | None = Field(default=None, ge=1)
-    verdict: Annotated[str, Field(max_length=1000)] = ""
-    metrics: tuple[Metric, ...] = Field(min_length=1, max_length=100)
-    exposure: ExposureCheck | None = Field(default=None, exclude_if=lambda check: check is None)
-
-
-class ReleaseCertificate(Statement):
-    """All that the coordinator states about a release; every part is checked again by `secagg verify`."""
-
-    version: Literal[1] = 1
-    session: SignedDescriptor
-    ctx: Hash
-    uploads: tuple[SignedUpload, ...]
-    excluded: tuple[Excluded, ...]
-    candidate: SignedCandidate
-    candidate_endorsements: tuple[SignedEndorsement, ...]
-    final: SignedFinalSet
-    final_endorsements: tuple[SignedEndorsement, ...]
-    share_sums: tuple[SignedShareSum, ...]
-    degree_check: Literal["unchecked"] = "unchecked"
-    committee_note: Short
-    security_bits: int
-    security_note: Annotated[str, Field(max_length=1000)]
-    error_max: int
-    error_bound: int
-    privacy_note: Annotated[str, Field(max_length=2000)]
-    timeline: tuple[TimelineEvent, ...]
-    software: dict[str, str]
-    files: dict[str, Hash]
-    evaluation: Evaluation | None = None
-    released_at: Seconds
-
-    @classmethod
-    def purpose(cls) -> str:
-        """Domain of the signature."""
-        return "release"
-
-
-SignedRelease = Signed[ReleaseCertificate]
+from secagg.signing import Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +61,6 @@ def adapter_file(descriptor: Descriptor, parts: ReleaseParts) -> bytes:
     final = parts.settlement.final.statement
     plan = plan_of(descriptor, parts.start)
     return save_adapter(plan, mean_change(descriptor, final, parts.opened.opening), len(final.members))
-
-
-def names(descriptor: Descriptor) -> tuple[str, ...]:
-    """The files of a release of this session, but for the certificate."""
-    return FILES if descriptor.previous is None else (*FILES, START)
 
 
 def plan_of(descriptor: Descriptor, start: bytes | None) -> Plan:
@@ -330,96 +217,3 @@ def _sign_files(draft: ReleaseCertificate, signer: Signer, contents: dict[str, b
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
     signed = signer.sign(draft.model_copy(update={"files": hashes}))
     return {**contents, CERTIFICATE: certificate_file(signed)}
-
-
-def model_card(certificate: ReleaseCertificate) -> bytes:
-    """`README.md`, a model card with the front matter that model hubs read."""
-    descriptor = certificate.session.descriptor.statement
-    plan = descriptor.plan
-    pipeline = PIPELINES.get(plan.task.kind)
-    what = f"A LoRA adapter ({plan.method})" if plan.adapter_config.get("peft_type") == "LORA" else "Trained weights"
-    rounds = "one round" if descriptor.round is None else descriptor.round.title
-    lines = [
-        "---",
-        f"base_model: {json.dumps(plan.base_model)}",
-        "library_name: peft",
-        *([f"pipeline_tag: {pipeline}"] if pipeline else []),
-        "tags: [lora, federated-learning, differential-privacy, secure-aggregation]",
-        "---",
-        "",
-        "# A jointly trained adapter",
-        "",
-        f"{what} for `{plan.base_model}` ({plan.architecture}), from the updates of "
-        f"{len(certificate.final.statement.members)} institutions, summed under encryption in {rounds}.",
-        "",
-        "## Privacy",
-        "",
-        certificate.privacy_note,
-        "",
-        f"Committee: {certificate.committee_note}. Security: {certificate.security_bits} bits (core-SVP). "
-        "No single contribution was opened.",
-        "",
-        *([f"Reserved for an audit: {descriptor.audit.summary}.", ""] if descriptor.audit else []),
-        "## Use",
-        "",
-        "```python",
-        *usage_lines(plan),
-        "```",
-        "",
-        "## Check",
-        "",
-        "`release.json` is the signed certificate. `secagg verify FOLDER --trust ANCHORS.toml` checks it offline, "
-        "against anchors that you have from the parties themselves.",
-        "",
-    ]
-    if certificate.evaluation is not None:
-        lines += ["## Quality", "", certificate.evaluation.description, ""]
-        lines += [f"- {metric.name}: {metric.value:.4g}" for metric in certificate.evaluation.metrics]
-        lines.append("")
-    return "\n".join(lines).encode()
-
-
-def usage_lines(plan: Plan) -> list[str]:
-    """Python lines that load the adapter; BASE and FOLDER are for the reader to fill in."""
-    if plan.task.kind in {"lm", "chat"}:
-        load = ["from transformers import AutoModelForCausalLM", "base = AutoModelForCausalLM.from_pretrained(BASE)"]
-    elif plan.task.kind == "classify" and plan.task.pooling == "mean":
-        load = [
-            "from secagg_client.classifier import load_classifier",
-            f"base = load_classifier(BASE, {len(plan.task.labels)}, feature_norm={plan.task.feature_norm!r})",
-        ]
-    elif plan.task.kind == "classify":
-        load = [
-            "from transformers import AutoModelForSequenceClassification",
-            f"base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={len(plan.task.labels)})",
-        ]
-    else:
-        load = [
-            "from secagg.plan import TaskSpec",
-            "from secagg_client.models import load_base",
-            f"task = TaskSpec.model_validate_json({plan.task.model_dump_json()!r})",
-            "base = load_base(BASE, task).model",
-        ]
-    if plan.adapter_config.get("peft_type") == "LORA":
-        return [*load, "from peft import PeftModel", "model = PeftModel.from_pretrained(base, FOLDER)"]
-    return [
-        *load,
-        "from safetensors.torch import load_file",
-        f'tensors = load_file(f"{{FOLDER}}/{ADAPTER}")',
-        "for name, parameter in base.named_parameters():",
-        '    parameter.data.copy_(tensors[f"base_model.model.{name}"])',
-        "model = base",
-    ]
-
-
-def parse_certificate(raw: bytes) -> SignedRelease:
-    """`release.json`, not verified yet. Raises MalformedError that names the file."""
-    try:
-        return SignedRelease.parse(raw)
-    except MalformedError as error:
-        raise MalformedError(f"{CERTIFICATE} is no certificate: it was altered or cut off ({error})") from None
-
-
-def certificate_file(signed: SignedRelease) -> bytes:
-    """`release.json`, in its one form."""
-    return pretty_bytes(signed)

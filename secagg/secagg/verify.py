@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import release as files
+from secagg import certificate as files
+from secagg import release
 from secagg.accumulate import Accumulator
 from secagg.canonical import pretty_bytes
+from secagg.certificate import ReleaseCertificate
 from secagg.coordinator import Settlement, open_with_shares
 from secagg.descriptor import Descriptor
 from secagg.errors import (
@@ -29,7 +31,6 @@ from secagg.evidence import ShareAnswer
 from secagg.merkle import leaf_hash, root_of
 from secagg.messages import Upload
 from secagg.policy import Anchors
-from secagg.release import ReleaseCertificate
 from secagg.rounds import check_follows
 from secagg.sets import check_candidate, check_final, check_upload, verify_endorsements
 
@@ -167,7 +168,7 @@ def _check_opening(
     content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor
 ) -> Accumulator:
     final = certificate.final.statement
-    tensors = files.load_tensors(content[files.OPENING], files.OPENING)
+    tensors = release.load_tensors(content[files.OPENING], files.OPENING)
     shares = tuple(
         ShareAnswer(signed=signed, share=_array(tensors, f"share_{signed.statement.index:03d}", np.uint8, 1).tobytes())
         for signed in certificate.share_sums
@@ -181,7 +182,7 @@ def _check_opening(
         raise VerificationError("the published share sums contradict each other")
     if not np.array_equal(opened.key_sum, _array(tensors, "key_sum", np.int64, 1)):
         raise VerificationError("the published key sum is not what the share sums give")
-    parts = files.ReleaseParts(
+    parts = release.ReleaseParts(
         session=certificate.session,
         uploads=certificate.uploads,
         candidate=certificate.candidate,
@@ -198,25 +199,25 @@ def _check_opening(
 
 
 def _check_statements(
-    content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor, parts: files.ReleaseParts
+    content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor, parts: release.ReleaseParts
 ) -> None:
     """Everything that the certificate derives is derived again."""
-    if content[files.ADAPTER] != files.adapter_file(descriptor, parts):
+    if content[files.ADAPTER] != release.adapter_file(descriptor, parts):
         raise VerificationError(f"{files.ADAPTER} is not the decoded mean of the opened sum")
-    if content[files.ADAPTER_CONFIG] != files.adapter_config_file(descriptor.plan):
+    if content[files.ADAPTER_CONFIG] != release.adapter_config_file(descriptor.plan):
         raise VerificationError(f"{files.ADAPTER_CONFIG} is not the one that the session agreed on")
     final = parts.settlement.final.statement
     members = {member.client for member in final.members}
     kept = tuple(upload for upload in certificate.uploads if upload.statement.client in members)
     parameters = descriptor.parameters
     derived = (
-        ("excluded", certificate.excluded, files.excluded_members(descriptor, parts)),
-        ("committee_note", certificate.committee_note, files.committee_note(descriptor)),
+        ("excluded", certificate.excluded, release.excluded_members(descriptor, parts)),
+        ("committee_note", certificate.committee_note, release.committee_note(descriptor)),
         ("security_bits", certificate.security_bits, parameters.security_bits),
         ("security_note", certificate.security_note, parameters.security_note),
         ("error_max", certificate.error_max, int(parts.opened.opening.error_max)),
         ("error_bound", certificate.error_bound, parameters.error_bound(len(final.members))),
-        ("privacy_note", certificate.privacy_note, files.privacy_note(kept, descriptor.rounds)),
+        ("privacy_note", certificate.privacy_note, release.privacy_note(kept, descriptor.rounds)),
     )
     for name, stated, found in derived:
         if stated != found:

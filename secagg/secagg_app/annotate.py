@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from secagg.certificate import CERTIFICATE, Evaluation, SignedRelease
 from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError
 from secagg.policy import Anchors
-from secagg.release import CERTIFICATE, Evaluation, SignedRelease, annotate_release
+from secagg.release import annotate_release
 from secagg.signing import Signer, parse_model
 from secagg.verify import verify_release
 from secagg_app.verify import read_release

@@ -13,6 +13,7 @@ import click
 from pydantic import Field
 
 from secagg.canonical import pretty_bytes
+from secagg.certificate import ADAPTER, CERTIFICATE, parse_certificate
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import AuditReserve, CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.encodings.registry import encoding_of
@@ -22,7 +23,6 @@ from secagg.messages import SignedOffer
 from secagg.plan import Frozen, Plan
 from secagg.policy import adapter_schema_hash, check_authority
 from secagg.privacy import unit_in_words
-from secagg.release import ADAPTER, CERTIFICATE, parse_certificate
 from secagg.rounds import MAX_ROUNDS, Previous, Round, check_follows
 from secagg.signing import Signer, parse_model
 from secagg.verify import verify_release

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from secagg.certificate import CERTIFICATE, FILES, START, parse_certificate
 from secagg.errors import HashMismatch, SecaggError, VerificationError
 from secagg.policy import Anchors, Policy
-from secagg.release import CERTIFICATE, FILES, START, parse_certificate
 from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_host.config import load_toml

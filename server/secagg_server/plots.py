@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from secagg.release import Evaluation, Metric, TimelineEvent
+from secagg.certificate import Evaluation, Metric, TimelineEvent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
+from secagg.certificate import ReleaseCertificate
 from secagg.descriptor import Descriptor
 from secagg.evidence import box_bytes
 from secagg.identity import Identity
 from secagg.messages import Upload
 from secagg.privacy import PrivacyStatement
-from secagg.release import ReleaseCertificate
 from secagg_server import plots
 from secagg_server.pages import templates
 

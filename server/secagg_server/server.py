@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from secagg.certificate import ADAPTER
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConfigError, SecaggError, SizeLimitError, TransportError
 from secagg.policy import check_authority
-from secagg.release import ADAPTER
 from secagg.rounds import check_start
 from secagg.signing import Signed, parse_model
 from secagg_host.durable import FolderLock, make_folder, read_file

@@ -3,11 +3,11 @@
 
 from collections.abc import Iterator, Mapping
 
+from secagg.certificate import CERTIFICATE, names
 from secagg.errors import MalformedError, NotReady, UnknownSession
 from secagg.evidence import ShareAnswer
 from secagg.identity import Identity
 from secagg.messages import SignedApproval, SignedEndorsement, SignedEnrolment, SignedShareSum, SignedUpload
-from secagg.release import CERTIFICATE, names
 from secagg_host.durable import guard
 from secagg_host.tls import MAX_CHUNK_BYTES, grpc
 from secagg_protos.v1 import secagg_pb2 as pb

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from secagg.certificate import TimelineEvent
 from secagg.coordinator import Settlement, check_share_answer
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, NotReady, ProtocolViolation, RoleViolation, SessionClosed
@@ -23,7 +24,6 @@ from secagg.messages import (
     SignedFinalSet,
     SignedReceipt,
 )
-from secagg.release import TimelineEvent
 from secagg.signing import Signed, Signer
 from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles

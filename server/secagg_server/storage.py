@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from secagg.certificate import TimelineEvent
 from secagg.coordinator import Settlement
 from secagg.descriptor import Descriptor
 from secagg.errors import StorageError, UnknownSession
@@ -34,7 +35,6 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.plan import Frozen, Hash
-from secagg.release import TimelineEvent
 from secagg.signing import Signed, parse_model
 from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from secagg.release import SignedRelease
+from secagg.certificate import SignedRelease
 from tests.tiny import LABELS, sentences
 
 PATIENCE = 240.0

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from secagg.canonical import pretty_bytes
+from secagg.certificate import CERTIFICATE, FILES, Evaluation, Metric
 from secagg.policy import Anchors
-from secagg.release import CERTIFICATE, FILES, Evaluation, Metric
 from secagg_app.annotate import exchange_folder, finish_exchange
 from secagg_app.main import cli
 from secagg_app.verify import read_release

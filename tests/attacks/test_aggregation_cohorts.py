@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from secagg.certificate import CERTIFICATE, parse_certificate
 from secagg.errors import AuditError, MalformedError, ProtocolViolation, SignatureInvalid
-from secagg.release import CERTIFICATE, parse_certificate
 from secagg.run import certify
 from secagg_attacks.aggregation.certified import Certified, cohorts_of
 from secagg_attacks.aggregation.cohorts import Cohort, Isolation, Member, overlap

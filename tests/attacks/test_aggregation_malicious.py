@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from secagg.adapter import unflatten
+from secagg.certificate import ADAPTER
 from secagg.coordinator import create_session
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import (
@@ -23,7 +24,6 @@ from secagg.errors import (
 )
 from secagg.keyholder import KeyHolder
 from secagg.plan import Plan
-from secagg.release import ADAPTER
 from secagg_attacks.aggregation.malicious import caught, inconsistent, simulate, suppressed, trapped, unchecked
 from secagg_attacks.intervals import Floats
 from secagg_attacks.inversion.span import Layer, distances

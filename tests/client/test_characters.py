@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 
 from secagg.adapter import release_tensors, start_tensors
 from secagg.errors import ConfigError, DataError, ModelError
+from secagg.model_card import usage_lines
 from secagg.plan import Plan, TaskSpec
-from secagg.release import adapter_config_file, usage_lines
+from secagg.release import adapter_config_file
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase, load_base

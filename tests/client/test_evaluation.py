@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 
 from secagg.adapter import release_tensors
 from secagg.errors import ConfigError, DataError, ModelError
+from secagg.model_card import usage_lines
 from secagg.plan import Plan
-from secagg.release import adapter_config_file, save_adapter, usage_lines
+from secagg.release import adapter_config_file, save_adapter
 from secagg_client.baselines import head_plan, majority, train_head, without_privacy, zero_shot
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change, evaluate_release

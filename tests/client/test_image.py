@@ -15,8 +15,9 @@ from torch import nn
 
 from secagg.adapter import release_tensors
 from secagg.errors import ConfigError, DataError, EncodingError, ModelError
+from secagg.model_card import usage_lines
 from secagg.plan import Plan, TaskSpec
-from secagg.release import adapter_config_file, usage_lines
+from secagg.release import adapter_config_file
 from secagg_client import tables
 from secagg_client.data import DataConfig, Examples, load_examples
 from secagg_client.evaluation import evaluate_change, evaluate_release

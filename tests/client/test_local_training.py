@@ -10,10 +10,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from secagg.certificate import Evaluation
 from secagg.encodings.registry import encoding_of, encodings
 from secagg.errors import ConfigError, DataError, LedgerError, ModelError, PolicyViolation
 from secagg.plan import Plan
-from secagg.release import Evaluation
 from secagg.signing import parse_model
 from secagg_app.main import cli
 from secagg_client.client_config import ClientConfig

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from secagg.certificate import ADAPTER, MODEL_CARD
 from secagg.errors import HashMismatch, ProtocolViolation
 from secagg.plan import Plan
-from secagg.release import ADAPTER, MODEL_CARD
 from secagg_client.folders import write_folder
 from secagg_client.patience import Patience
 from secagg_client.published import Releases

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from secagg.errors import ConfigError
+from secagg.model_card import usage_lines
 from secagg.plan import TaskSpec
-from secagg.release import adapter_config_file, save_adapter, usage_lines
+from secagg.release import adapter_config_file, save_adapter
 from secagg_client import tasks as package
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_change

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 
+from secagg.certificate import ADAPTER, START
 from secagg.plan import Plan
-from secagg.release import ADAPTER, START
 from secagg.signing import parse_model
 from secagg_app.main import cli
 from secagg_client.client_config import ClientConfig

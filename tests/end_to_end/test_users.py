@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from secagg.adapter import flatten, start_tensors
+from secagg.certificate import CERTIFICATE, MODEL_CARD, REPORT
 from secagg.plan import Plan
-from secagg.release import CERTIFICATE, MODEL_CARD, REPORT
 from secagg.signing import parse_model
 from secagg_client.data import DataConfig, load_examples
 from secagg_client.models import load_base

@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from secagg.canonical import canonical_bytes
+from secagg.certificate import MODEL_CARD
 from secagg.coordinator import SessionSpec
 from secagg.descriptor import AuditReserve, Descriptor, SignedDescriptor
 from secagg.errors import PolicyViolation
-from secagg.release import MODEL_CARD
 from secagg.signing import parse_model
 from tests.small import DAY, NOW, Small
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secagg.certificate import SignedRelease
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import MalformedError, SecaggError
 from secagg.messages import SignedCandidate, SignedEndorsement, SignedUpload
-from secagg.release import SignedRelease
 from secagg.signing import parse_model
 from tests.small import Small
 

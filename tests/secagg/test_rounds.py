@@ -11,6 +11,7 @@ from safetensors.numpy import load, save
 
 from secagg.adapter import start_tensors
 from secagg.canonical import canonical_bytes
+from secagg.certificate import ADAPTER, START, names
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encodings
 from secagg.errors import (
@@ -22,7 +23,6 @@ from secagg.errors import (
     VerificationError,
 )
 from secagg.policy import Anchors
-from secagg.release import ADAPTER, START, names
 from secagg.rounds import Previous, Round, check_follows, resumed, round_steps
 from secagg.verify import NOT_CHAINED, verify_release
 from tests.small import Small, small_plan

@@ -7,11 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from secagg.canonical import canonical_bytes
+from secagg.certificate import CERTIFICATE, MODEL_CARD, certificate_file, parse_certificate
 from secagg.errors import PolicyViolation
 from secagg.plan import Plan
 from secagg.policy import Anchors
 from secagg.privacy import PrivacyStatement, stated, unit_in_words
-from secagg.release import CERTIFICATE, MODEL_CARD, certificate_file, parse_certificate, privacy_note
+from secagg.release import privacy_note
 from secagg.verify import verify_release
 from tests.small import Small, small_plan
 

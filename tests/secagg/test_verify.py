@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from secagg import release as files
+from secagg import certificate as files
+from secagg import release
+from secagg.certificate import Evaluation, Metric, SignedRelease
 from secagg.errors import HashMismatch, MalformedError, PolicyViolation, SecaggError, VerificationError
 from secagg.policy import Anchors
-from secagg.release import Evaluation, Metric, SignedRelease, annotate_release
+from secagg.release import annotate_release
 from secagg.verify import verify_release
 from tests.small import Small
 
@@ -176,7 +178,7 @@ def test_another_spelling_of_the_certificate_is_refused(old: bytes, new: bytes) 
 @pytest.mark.parametrize("shape", [(), (1, -1), (1, 1, -1)])
 def test_a_tensor_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     """Signed by the coordinator itself."""
-    tensors = files.load_tensors(RELEASE[files.OPENING], files.OPENING)
+    tensors = release.load_tensors(RELEASE[files.OPENING], files.OPENING)
     tensors["key_sum"] = tensors["key_sum"].reshape(shape) if shape else np.array(3, np.int64)
     opening = save(tensors)
     statement = SignedRelease.parse(RELEASE[files.CERTIFICATE]).statement
@@ -203,7 +205,9 @@ def test_an_evaluation_is_attached_and_signed_and_still_verifies() -> None:
 
 
 def test_the_same_records_give_the_same_bytes() -> None:
-    again = files.build_release(SMALL.parts, SMALL.parties.coordinator, {"secagg": "0.1.0"}, lambda _: b"<html></html>")
+    again = release.build_release(
+        SMALL.parts, SMALL.parties.coordinator, {"secagg": "0.1.0"}, lambda _: b"<html></html>"
+    )
     assert again == RELEASE
 
 

@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from secagg.accumulate import Accumulator
+from secagg.certificate import ADAPTER, CERTIFICATE
 from secagg.coordinator import mean_change, open_with_shares
 from secagg.errors import SessionError, TransportError
 from secagg.messages import SignedReceipt
-from secagg.release import ADAPTER, CERTIFICATE, save_adapter
+from secagg.release import save_adapter
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles

@@ -9,10 +9,10 @@ import pytest
 
 from secagg.accumulate import Accumulator
 from secagg.boxes import open_box
+from secagg.certificate import ADAPTER
 from secagg.errors import NotReady
 from secagg.messages import FinalSet, SetMember
 from secagg.policy import Anchors
-from secagg.release import ADAPTER
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles

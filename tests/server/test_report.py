@@ -5,9 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from secagg.certificate import Evaluation, Metric, ReleaseCertificate, TimelineEvent
 from secagg.descriptor import AuditReserve
 from secagg.privacy import PrivacyStatement
-from secagg.release import Evaluation, Metric, ReleaseCertificate, TimelineEvent, draft_certificate
+from secagg.release import draft_certificate
 from secagg.rounds import Previous, Round
 from secagg_server.report import ClientBytes, Guess, render
 from tests.small import NOW, Small, small_plan

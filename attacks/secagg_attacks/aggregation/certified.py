@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+from secagg.certificate import CERTIFICATE, parse_certificate
 from secagg.descriptor import Descriptor
 from secagg.errors import AuditError, ProtocolViolation
 from secagg.identity import Identity, plain_name
 from secagg.messages import FinalSet
 from secagg.policy import adapter_schema_hash
-from secagg.release import CERTIFICATE, parse_certificate
 from secagg.sets import check_members
 from secagg_attacks.aggregation.cohorts import Cohort, Member
 from secagg_host.durable import read_file

@@ -8,9 +8,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.certificate import CERTIFICATE
 from secagg.errors import AuditError
 from secagg.plan import Plan, TaskSpec
-from secagg.release import CERTIFICATE
 from secagg_attacks.releases import ReleasedRun, candidates_of, check_apart
 from secagg_attacks.views import FinalModel, Public, Question, View, ViewName
 from secagg_client.data import DataConfig, Examples, load_examples

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.certificate import ExposureCheck
 from secagg.plan import Plan
-from secagg.release import ExposureCheck
 from secagg_app.demo.figures import HEAD, MAJORITY, PLAIN
 from secagg_app.workers import workers
 from secagg_client.in_memory import mean_of

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from secagg.release import ExposureCheck
+from secagg.certificate import ExposureCheck
 from secagg_app import assets
 from secagg_app.demo import corpora, layout
 from secagg_app.demo.federation import COORDINATOR, Federation

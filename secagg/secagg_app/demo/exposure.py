@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secagg.release import ExposureCheck
+from secagg.certificate import ExposureCheck
 
 if TYPE_CHECKING:
     from secagg_app.demo.baselines import Federated

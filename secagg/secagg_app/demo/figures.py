@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from secagg.release import Evaluation, Metric
+from secagg.certificate import Evaluation, Metric
 
 Z95 = 1.959963984540054
 LEVEL = 0.05

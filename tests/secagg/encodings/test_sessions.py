@@ -7,12 +7,12 @@ import pytest
 from pydantic import JsonValue, ValidationError
 from safetensors.numpy import load, save
 
+from secagg.certificate import ADAPTER, ADAPTER_CONFIG
 from secagg.coordinator import SessionSpec
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encoding_of, encodings
 from secagg.errors import EncodingError, SecaggError, VerificationError
 from secagg.policy import Anchors
-from secagg.release import ADAPTER, ADAPTER_CONFIG
 from secagg.verify import verify_release
 from tests.secagg.encodings.support import HEAD, LAYERS, RANK, plan_of, planted, relative_error
 from tests.small import DAY, Small

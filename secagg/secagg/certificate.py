@@ -1,0 +1,148 @@
+"""The files of a release, and the signed certificate that lists and proves them (protocol.md §10)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from secagg.canonical import pretty_bytes
+from secagg.descriptor import Descriptor, SignedDescriptor
+from secagg.errors import MalformedError
+from secagg.messages import (
+    Seconds,
+    SignedCandidate,
+    SignedEndorsement,
+    SignedFinalSet,
+    SignedShareSum,
+    SignedUpload,
+)
+from secagg.plan import Frozen, Hash
+from secagg.signing import Signed, Statement
+
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_CARD = "README.md"
+REPORT = "report.html"
+OPENING = "opening.safetensors"
+CERTIFICATE = "release.json"
+START = "start.safetensors"
+"""The adapter that the round before released, in the release of a later round."""
+FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
+
+Short = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class TimelineEvent(Frozen):
+    """Who did what when, as the coordinator saw it. Holds no figure about data."""
+
+    at: Seconds
+    party: Short
+    event: Short
+
+
+class Excluded(Frozen):
+    """A roster member that is not in the release, and why."""
+
+    client: Hash
+    title: Short
+    reason: Short
+
+
+class Metric(Frozen):
+    """One figure on held-out data, with an interval (`low` to `high`) where one was computed.
+
+    `kind` says whose it is: the released adapter's, a baseline's, one client's alone, or that of a run in memory.
+    """
+
+    name: Short
+    value: float
+    low: float | None = None
+    high: float | None = None
+    kind: Literal["released", "baseline", "local", "simulation"] = "released"
+
+
+class ExposureCheck(Frozen):
+    """A membership attack on the released adapter, with members and others that are public: a demonstration.
+
+    `area` is that under the ROC, of half of the records, with a 95% interval; `attack` was chosen on the other half.
+    `blind_p` is how likely a guess from the texts alone would do as well as it does; `reading` is the conclusion.
+    """
+
+    attack: Short
+    members: int = Field(ge=1)
+    others: int = Field(ge=1)
+    area: float = Field(ge=0, le=1)
+    low: float
+    high: float
+    blind_p: float = Field(ge=0, le=1)
+    reading: Annotated[str, Field(max_length=1000)]
+
+
+class Evaluation(Frozen):
+    """Quality of the released adapter on data whose holder declares it public (protocol.md §10.2).
+
+    `measure` is what every metric is a value of (accuracy, perplexity); `examples` counts the data; `verdict` is the
+    conclusion in words.
+    """
+
+    data_sha256: Hash
+    data_is_public: Literal[True]
+    description: Annotated[str, Field(min_length=1, max_length=1000)]
+    measure: Short = "score"
+    higher_is_better: bool = True
+    examples: int | None = Field(default=None, ge=1)
+    verdict: Annotated[str, Field(max_length=1000)] = ""
+    metrics: tuple[Metric, ...] = Field(min_length=1, max_length=100)
+    exposure: ExposureCheck | None = Field(default=None, exclude_if=lambda check: check is None)
+
+
+class ReleaseCertificate(Statement):
+    """All that the coordinator states about a release; every part is checked again by `secagg verify`."""
+
+    version: Literal[1] = 1
+    session: SignedDescriptor
+    ctx: Hash
+    uploads: tuple[SignedUpload, ...]
+    excluded: tuple[Excluded, ...]
+    candidate: SignedCandidate
+    candidate_endorsements: tuple[SignedEndorsement, ...]
+    final: SignedFinalSet
+    final_endorsements: tuple[SignedEndorsement, ...]
+    share_sums: tuple[SignedShareSum, ...]
+    degree_check: Literal["unchecked"] = "unchecked"
+    committee_note: Short
+    security_bits: int
+    security_note: Annotated[str, Field(max_length=1000)]
+    error_max: int
+    error_bound: int
+    privacy_note: Annotated[str, Field(max_length=2000)]
+    timeline: tuple[TimelineEvent, ...]
+    software: dict[str, str]
+    files: dict[str, Hash]
+    evaluation: Evaluation | None = None
+    released_at: Seconds
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "release"
+
+
+SignedRelease = Signed[ReleaseCertificate]
+
+
+def names(descriptor: Descriptor) -> tuple[str, ...]:
+    """The files of a release of this session, but for the certificate."""
+    return FILES if descriptor.previous is None else (*FILES, START)
+
+
+def parse_certificate(raw: bytes) -> SignedRelease:
+    """`release.json`, not verified yet. Raises MalformedError that names the file."""
+    try:
+        return SignedRelease.parse(raw)
+    except MalformedError as error:
+        raise MalformedError(f"{CERTIFICATE} is no certificate: it was altered or cut off ({error})") from None
+
+
+def certificate_file(signed: SignedRelease) -> bytes:
+    """`release.json`, in its one form."""
+    return pretty_bytes(signed)
