@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from secagg.adapter import start_tensors
+from secagg.encodings.registry import encoding_of
 from secagg.errors import AuditError
 from secagg.plan import Plan
 from secagg_attacks.views import (
@@ -25,6 +26,7 @@ from secagg_attacks.views import (
     Vector,
     View,
     ViewName,
+    check_is_change,
 )
 from secagg_client.data import Examples
 from secagg_client.in_memory import RepeatableRandomness, encoded_mean, federated, sealed_mean
@@ -46,9 +48,24 @@ class Record:
     final: Tensors = field(repr=False)
 
     def sums(self) -> tuple[SumRound, ...]:
-        """What the coordinator has of each round."""
+        """What the coordinator has of each round. Raises AuditError where the sums are no change of the clients'."""
+        plan, clients = self.public.plan, self.public.clients
+        check_is_change(plan)
         return tuple(
-            SumRound(each.start, mean, self.public.clients) for each, mean in zip(self.rounds, self.means, strict=True)
+            SumRound(each.start, encoding_of(plan).mean_update(plan, mean, clients), clients)
+            for each, mean in zip(self.rounds, self.means, strict=True)
+        )
+
+    def sent(self, client: int) -> Vector:
+        """What is in the sums of one client's changes, [rounds, plan.length]. Raises AuditError where that is drawn."""
+        plan, encoding = self.public.plan, encoding_of(self.public.plan)
+        vectors = [encoding.encode(plan, each.changes[client], self._undrawn) for each in self.rounds]
+        return np.stack([encoding.mean_update(plan, vector, 1) for vector in vectors])
+
+    def _undrawn(self, _size: int, /) -> bytes:
+        raise AuditError(
+            f"{self.public.plan.method} draws what a client sends of its changes, and a record does not keep that: "
+            "v4 cannot be had of it"
         )
 
     def view(self, name: ViewName, question: Question | None = None, client: int = 0) -> View:
@@ -61,8 +78,7 @@ class Record:
             case ViewName.V3:
                 return FinalModel(self.public, question, self.final)
             case ViewName.V4:
-                own = np.stack([each.changes[client] for each in self.rounds])
-                return Participant(self.public, question, self.sums(), self.final, client, own)
+                return Participant(self.public, question, self.sums(), self.final, client, self.sent(client))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from secagg import certificate as files
 from secagg import release
-from secagg.adapter import flatten, start_tensors
+from secagg.adapter import start_tensors
 from secagg.certificate import ReleaseCertificate
+from secagg.coordinator import mean_change
 from secagg.descriptor import Descriptor
+from secagg.encodings.registry import encoding_of
 from secagg.errors import AuditError, MalformedError
 from secagg.plan import Plan
+from secagg.verify import read_opening
 from secagg_attacks.views import (
     FinalModel,
     Public,
@@ -26,6 +29,7 @@ from secagg_attacks.views import (
     SecureSums,
     SumRound,
     Tensors,
+    Vector,
     View,
     ViewName,
     check_is_change,
@@ -43,24 +47,30 @@ LEAST = 20
 
 @dataclass(frozen=True, slots=True)
 class ReleasedRound:
-    """One release: what it was made for, where its training started, and its adapter by PEFT key."""
+    """One release: its session, where its training started, its adapter by PEFT key and its mean vector [L]."""
 
     descriptor: Descriptor = field(repr=False)
     certificate: ReleaseCertificate = field(repr=False)
     plan: Plan = field(repr=False)
     adapter: Tensors = field(repr=False)
+    mean: Vector = field(repr=False)
     senders: int
 
     @classmethod
     def read(cls, folder: Path) -> "ReleasedRound":
-        """From a release folder. Raises StorageError, MalformedError, HashMismatch for what is no whole release."""
+        """From a release folder. Raises StorageError, MalformedError, HashMismatch for what is no whole release, and
+        what opening its sum raises.
+        """
         certificate = read_certificate(folder)
         raw = read_file(folder / files.ADAPTER)
         descriptor = certificate.session.descriptor.statement
         start = read_file(folder / files.START) if descriptor.previous is not None else None
         plan = release.plan_of(descriptor, start)
-        senders = len(certificate.final.statement.members)
-        return cls(descriptor, certificate, plan, release.load_tensors(raw, files.ADAPTER), senders)
+        opened, _total = read_opening(read_file(folder / files.OPENING), certificate)
+        final = certificate.final.statement
+        mean = mean_change(descriptor, final, opened.opening)
+        adapter = release.load_tensors(raw, files.ADAPTER)
+        return cls(descriptor, certificate, plan, adapter, mean, len(final.members))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +138,8 @@ class ReleasedRun:
     def _sum(self, each: ReleasedRound) -> SumRound:
         plan = each.plan
         check_is_change(plan)
-        start = start_tensors(plan)
-        return SumRound(start, flatten(plan, dict(each.adapter)) - flatten(plan, start), each.senders)
+        update = encoding_of(plan).mean_update(plan, each.mean, each.senders)
+        return SumRound(start_tensors(plan), update, each.senders)
 
     def drawn_by_coin(self, members: Path, nonmembers: Path) -> bool:
         """Whether these are the tables of a draw that this run's session reserved (protocol.md §4.6)."""

@@ -17,7 +17,7 @@ from secagg import release
 from secagg.accumulate import Accumulator
 from secagg.canonical import pretty_bytes
 from secagg.certificate import ReleaseCertificate
-from secagg.coordinator import Settlement, open_with_shares
+from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor
 from secagg.errors import (
     HashMismatch,
@@ -167,21 +167,7 @@ def _check_sets(certificate: ReleaseCertificate, descriptor: Descriptor, anchors
 def _check_opening(
     content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor
 ) -> Accumulator:
-    final = certificate.final.statement
-    tensors = release.load_tensors(content[files.OPENING], files.OPENING)
-    shares = tuple(
-        ShareAnswer(signed=signed, share=_array(tensors, f"share_{signed.statement.index:03d}", np.uint8, 1).tobytes())
-        for signed in certificate.share_sums
-    )
-    if set(tensors) != {"ciphertext_sum", "key_sum", *(f"share_{s.signed.statement.index:03d}" for s in shares)}:
-        raise MalformedError(f"{files.OPENING} holds other tensors than the certificate's share sums need")
-    total = Accumulator(descriptor.parameters)
-    total.add([block.tobytes() for block in _array(tensors, "ciphertext_sum", np.uint8, 2)])
-    opened = open_with_shares(descriptor, final, shares, total)
-    if len(opened.used) != len(shares):
-        raise VerificationError("the published share sums contradict each other")
-    if not np.array_equal(opened.key_sum, _array(tensors, "key_sum", np.int64, 1)):
-        raise VerificationError("the published key sum is not what the share sums give")
+    opened, total = read_opening(content[files.OPENING], certificate)
     parts = release.ReleaseParts(
         session=certificate.session,
         uploads=certificate.uploads,
@@ -196,6 +182,29 @@ def _check_opening(
     )
     _check_statements(content, certificate, descriptor, parts)
     return total
+
+
+def read_opening(raw: bytes, certificate: ReleaseCertificate) -> tuple[OpenedSum, Accumulator]:
+    """Open the published sum once more with the published shares (protocol.md §9), and the sum itself.
+
+    Raises MalformedError, ShareError, OpeningError; VerificationError when shares or key sum contradict each other.
+    """
+    descriptor = certificate.session.descriptor.statement
+    tensors = release.load_tensors(raw, files.OPENING)
+    shares = tuple(
+        ShareAnswer(signed=signed, share=_array(tensors, f"share_{signed.statement.index:03d}", np.uint8, 1).tobytes())
+        for signed in certificate.share_sums
+    )
+    if set(tensors) != {"ciphertext_sum", "key_sum", *(f"share_{s.signed.statement.index:03d}" for s in shares)}:
+        raise MalformedError(f"{files.OPENING} holds other tensors than the certificate's share sums need")
+    total = Accumulator(descriptor.parameters)
+    total.add([block.tobytes() for block in _array(tensors, "ciphertext_sum", np.uint8, 2)])
+    opened = open_with_shares(descriptor, certificate.final.statement, shares, total)
+    if len(opened.used) != len(shares):
+        raise VerificationError("the published share sums contradict each other")
+    if not np.array_equal(opened.key_sum, _array(tensors, "key_sum", np.int64, 1)):
+        raise VerificationError("the published key sum is not what the share sums give")
+    return opened, total
 
 
 def _check_statements(

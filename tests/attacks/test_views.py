@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from secagg.adapter import flatten
+from secagg.encodings.ties import trimmed
 from secagg.errors import AuditError
 from secagg_attacks.record import ClientNoise
 from secagg_attacks.views import Participant, SecureSums, SumRound, ViewName
@@ -49,6 +50,32 @@ def test_views_name_no_update_in_their_repr(tiny_llama_dir: Path) -> None:
     for name in ViewName:
         assert "array" not in repr(record.view(name))
     assert "array" not in repr(record)
+
+
+def test_the_sums_of_ties_are_shown_before_any_vote(tiny_bert_dir: Path) -> None:
+    """V2 is the mean of all trimmed changes, where clients disagree too; V3 is what the vote made of them."""
+    record = record_of(public_of(loaded(tiny_bert_dir, MEAN), method="ties", rounds=3))
+    plan, sums = record.public.plan, record.view(ViewName.V2).messages()
+    step = 2 * max(spec.clip for spec in plan.trained) / (2**16 - 1)
+    for message, each in zip(sums, record.rounds, strict=True):
+        trimmed_changes = np.array([trimmed(change, 0.2) for change in each.changes])
+        assert message.change.shape == (plan.length,)
+        assert np.abs(message.change - trimmed_changes.mean(0)).max() <= 2 * step
+    others = record.view(ViewName.V4, client=1).messages()
+    rest = np.array([trimmed(record.rounds[1].changes[c], 0.2) for c in (0, 2)]).mean(0)
+    assert np.abs(others[1].change - rest).max() <= 4 * step
+    merged = flatten(plan, dict(record.final)) - flatten(plan, dict(record.rounds[-1].start))
+    assert np.abs(merged - sums[-1].change).max() > 10 * step
+
+
+def test_a_participant_whose_part_is_drawn_and_sums_of_other_adapters_are_refused(tiny_bert_dir: Path) -> None:
+    thinned = record_of(public_of(loaded(tiny_bert_dir, MEAN), method="dare"))
+    assert thinned.view(ViewName.V2).messages()[0].change.shape == (thinned.public.plan.length,)
+    with pytest.raises(AuditError, match="v4 cannot be had"):
+        thinned.view(ViewName.V4)
+    square = record_of(public_of(loaded(tiny_bert_dir, MEAN), method="fed-sb"))
+    with pytest.raises(AuditError, match="v3"):
+        square.view(ViewName.V2)
 
 
 def test_what_is_not_there_is_refused(tiny_llama_dir: Path) -> None:

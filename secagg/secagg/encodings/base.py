@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
 
-from secagg.adapter import release_tensors
+from secagg.adapter import flatten, release_tensors, start_tensors
 from secagg.encodings.layout import Array, Layout, Part
 from secagg.errors import EncodingError
 from secagg.plan import Frozen, Plan
@@ -78,6 +78,16 @@ class Encoding(ABC):
         Exact on every machine: numpy element by element, or `secagg.exact`. Raises EncodingError.
         """
 
+    def mean_update(self, plan: Plan, mean: Array, contributors: int) -> Array:
+        """What the mean vector [L] says of the clients' changes: the mean of what each sent of its own, [plan.length].
+
+        By default what the release says of it; override it where `decode` merges or scales. Raises EncodingError where
+        the release is no change of what clients train.
+        """
+        if not self.resumes:
+            raise EncodingError(f"{self.name} sums something else than changes of what clients train")
+        return flatten(plan, self.decode(plan, mean, contributors)) - flatten(plan, start_tensors(plan))
+
     def adapter_config(self, plan: Plan) -> dict[str, JsonValue]:
         """The `adapter_config.json` of the release; the plan's own unless the released rank is another."""
         return dict(plan.adapter_config)
@@ -137,6 +147,10 @@ class ChangeEncoding(Encoding):
     def encode(self, plan: Plan, change: Array, random: Randomness) -> Array:  # noqa: ARG002 - nothing is drawn
         """The change as it is."""
         return change
+
+    def mean_update(self, plan: Plan, mean: Array, contributors: int) -> Array:  # noqa: ARG002 - the mean says it all
+        """The mean as it is."""
+        return mean
 
     def decode(self, plan: Plan, mean: Array, contributors: int) -> Tensors:  # noqa: ARG002 - the mean says it all
         """One float32 addition per value."""

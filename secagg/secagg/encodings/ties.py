@@ -98,5 +98,11 @@ class Ties(Encoding):
             changes[spec.name] = (total / number).astype(np.float32)
         return scaled_release(plan, changes, read_options(plan, TiesOptions).scale)
 
+    def mean_update(self, plan: Plan, mean: Array, contributors: int) -> Array:  # noqa: ARG002 - a mean of all clients
+        """The mean of the trimmed changes: the positive sums less the negative ones, which no vote has gone over."""
+        arrays = self.layout(plan).split(mean)
+        parts = [arrays[spec.name + POSITIVE] - arrays[spec.name + NEGATIVE] for spec in plan.trained]
+        return np.concatenate([part.ravel() for part in parts])
+
 
 ENCODINGS = (Ties(),)
