@@ -13,6 +13,7 @@ from secagg.identity import check_issued_by
 from secagg.policy import Policy, adapter_schema_hash
 from secagg_client.cli_ledger import ledger
 from secagg_client.client_config import ClientConfig
+from secagg_client.plan_defaults import DEFAULT_RANK, DEFAULT_TRAINING
 from secagg_host.config import load_toml
 from secagg_host.durable import FolderLock, write_atomic
 from secagg_host.events import EventLog
@@ -39,6 +40,10 @@ def methods_help() -> str:
     )
 
 
+def _shown(setting: str) -> str:
+    return str(DEFAULT_TRAINING[setting])
+
+
 @client.command(
     epilog="Example: secagg client plan --model sentence-transformers/all-MiniLM-L6-v2 --task classify "
     f"--label ham --label spam --out plan.json\n\nMethods:\n\n{methods_help()}"
@@ -48,15 +53,18 @@ def methods_help() -> str:
 @click.option("--base-model-name", help="What session and release call it, when --model is a folder: its public id.")
 @click.option("--task", help="What is learnt: classify, lm, or another kind of task that is installed.")
 @click.option("--label", "labels", multiple=True, help="A class, in order; repeat for each.")
-@click.option("--epsilon", type=click.FloatRange(0, min_open=True), help="Privacy of each record or user of a client.")
-@click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="And its delta.")
-@click.option("--steps", type=click.IntRange(1), help="Steps of DP-SGD.")
-@click.option("--batch-size", type=click.IntRange(1), help="Expected records (or users, by --unit) in a step.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
+@click.option("--epsilon", type=click.FloatRange(0, min_open=True), help="Privacy of each record or user of a client.",
+              show_default=_shown("epsilon"))  # fmt: skip
+@click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="And its delta.",
+              show_default=_shown("delta"))  # fmt: skip
+@click.option("--steps", type=click.IntRange(1), help="Steps of DP-SGD.", show_default=_shown("steps"))
+@click.option("--batch-size", type=click.IntRange(1), help="Expected records (or users, by --unit) in a step.",
+              show_default=_shown("batch_size"))  # fmt: skip
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), show_default=_shown("learning_rate"))
 @click.option("--unit", type=click.Choice(["record", "user"]), help="Whose presence is hidden: each record's, the "
               "default, or each user's with all records of theirs at a client.")  # fmt: skip
 @click.option("--records-per-user", type=click.IntRange(1), help="Use so many records of a user; with --unit user.")
-@click.option("--rank", type=click.IntRange(1), help="LoRA rank.")
+@click.option("--rank", type=click.IntRange(1), help="LoRA rank.", show_default=str(DEFAULT_RANK))
 @click.option("--method", help="What is trained, summed and released; see below.", show_default=DEFAULT)
 @click.option("--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method; repeat.")
 @click.option("--calibrate", type=FILE, help="PUBLIC examples: train on them once to choose each tensor's clip.")

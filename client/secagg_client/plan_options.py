@@ -10,20 +10,11 @@ from pydantic import ValidationError
 
 from secagg.errors import ConfigError
 from secagg.validation import first_problem
+from secagg_client.plan_defaults import DEFAULT_CLIP, DEFAULT_TRAINING
 from secagg_client.planning import PlanConfig
 from secagg_client.tasks import task_kinds
 
 TRAINING = ("epsilon", "delta", "steps", "batch_size", "learning_rate", "unit", "records_per_user")
-DEFAULT_TRAINING: dict[str, Any] = {
-    "steps": 60,
-    "batch_size": 64,
-    "learning_rate": 5e-3,
-    "optimizer": "adamw",
-    "max_grad_norm": 1.0,
-    "epsilon": 8.0,
-    "delta": 1e-5,
-}
-DEFAULT_CLIP = 0.2
 
 
 def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:

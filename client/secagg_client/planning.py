@@ -21,6 +21,7 @@ from secagg_client.adapted import NO_ADAPTER, PREFIX, attached, untrained, with_
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase, load_base
+from secagg_client.plan_defaults import DEFAULT_RANK
 from secagg_client.tasks import kind_of, make_task
 
 SEED_TAG = b"secagg/v1/a-seed\x00"
@@ -43,7 +44,7 @@ class PlanConfig(BaseModel):
     base_model_name: str | None = None
     task: TaskSpec
     training: TrainingSettings
-    rank: int = Field(default=8, ge=1, le=1024)
+    rank: int = Field(default=DEFAULT_RANK, ge=1, le=1024)
     alpha: float = Field(default=16, gt=0)
     target_modules: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
