@@ -26,7 +26,8 @@ VOCABULARY = {word: index for index, word in enumerate(SPECIAL + WORDS)}
 LABELS = ("negative", "positive")
 
 
-def _tokenizer(directory: Path, *, encoder: bool) -> None:
+def save_tokenizer(directory: Path, *, encoder: bool) -> None:
+    """Of words; an encoder's puts its own tokens around a text."""
     tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     if encoder:
@@ -51,7 +52,7 @@ def make_bert(directory: Path) -> Path:
     """An encoder with a pooler: `pooling` may be `mean` or `model`."""
     torch.manual_seed(1)
     BertModel(_bert_config()).save_pretrained(directory)
-    _tokenizer(directory, encoder=True)
+    save_tokenizer(directory, encoder=True)
     return directory
 
 
@@ -61,7 +62,7 @@ def make_bert_classifier(directory: Path) -> Path:
     config = _bert_config()
     config.num_labels = 3
     BertForSequenceClassification(config).save_pretrained(directory)
-    _tokenizer(directory, encoder=True)
+    save_tokenizer(directory, encoder=True)
     return directory
 
 
@@ -74,7 +75,7 @@ def make_llama(directory: Path) -> Path:
         bos_token_id=2, eos_token_id=3, tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)
-    _tokenizer(directory, encoder=False)
+    save_tokenizer(directory, encoder=False)
     return directory
 
 

@@ -22,9 +22,9 @@ from secagg_client.client_state import Trained
 from secagg_client.data import Examples, load_examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.ledger import Ledger, Spend
+from secagg_client.mixing import refuse_mixing
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import NoiseSource, SecureSource, SeededSource
-from secagg_client.planning import verify_plan
 from secagg_client.tasks import Metrics
 from secagg_client.training import StepReport, TrainOptions, mechanism_of, train
 from secagg_client.users import bounded
@@ -55,7 +55,7 @@ class LocalTraining:
         if self.config.training.threads is not None:
             torch.set_num_threads(self.config.training.threads)
         base = self._base(plan)
-        verify_plan(plan, base)
+        refuse_mixing(plan, base)
         data = load_examples(self.config.data.to_config(), plan.task)
         kept, counts = self._bounded(data, plan.training)
         held_out = self._held_out(plan) if "own" in self._scored() else None
@@ -94,16 +94,17 @@ class LocalTraining:
     def _bounded(self, data: Examples, settings: TrainingSettings) -> tuple[Examples, dict[str, int]]:
         """The records that are used, and how many; of users, how many there are, and of their records left out.
 
-        Raises DataError when users are not known, ConfigError for rows taken by their place: which of a user's rows are
-        read would depend on the others' rows.
+        Raises DataError when users are not known, ConfigError for rows taken by their place: which of a record's or
+        user's rows are read would depend on the others'.
         """
-        if settings.unit == "record":
-            return data, {"records": len(data)}
         if self.config.data.limit is not None or "[" in self.config.data.split:
             raise ConfigError(
-                "[data] limit, or a slice in split, takes rows by their place, so that one user's rows decide which of "
-                "another's are read: remove it, as the session's unit of privacy is the user"
+                f"[data] limit, or a slice in split, takes rows by their place, so that one {settings.unit}'s rows "
+                "decide which of another's are read, and taking it out would change two: remove it, and give a file "
+                "of the rows to train on"
             )
+        if settings.unit == "record":
+            return data, {"records": len(data)}
         kept = bounded(data, settings)
         left_out = len(data) - len(kept)
         return kept, {"records": len(kept), "users": len(set(data.users)), "records_left_out": left_out}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
@@ -23,7 +24,47 @@ CONFIG_KEYS = (
     "position_embedding_type", "rms_norm_eps", "sliding_window", "tie_word_embeddings", "type_vocab_size",
     "vocab_size",
 )  # fmt: skip
-"""What of a config changes the function that the weights compute. Rotary settings are added by `_rotary`."""
+"""What of a config changes the function that the weights compute, in most models. `_rotary` adds rotary settings, and
+`_unusual` whatever else is not as the class of the config has it by default."""
+
+_IDLE = frozenset(
+    [
+        "_attn_implementation",
+        "_name_or_path",
+        "architectures",
+        "attn_implementation",
+        "auto_map",
+        "chunk_size_feed_forward",
+        "dtype",
+        "finetuning_task",
+        "gradient_checkpointing",
+        "id2label",
+        "initializer_factor",
+        "initializer_range",
+        "keys_to_ignore_at_inference",
+        "label2id",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "pretraining_tp",
+        "problem_type",
+        "quantization_config",
+        "return_dict",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "torchscript",
+        "transformers_version",
+        "use_cache",
+    ]
+)
+_IDLE_PARTS = ("dropout", "drop_rate", "_token_id", "_pdrop", "use_return_dict")
+"""What computes nothing: names, special tokens, sizes of a draw, dropout (off here); and the rotary settings, which
+have their own place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +85,41 @@ class LoadedBase:
 
 def _rotary(config: Any) -> dict[str, Any]:
     parameters = getattr(config, "rope_parameters", None) or {}
-    return {key: parameters[key] for key in sorted(parameters) if isinstance(parameters[key], int | float | str)}
+    return {key: _plain(parameters[key]) for key in sorted(parameters) if parameters[key] is not None}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; what JSON does not have, by name."""
+    return json.loads(json.dumps(value, sort_keys=True, default=str))
+
+
+def _unusual(config: Any) -> dict[str, Any]:
+    """Settings of the config's class, other than CONFIG_KEYS, that are not at its default and may compute something."""
+    if not isinstance(config, PretrainedConfig):
+        return {}
+    try:
+        usual = type(config)().to_dict()
+    except (TypeError, ValueError):  # there is no such thing without arguments
+        usual = dict.fromkeys(config.to_dict())
+    own = {
+        key: value for key, value in config.to_dict().items() if key in usual and _plain(value) != _plain(usual[key])
+    }
+    return {
+        key: _plain(value)
+        for key, value in sorted(own.items())
+        if key not in CONFIG_KEYS and key not in _IDLE and not any(part in key for part in _IDLE_PARTS)
+    }
 
 
 def relevant_config(config: Any, more: Iterable[str] = ()) -> dict[str, Any]:
-    """The part of a Hugging Face config that the hash covers: CONFIG_KEYS, and `more` of a kind of task's own."""
+    """The part of a Hugging Face config that the hash covers: CONFIG_KEYS, `more` of a kind of task's own, and every
+    other setting that computes and is not at its default.
+    """
     values = {key: getattr(config, key, None) for key in CONFIG_KEYS}
     kept = {key: value for key, value in values.items() if isinstance(value, bool | int | float | str)}
     own = {key: getattr(config, key) for key in more if hasattr(config, key)}
-    return {**kept, **own, "rope": _rotary(config)}
+    unusual = {key: value for key, value in _unusual(config).items() if key not in own}
+    return {**kept, **own, "rope": _rotary(config), **({"other": unusual} if unusual else {})}
 
 
 def _tensor_hash(tensor: Tensor) -> str:

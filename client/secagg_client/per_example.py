@@ -70,6 +70,14 @@ def _check_alike(*examples: int) -> None:
         )
 
 
+def hook_trained_layers_only(model: nn.Module) -> None:
+    """No dropout anywhere, but hooks on the trained layers: Opacus' act only on modules in training mode."""
+    model.eval()
+    for module in model.modules():
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            module.training = True
+
+
 def _is_ours(module: nn.Module) -> TypeGuard[nn.Linear]:
     """A linear layer, and no subclass of it, with something to train."""
     return type(module) is nn.Linear and any(parameter.requires_grad for parameter in module.parameters())

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch.nn import functional
 
 from secagg.encodings.base import lora_factor
 from secagg.encodings.registry import DEFAULT, encoding_named
 from secagg.errors import ConfigError, ModelError
 from secagg.plan import Hash, Method, Options, Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
+from secagg.validation import first_problem
 from secagg_client.adapted import NO_ADAPTER, PREFIX, attached, untrained, with_squares
 from secagg_client.classifier import MeanPoolClassifier
 from secagg_client.data import Examples
+from secagg_client.mixing import refuse_mixing
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.plan_defaults import DEFAULT_RANK
 from secagg_client.tasks import kind_of, make_task
@@ -61,8 +63,8 @@ def make_plan(config: PlanConfig, base: LoadedBase | None = None) -> Plan:
     """Derive the plan; loads the base model unless it is given. Same model and config, same plan.
 
     Raises:
-        ModelError: the model cannot be loaded or adapted.
-        ConfigError: the head's start does not fit task and pooling.
+        ModelError: the model cannot be loaded or adapted, or mixes the examples of a batch.
+        ConfigError: the head's start does not fit task and pooling; a setting that no plan holds.
         EncodingError: the method does not exist, or does not fit model and options.
     """
     encoding = encoding_named(config.method)
@@ -76,20 +78,23 @@ def make_plan(config: PlanConfig, base: LoadedBase | None = None) -> Plan:
         shapes = {name: tuple(parameter.shape) for name, parameter in adapted.parameters.items()}
     head = _head_inits(config, base, shapes)
     seed = config.a_seed or hashlib.sha256(SEED_TAG + bytes.fromhex(base.model_hash)).hexdigest()
-    plan = Plan(
-        base_model=config.base_model_name or config.base_model,
-        base_model_hash=base.model_hash,
-        architecture=base.architecture,
-        task=config.task,
-        method=config.method,
-        options=config.options,
-        a_seed=seed,
-        tensors=tuple(_tensor(name, shape, head, config) for name, shape in sorted(shapes.items())),
-        adapter_config=adapter,
-        training=config.training,
-    )
+    try:
+        plan = Plan(
+            base_model=config.base_model_name or config.base_model,
+            base_model_hash=base.model_hash,
+            architecture=base.architecture,
+            task=config.task,
+            method=config.method,
+            options=config.options,
+            a_seed=seed,
+            tensors=tuple(_tensor(name, shape, head, config) for name, shape in sorted(shapes.items())),
+            adapter_config=adapter,
+            training=config.training,
+        )
+    except ValidationError as error:
+        raise ConfigError(f"plan: {first_problem(error)}") from None
     encoding.check(plan)
-    verify_plan(plan, base)
+    refuse_mixing(plan, base)
     return plan
 
 

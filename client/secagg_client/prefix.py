@@ -51,10 +51,17 @@ def training_task(plan: Plan, base: LoadedBase, device: torch.device) -> AnyTask
     """The plan's task; with kept prefixes where the model allows it and its lowest layers have no adapter."""
     layout = LAYOUTS.get(getattr(base.model.config, "model_type", ""))
     stack = _stack(base)
-    if layout is None or stack is None or not (depth := frozen_depth(plan, layout)):
+    if layout is None or stack is None or _by_number(stack) or not (depth := frozen_depth(plan, layout)):
         return make_task(plan.task, base.tokenizer)
     half = plan.training.precision == "bf16"
     return make_task(plan.task, base.tokenizer, KeptPrefix(stack, layout, depth, device, half=half))
+
+
+def _by_number(stack: Any) -> bool:
+    """Whether the model treats layers by their number (sliding attention in some): what is above cannot stand alone."""
+    config = stack.config
+    kinds = [getattr(config, name, None) or () for name in ("layer_types", "no_rope_layers")]
+    return any(len(set(each)) > 1 for each in kinds)
 
 
 def _stack(base: LoadedBase) -> Any:

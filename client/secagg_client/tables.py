@@ -19,6 +19,8 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from secagg.errors import DataError
 
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+DEEPEST = 500
+"""Levels of JSON in a line."""
 ENDINGS = ", ".join(sorted(LOADERS))
 
 _NO_ROWS = "corresponds to no data"  # how `datasets` puts it
@@ -83,8 +85,10 @@ def _from_file(path: Path, kind: str, ids: str | None) -> Dataset:
     if kind != "parquet":
         _check_utf8(path)
     more: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-    if kind == "csv" and ids is not None:
-        more["converters"] = {ids: str}
+    if kind == "csv":
+        more |= {"keep_default_na": False, "na_values": [""]}  # only an empty cell is missing: NA is a text too
+        if ids is not None:
+            more["converters"] = {ids: str}
     with _quiet(), tempfile.TemporaryDirectory(prefix="secagg-data-") as cache:
         return load_dataset(kind, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **more)
 
@@ -104,9 +108,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_utf8(path: Path) -> None:
-    """Raise DataError that names the first line that is not UTF-8."""
+    """Raise DataError that names the first line that is not UTF-8, or so deep that the reader of JSON would crash."""
+    json_lines = LOADERS[path.suffix.lower()] == "json"
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if json_lines and _is_deep(line):
+                raise DataError(f"{path}, line {number}: is nested more than {DEEPEST} deep; is it the right file?")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
@@ -114,6 +121,16 @@ def _check_utf8(path: Path) -> None:
                     f"{path}, line {number}: is not UTF-8 text. Save the file as UTF-8 (if it is Latin-1: "
                     f"iconv -f LATIN1 -t UTF-8 {path.name})"
                 ) from None
+
+
+def _is_deep(line: bytes) -> bool:
+    if line.count(b"[") + line.count(b"{") <= DEEPEST:
+        return False
+    deepest = depth = 0
+    for byte in line:
+        depth += (byte in b"[{") - (byte in b"]}")
+        deepest = max(deepest, depth)
+    return deepest > DEEPEST
 
 
 def _reason(path: Path, kind: str, error: BaseException) -> str:

@@ -29,10 +29,11 @@ from secagg_client.accounting import (
 )
 from secagg_client.adapted import Adapted, attached
 from secagg_client.data import Examples
+from secagg_client.mixing import refuse_mixing
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
 from secagg_client.optimizer import GridOptimizer
-from secagg_client.per_example import PerExampleGradients
+from secagg_client.per_example import PerExampleGradients, hook_trained_layers_only
 from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.prefix import training_task
 from secagg_client.tasks import AnyTask
@@ -100,11 +101,17 @@ def mechanism_of(settings: TrainingSettings, declared_size: int) -> Mechanism:
     """The mechanism a client runs: sigma is solved from the plan's epsilon and the declared size, nothing private.
 
     The result has been checked against two other accountants.
-    Raises TrainingError without an epsilon or for a declared size below the batch size; AccountingError.
+    Raises TrainingError without an epsilon, for a declared size below the batch size, or for one so large that delta
+    alone would pay for a record without noise; AccountingError.
     """
     if settings.epsilon is None:
         raise TrainingError("the plan has no epsilon: there is no mechanism to account")
     rate = sampling_rate(settings.batch_size, declared_size, settings.unit)
+    if settings.delta * declared_size >= 1:
+        raise TrainingError(
+            f"delta {settings.delta:g} is not below 1/{declared_size}, one part in the declared size: it would allow "
+            f"that one {settings.unit} in so many leaves without noise. Take a smaller delta"
+        )
     mechanism = Mechanism(rate, solve_sigma(settings.epsilon, settings.delta, rate, settings.steps), settings.steps)
     cross_check(mechanism, settings.delta)
     return mechanism
@@ -132,12 +139,13 @@ def train(
             of the whole plan, so R rounds of T/R steps are accounted as T steps in one; the optimiser starts anew.
 
     Raises:
-        ModelError: base and plan do not fit.
+        ModelError: base and plan do not fit, or the model mixes the examples of a batch.
         TrainingError: a setting under which the guarantee does not hold; training that changed nothing.
         DataError: a text without tokens; unknown users, where the unit is the user.
         AccountingError: accountants that disagree.
     """
     options = options or TrainOptions()
+    refuse_mixing(plan, base, options.torch_device())
     run = prepare_run(plan, training_task(plan, base, options.torch_device()), declared_size, source, options, steps)
     return execute(run, plan, base, data, progress)
 
@@ -188,7 +196,7 @@ def run_steps(
 ) -> None:
     """All steps of a run on an attached adapter, drawing from `units`."""
     trained = {spec.name: adapted.parameters[spec.name] for spec in plan.trained}
-    _hook_trained_layers_only(adapted.model)
+    hook_trained_layers_only(adapted.model)
     optimizer = _optimizer(run.settings, trained)
     footprint = Footprint.of(getattr(adapted.model, "config", None), plan.length)
     batches = PhysicalBatches.for_device(footprint, run.options.torch_device(), run.options.micro_batch)
@@ -242,14 +250,6 @@ def _optimizer(settings: TrainingSettings, trained: dict[str, nn.Parameter]) -> 
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.0)
-
-
-def _hook_trained_layers_only(model: nn.Module) -> None:
-    """No dropout anywhere, but Opacus' hooks on the trained layers: they act only on modules in training mode."""
-    model.eval()
-    for module in model.modules():
-        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
-            module.training = True
 
 
 def _check_moved(before: NDArray[np.float32], after: NDArray[np.float32]) -> None:

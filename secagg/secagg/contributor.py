@@ -9,6 +9,7 @@ from secagg import shamir
 from secagg.boxes import BoxContext, seal_box
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encoding_of
+from secagg.errors import EncodingError
 from secagg.merkle import root
 from secagg.messages import SignedUpload, Upload
 from secagg.privacy import PrivacyStatement
@@ -41,6 +42,8 @@ def seal_contribution(
     """
     fingerprint = signer.identity.fingerprint
     descriptor.client(fingerprint)
+    if not np.isfinite(change).all():  # before it is encoded: an encoding may drop what is not
+        raise EncodingError("the change holds values that are not finite")
     vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
     sealed = seal_update(
         descriptor.parameters,

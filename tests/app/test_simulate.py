@@ -1,6 +1,7 @@
 """`secagg simulate`: repeatable cells, sweeps that go on, a table in the end."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,11 @@ def test_a_sweep_goes_on_where_it_was(simulation: Simulation, tmp_path: Path, mo
         for job in jobs:
             one = job[0]
             ran.append(one)
-            yield job, {"arm": one.arm, "value": 0.5, "start": 0.4, "rounds": one.rounds, "seconds": 1.0, "seed": 0,
-                        "epsilon": one.epsilon, "method": one.method, "measure": "accuracy"}  # fmt: skip
+            yield job, {**asdict(one), "value": 0.5, "start": 0.4, "seconds": 1.0, "measure": "accuracy"}
 
     monkeypatch.setattr(sweep_module, "spread", here)
     with sweep.locked():
-        sweep.keep(first, {"arm": "start", "value": 0.4, "extra": 1})
+        sweep.keep(first, {**asdict(first), "value": 0.4, "extra": 1})
         assert run_sweep(sweep, 1, lambda _: None) == []
         with pytest.raises(StorageError, match="in use by another run"), Sweep(simulation, tmp_path / "out").locked():
             pass
@@ -104,6 +104,34 @@ def test_a_sweep_goes_on_where_it_was(simulation: Simulation, tmp_path: Path, mo
     assert [row["extra"] for row in table] == [1, None, None]
     other = Sweep(simulation.model_copy(update={"sealed": False}), tmp_path / "out")
     assert other.missing() == list(simulation.cells()), "another simulation has results of its own"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"arm": "start", "value": "x"}'])
+def test_a_damaged_result_is_named(simulation: Simulation, tmp_path: Path, content: bytes) -> None:
+    sweep = Sweep(simulation, tmp_path)
+    first, second, *_ = simulation.cells()
+    sweep.keep(first, {**asdict(first), "value": 0.4})
+    sweep.path(second).write_bytes(content)
+    with pytest.raises(StorageError, match=rf"{sweep.path(second).name}: is damaged. Delete it"):
+        sweep.rows()
+    sweep.path(second).write_bytes(sweep.path(first).read_bytes())
+    with pytest.raises(StorageError, match="holds the result of another cell"):
+        sweep.rows()
+
+
+def test_other_data_under_the_same_name_are_another_setting(simulation: Simulation, tmp_path: Path) -> None:
+    file, model = tmp_path / "own.jsonl", tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    file.write_text("{}\n")
+    own = simulation.model_copy(update={"data": Data(source=str(file)), "model": str(model)})
+    first = own.cells()[0]
+    names = [Sweep(own, tmp_path).path(first)]
+    file.write_text("{} \n")
+    names.append(Sweep(own, tmp_path).path(first))
+    (model / "config.json").write_text("[]")
+    names.append(Sweep(own, tmp_path).path(first))
+    assert len(set(names)) == 3
 
 
 def test_the_command_runs_a_grid_and_says_what_was_refused(simulation: Simulation, tmp_path: Path) -> None:

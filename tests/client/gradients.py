@@ -6,10 +6,9 @@ from typing import Any
 import torch
 
 from secagg.plan import Plan
-from secagg_client import training
 from secagg_client.adapted import attached
 from secagg_client.models import LoadedBase
-from secagg_client.per_example import PerExampleGradients
+from secagg_client.per_example import PerExampleGradients, hook_trained_layers_only
 from secagg_client.tasks import AnyTask
 
 
@@ -24,7 +23,7 @@ def gradient_error(base: LoadedBase, plan: Plan, task: AnyTask, rows: Sequence[A
             for parameter in adapted.parameters.values():
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
         parameters = [adapted.parameters[spec.name] for spec in plan.trained]
-        training._hook_trained_layers_only(adapted.model)
+        hook_trained_layers_only(adapted.model)
         wrapped = PerExampleGradients(adapted.model)
         torch.autograd.backward(task.losses(wrapped, task.collate(rows)).sum())
         together: list[torch.Tensor] = [parameter.grad_sample for parameter in parameters]  # type: ignore[attr-defined]

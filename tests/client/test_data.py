@@ -205,6 +205,16 @@ def test_the_gap_between_numbers_is_found_where_it_is(tmp_path: Path) -> None:
         load_examples(DataConfig(source=str(tmp_path / "x.csv"), user_column="who"), LM)
 
 
+def test_only_an_empty_cell_of_a_csv_is_missing(tmp_path: Path) -> None:
+    """`NA` and `null` are texts that somebody wrote."""
+    (tmp_path / "words.csv").write_text("text,label\nNA,negative\nnull,positive\nnan,positive\n")
+    found = load_examples(DataConfig(source=str(tmp_path / "words.csv")), MEAN)
+    assert found.texts == ("NA", "null", "nan")
+    (tmp_path / "gap.csv").write_text("text,label\ngood,negative\n,positive\n")
+    with pytest.raises(DataError, match="row 2"):
+        load_examples(DataConfig(source=str(tmp_path / "gap.csv")), MEAN)
+
+
 def test_ids_in_a_csv_are_as_they_are_written(tmp_path: Path) -> None:
     """Read as numbers, 007 and 7 would be one user, and not the 007 of the same table as JSON lines."""
     written = ("007", "7", "1e3", "1000", "12345678901234567890123", "true")

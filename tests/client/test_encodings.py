@@ -14,13 +14,12 @@ from secagg.encodings.registry import encoding_of
 from secagg.errors import EncodingError, ModelError
 from secagg.plan import Plan
 from secagg.release import adapter_config_file
-from secagg_client import training
 from secagg_client.adapted import Adapted, attached
 from secagg_client.baselines import head_plan
 from secagg_client.evaluation import evaluate_change, evaluate_release
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
-from secagg_client.per_example import PerExampleGradients
+from secagg_client.per_example import PerExampleGradients, hook_trained_layers_only
 from secagg_client.planning import verify_plan
 from secagg_client.tasks import make_task
 from secagg_client.training import train
@@ -64,7 +63,7 @@ def test_per_sample_gradients_are_those_of_each_example_alone(base: LoadedBase, 
     rows = task.encode(examples(6, base.task))
     with attached(plan, base) as adapted:
         away_from_start(plan, adapted)
-        training._hook_trained_layers_only(adapted.model)
+        hook_trained_layers_only(adapted.model)
         wrapped = PerExampleGradients(adapted.model)
         parameters = [adapted.parameters[spec.name] for spec in plan.trained]
         torch.autograd.backward(task.losses(wrapped, task.collate(rows)).sum())

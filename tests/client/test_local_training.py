@@ -181,6 +181,14 @@ def test_users_must_be_known_and_none_cut_off_by_others(of_users: Small, tiny_be
         assert limited.ledger.entries() == ()
 
 
+def test_records_are_not_taken_by_their_place(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
+    """Without one record of the file the next one would slide in: two would change, and epsilon is for one."""
+    for rows in ({"limit": 30}, {"split": "train[:50%]"}):
+        limited = training(small, tmp_path, tiny_bert_dir, data={"path": "data.jsonl", **rows})
+        with pytest.raises(ConfigError, match="takes rows by their place, so that one record's rows"):
+            limited.prepare(small.descriptor, small.plan)
+
+
 def test_limits_are_the_policy_s_unless_the_institution_sets_its_own(
     small: Small, tiny_bert_dir: Path, tmp_path: Path
 ) -> None:

@@ -8,14 +8,22 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    GraniteConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from secagg.adapter import start_tensors
 from secagg.errors import ModelError
 from secagg.plan import TaskSpec
 from secagg_client.adapted import attached
 from secagg_client.classifier import MeanPoolClassifier, load_classifier
-from secagg_client.models import load_base, refuse_batch_norm
+from secagg_client.models import load_base, refuse_batch_norm, relevant_config
 from tests.client.support import LM, MEAN, STOCK, loaded, plan_for
 from tests.tiny import LABELS, make_bert, make_bert_classifier
 
@@ -156,3 +164,33 @@ def test_models_are_told_apart_by_their_class(tmp_path: Path) -> None:
     assert base.architecture == "MeanPoolClassifier(BertModel)"
     assert isinstance(base.model, MeanPoolClassifier)
     assert "Parameter" not in repr(base)
+
+
+def qwen(**changes: object) -> PretrainedConfig:
+    return Qwen3Config(num_hidden_layers=4, use_sliding_window=True, sliding_window=4, **changes)
+
+
+def long_rope(factor: float) -> PretrainedConfig:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [factor] * 8,
+            "original_max_position_embeddings": 16, "factor": 4.0}  # fmt: skip
+    return LlamaConfig(rope_parameters=rope)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (qwen(max_window_layers=0), qwen(max_window_layers=2)),
+        (SmolLM3Config(no_rope_layers=[1] * 36), SmolLM3Config(no_rope_layers=[0] * 36)),
+        (GraniteConfig(attention_multiplier=1.0), GraniteConfig(attention_multiplier=50.0)),
+        (long_rope(4.0), long_rope(64.0)),
+    ],
+    ids=["which layers slide", "which layers rotate", "a multiplier", "a list of rotary factors"],
+)
+def test_what_computes_is_in_the_hash_whatever_it_is_called(one: PretrainedConfig, other: PretrainedConfig) -> None:
+    assert relevant_config(one) != relevant_config(other)
+    assert relevant_config(one) == relevant_config(type(one).from_dict(one.to_dict()))
+
+
+def test_names_dropout_and_tokens_are_not_in_the_hash() -> None:
+    idle = {"attention_dropout": 0.5, "eos_token_id": 7, "use_cache": False, "initializer_range": 0.1}
+    assert relevant_config(LlamaConfig(**idle, id2label={0: "a"})) == relevant_config(LlamaConfig())

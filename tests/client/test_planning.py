@@ -106,6 +106,11 @@ def test_head_starts_that_do_not_fit(base: LoadedBase, tiny_bert_dir: Path) -> N
         )  # fmt: skip
 
 
+def test_a_setting_that_no_plan_holds_is_named(base: LoadedBase) -> None:
+    with pytest.raises(ConfigError, match=r"plan: options"):
+        plan_for(base, method="ties", options={"keep": float("nan")})
+
+
 def test_lm_has_no_head(tiny_llama_dir: Path) -> None:
     plan = plan_for(loaded(tiny_llama_dir, LM), target_modules=("q_proj", "v_proj", "down_proj"))
     assert all("lora_" in spec.name for spec in plan.tensors)

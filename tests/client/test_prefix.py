@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from secagg_client import prefix, training
 from secagg_client.adapted import attached
@@ -15,6 +16,7 @@ from secagg_client.prefix import DECODER, ENCODER, KeptPrefix, Layout, frozen_de
 from secagg_client.tasks import AnyTask, make_task
 from secagg_client.training import train
 from tests.client.support import LM, MEAN, examples, loaded, plan_for, settings
+from tests.tiny import VOCABULARY, save_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -31,6 +33,22 @@ def either(request: pytest.FixtureRequest, tiny_bert_dir: Path, tiny_llama_dir: 
 
 def keeps(task: AnyTask) -> bool:
     return isinstance(getattr(task, "_prefix", None), KeptPrefix)
+
+
+def test_layers_that_are_treated_by_their_number_are_not_kept(tmp_path: Path) -> None:
+    """Sliding attention in some: cut out, the layers above would get the masks of those below."""
+    config = Qwen3Config(
+        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=16, intermediate_size=64, max_position_embeddings=64, pad_token_id=0, use_sliding_window=True,
+        sliding_window=4, max_window_layers=2,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, encoder=False)
+    mixed = loaded(tmp_path, LM)
+    plan = plan_for(mixed, target_modules=("q_proj", "v_proj"), layers=(2, 3))
+    assert not keeps(training_task(plan, mixed, CPU))
+    mixed.model.config.layer_types = ["full_attention"] * 4
+    assert keeps(training_task(plan, mixed, CPU))
 
 
 @pytest.mark.parametrize("epsilon", [4.0, None])

@@ -31,6 +31,7 @@ BAD = {
     "binary.parquet": (bytes(range(256)) * 9, "cannot be read as a data set: ArrowInvalid. Is it a whole Parquet"),
     "cut.jsonl": (b'{"text": "a", "label": "negative"}\n{"text": "secret wo', "line 2 does not hold a whole JSON"),
     "cut.json": (b'[{"text": "a", "label": "negative"},\n{"text": "secret wo', "line 2 does not hold a whole JSON"),
+    "deep.jsonl": (b'{"text": ' + b"[" * 10_000 + b"]" * 10_000 + b"}\n", "line 1: is nested more than 500 deep"),
     "numbers.jsonl": (b"1\n2\n", "line 1 does not hold a whole JSON object"),
 }
 

@@ -22,7 +22,7 @@ from secagg_client.adapted import Adapted, attached
 from secagg_client.clipping import clipped_sum
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import GRID, SecureSource, SeededSource, grid_noise, poisson_sample, rounded_to_grid
-from secagg_client.per_example import PerExampleGradients
+from secagg_client.per_example import PerExampleGradients, hook_trained_layers_only
 from secagg_client.prefix import training_task
 from secagg_client.tasks import Batch, make_task
 from secagg_client.training import StepReport, TrainedUpdate, TrainOptions, mechanism_of, train
@@ -60,7 +60,7 @@ def gradient_errors(base: LoadedBase, *, token_mean_over_batch: bool) -> float:
     assert len({len(row.ids) for row in rows}) > 2, "examples of different lengths, so that some are padded"
     with attached(plan, base) as adapted:
         away_from_start(plan, adapted)
-        training._hook_trained_layers_only(adapted.model)
+        hook_trained_layers_only(adapted.model)
         wrapped = PerExampleGradients(adapted.model)
         batch = task.collate(rows)
         if token_mean_over_batch:
@@ -166,7 +166,7 @@ def test_an_optimiser_of_another_copy_is_refused(mean_base: LoadedBase, monkeypa
 
     monkeypatch.setattr(training, "_optimizer", stale)
     with pytest.raises(TrainingError, match="changed no weight"):
-        train(plan_for(mean_base), mean_base, examples(1, MEAN), 100_000, SeededSource(1))
+        train(plan_for(mean_base), mean_base, examples(1, MEAN), 90_000, SeededSource(1))
     with pytest.raises(TrainingError, match="no per-example gradient"):
         train(plan_for(mean_base), mean_base, examples(30, MEAN), 16, SeededSource(1))
 
@@ -250,6 +250,14 @@ def test_nothing_of_the_private_count_is_said_or_used(mean_base: LoadedBase) -> 
 def test_a_declared_size_below_the_batch_is_refused(mean_base: LoadedBase) -> None:
     with pytest.raises(TrainingError, match="declared size 8 is smaller than the session's batch size 16"):
         train(plan_for(mean_base), mean_base, examples(30, MEAN), 8, SeededSource(1))
+
+
+def test_a_delta_that_pays_for_a_record_without_noise_is_refused() -> None:
+    """One draw in a million steps' worth of records: delta alone would allow it, and sigma would be .04."""
+    few = settings(batch_size=1, steps=5, epsilon=1.0)
+    with pytest.raises(TrainingError, match="delta 1e-05 is not below 1/1000000"):
+        mechanism_of(few, 1_000_000)
+    assert mechanism_of(few.model_copy(update={"delta": 1e-7}), 1_000_000).sigma > 0.2
 
 
 def test_no_privacy_only_on_demand(mean_base: LoadedBase) -> None:

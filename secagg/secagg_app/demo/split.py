@@ -132,7 +132,8 @@ def split(corpus: Corpus, recipe: Recipe, clients: int, vanishing: int, seed: in
     size = min(recipe.size, len(pool) // takers)
     if min(size, len(test)) < MIN_RECORDS:
         raise DataError(
-            f"{corpus.source}: {len(rows)} records are left without near-duplicates and the tuning part; "
+            f"{corpus.source}: {len(rows)} records are left of {len(corpus.records)}, without "
+            f"{len(corpus.records) - len(unique)} near-duplicates and {len(tuning)} set aside for tuning; "
             f"{takers} clients need at least {3 * MIN_RECORDS * (takers + 1) // 2}"
         )
     lost = tuning[: vanishing * size]

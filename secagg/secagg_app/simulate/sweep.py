@@ -1,16 +1,18 @@
 """All cells of a simulation, side by side, each kept on disk as soon as it is done."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from secagg.errors import SecaggError
+from secagg.errors import SecaggError, StorageError
 from secagg_app.simulate.cell import Cell
 from secagg_app.simulate.settings import Simulation
 from secagg_app.workers import spread
-from secagg_host.durable import FolderLock, make_folder, write_atomic
+from secagg_host.durable import FolderLock, guard, make_folder, read_file, write_atomic
 
 Say = Callable[[str], None]
 Row = dict[str, Any]
@@ -24,7 +26,7 @@ class Failed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sweep:
     """A simulation and the folder that keeps its results: `cells/KEY.json` each, `results.parquet` in the end."""
 
@@ -33,7 +35,15 @@ class Sweep:
 
     def path(self, cell: Cell) -> Path:
         """The file of a cell."""
-        return self.folder / "cells" / f"{cell.key(self.simulation.model_dump(mode='json', exclude={'grid'}))}.json"
+        return self.folder / "cells" / f"{cell.key(self._setting)}.json"
+
+    @cached_property
+    def _setting(self) -> dict[str, Any]:
+        """All but the grid, and what is in local files: other content is another setting."""
+        plain = self.simulation.model_dump(mode="json", exclude={"grid"})
+        named = {"model": Path(self.simulation.model), "data": Path(self.simulation.data.source)}
+        contents = {name: content_hash(path) for name, path in named.items() if path.exists()}
+        return {**plain, "contents": contents} if contents else plain
 
     def missing(self) -> list[Cell]:
         """The cells that are not done."""
@@ -45,8 +55,8 @@ class Sweep:
         write_atomic(self.path(cell), (json.dumps(row) + "\n").encode())
 
     def rows(self) -> list[Row]:
-        """The results of this simulation's cells that are done, in order of the grid."""
-        return [json.loads(path.read_text()) for cell in self.simulation.cells() if (path := self.path(cell)).exists()]
+        """The results of this simulation's cells that are done, in order of the grid. Raises StorageError."""
+        return [_row(path, cell) for cell in self.simulation.cells() if (path := self.path(cell)).exists()]
 
     def write_table(self) -> Path:
         """All results as Parquet."""
@@ -61,6 +71,30 @@ class Sweep:
     def locked(self) -> FolderLock:
         """One sweep a folder. Entering it raises StorageError when another is at work there."""
         return FolderLock(self.folder)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    for each in files:
+        with guard(each), each.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{each.relative_to(path)}\x00{own}\n".encode())
+    return digest.hexdigest()
+
+
+def _row(path: Path, cell: Cell) -> Row:
+    """A kept result. Raises StorageError for a file that is damaged, or another cell's."""
+    try:
+        row: Row = json.loads(read_file(path))
+        whose = {name: row[name] for name in asdict(cell)}
+        float(row["value"])
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"{path}: is damaged. Delete it, and its cell is run again") from None
+    if whose != asdict(cell):
+        raise StorageError(f"{path}: holds the result of another cell. Delete it, and its own is run again")
+    return row
 
 
 def _level(rows: Sequence[Row]) -> list[Row]:
