@@ -19,7 +19,7 @@ from secagg_client.models import LoadedBase
 from tests.attacks.federation import public_of
 from tests.attacks.texts import ids_of, indicator, one_step, text_of
 from tests.client.support import LM, MEAN, loaded
-from tests.tiny import _tokenizer
+from tests.tiny import save_tokenizer
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def gpt2(tmp_path: Path) -> LoadedBase:
     torch.manual_seed(6)
     config = GPT2Config(vocab_size=45, n_embd=32, n_layer=2, n_head=2, n_positions=64, pad_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    _tokenizer(tmp_path, encoder=False)
+    save_tokenizer(tmp_path, encoder=False)
     return loaded(tmp_path, LM)
 
 
