@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secagg.errors import ModelError, TrainingError
+from secagg.errors import ConfigError, DataError, ModelError, TrainingError
 from secagg.plan import Plan
 from secagg.randomness import Keystream
 from secagg_client.adapted import Adapted, attached
@@ -51,8 +51,14 @@ def refuse_mixing(plan: Plan, base: LoadedBase, device: torch.device | None = No
 
 def _rows(base: LoadedBase, task: AnyTask) -> list[Any]:
     draws = PublicDraws(Keystream(hashlib.sha256(TAG).digest()))
-    found = kind_of(base.task).canaries(base.task, base.tokenizer, draws, 2)
-    short, other = task.encode(found)
+    kind = kind_of(base.task)
+    try:
+        short, other = task.encode(kind.canaries(base.task, base.tokenizer, draws, 2))
+    except (ConfigError, DataError, ModelError) as error:
+        raise ConfigError(
+            f"task {kind.name}: there are no public records to try the model on, so nothing says that it keeps the "
+            f"examples of a batch apart: {error}"
+        ) from error
     return [short, _lengthened(other, _longest(base)) if isinstance(other, Encoded) else other]
 
 

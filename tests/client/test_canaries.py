@@ -118,7 +118,7 @@ def test_what_cannot_have_canaries_says_so(models: Models) -> None:
         summary = "none"
         read = load = make = lambda *_: None  # type: ignore[assignment]
 
-    with pytest.raises(ConfigError, match="task other has no canaries: set canaries = 0"):
+    with pytest.raises(ConfigError, match="task other has no canaries: a kind of task needs them"):
         Other().canaries(LM, None, PublicDraws(Keystream(bytes(32))), 3)
     short = CHAT.model_copy(update={"max_length": 8, "options": {"chat_template": "{{ 'the a was is ' * 9 }}"}})
     with pytest.raises(Exception, match="canaries, row 1"):

@@ -22,12 +22,13 @@ from transformers import (
     XLNetModel,
 )
 
-from secagg.errors import ModelError
+from secagg.errors import ConfigError, ModelError
 from secagg.plan import TaskSpec
 from secagg_client import planning
 from secagg_client.mixing import refuse_mixing
 from secagg_client.models import LoadedBase
 from secagg_client.noise import SeededSource
+from secagg_client.tasks.language import Language
 from secagg_client.training import train
 from tests.client.support import LM, MEAN, STOCK, examples, loaded, plan_for
 from tests.tiny import VOCABULARY, save_tokenizer
@@ -110,6 +111,17 @@ def test_half_precision_is_compared_as_closely_as_it_rounds(tiny_llama_dir: Path
     mixed.model.to(torch.bfloat16)
     with pytest.raises(ModelError, match="depends on the others"):
         plan_for(mixed, target_modules=targets)
+
+
+def test_a_task_without_public_records_is_not_trained(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise ConfigError("none here")
+
+    base = loaded(tiny_llama_dir, LM)
+    plan = plan_for(base)
+    monkeypatch.setattr(Language, "canaries", none)
+    with pytest.raises(ConfigError, match=r"task lm: there are no public records to try the model on.*none here"):
+        refuse_mixing(plan, base)
 
 
 def test_the_base_is_left_as_it_was(tiny_bert_dir: Path) -> None:

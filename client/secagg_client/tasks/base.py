@@ -167,8 +167,8 @@ TRAINED_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 class TaskKind(ABC):
     """One kind of task. A subclass sets the names below and writes the four methods.
 
-    Two more are for audits: `columns`, where a record is not the text in column `text`, and `canaries`, where there can
-    be some.
+    `canaries` makes public records: a model is tried on two of them before it is trained, and audits insert them.
+    `columns` is for audits, where a record is not the text in column `text`.
 
     Attributes:
         name: what a plan's `task.kind` says.
@@ -212,8 +212,8 @@ class TaskKind(ABC):
         return {"text": list(examples.texts), **classes}
 
     def canaries(self, spec: TaskSpec, processor: Any, draws: "PublicDraws", count: int) -> "Examples":  # noqa: ARG002
-        """`count` different records, functions of `draws` alone, for audits. Raises ConfigError: this kind has none."""
-        raise ConfigError(f"task {self.name} has no canaries: set canaries = 0 in [audit] of the session")
+        """`count` different records, functions of `draws` alone. Raises ConfigError: this kind has none."""
+        raise ConfigError(f"task {self.name} has no canaries: a kind of task needs them (docs/extending.md)")
 
 
 def pad(rows: Sequence[Encoded], token: int) -> Batch:
