@@ -47,8 +47,8 @@ def test_layers_that_are_treated_by_their_number_are_not_kept(tmp_path: Path) ->
     mixed = loaded(tmp_path, LM)
     plan = plan_for(mixed, target_modules=("q_proj", "v_proj"), layers=(2, 3))
     assert not keeps(training_task(plan, mixed, CPU))
-    config: Any = mixed.model.config
-    config.layer_types = ["full_attention"] * 4
+    own: Any = mixed.model.config
+    own.layer_types = ["full_attention"] * 4
     assert keeps(training_task(plan, mixed, CPU))
 
 
