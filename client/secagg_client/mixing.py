@@ -19,7 +19,7 @@ from secagg.plan import Plan
 from secagg.randomness import Keystream
 from secagg_client.adapted import Adapted, attached
 from secagg_client.models import LoadedBase
-from secagg_client.per_example import PerExampleGradients, hook_trained_layers_only
+from secagg_client.per_example import PerExampleGradients, backward, hook_trained_layers_only
 from secagg_client.tasks import AnyTask, Encoded, kind_of, make_task
 from secagg_client.tasks.canaries import PublicDraws
 
@@ -103,7 +103,7 @@ def _together(
     except NotImplementedError as error:
         raise ModelError(f"Opacus cannot compute per-example gradients of this model: {error}") from error
     try:
-        torch.autograd.backward(_losses(task, wrapped, rows, half=half).sum())
+        backward(_losses(task, wrapped, rows, half=half).sum())
         found = [getattr(parameter, "grad_sample", None) for parameter in parameters]
     except TrainingError as error:
         raise ModelError(str(error)) from error

@@ -5,6 +5,7 @@ linear layer's gradient for example i is the product of two matrices that its ba
 computes it, and nothing else of the weight. Same numbers: `tests/client/test_per_example.py` compares with Opacus'.
 """
 
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, TypeGuard
@@ -131,3 +132,13 @@ class PerExampleGradients(GradSampleModule):  # type: ignore[misc]
             handle.remove()
         model: nn.Module = super().to_standard_module()
         return model
+
+
+def backward(loss: Tensor) -> None:
+    """Per-example gradients of a wrapped model's summed loss.
+
+    The first trained layer's input needs no gradient, and its per-example gradient needs none of it: PyTorch warns.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        torch.autograd.backward(loss)

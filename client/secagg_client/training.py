@@ -6,7 +6,6 @@ leaves; losses stay local.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -33,7 +32,7 @@ from secagg_client.mixing import refuse_mixing
 from secagg_client.models import LoadedBase
 from secagg_client.noise import NoiseSource, poisson_sample
 from secagg_client.optimizer import GridOptimizer
-from secagg_client.per_example import PerExampleGradients, hook_trained_layers_only
+from secagg_client.per_example import PerExampleGradients, backward, hook_trained_layers_only
 from secagg_client.physical import Footprint, PhysicalBatches
 from secagg_client.prefix import training_task
 from secagg_client.tasks import AnyTask
@@ -325,10 +324,7 @@ class _PrivateStepper:
 
     def _backward(self, part: Sequence[Share]) -> float:
         loss = _summed_loss(self._run, self._model, part)
-        with warnings.catch_warnings():
-            # the first trained layer's input needs no gradient, and its per-example gradient needs none of it
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            torch.autograd.backward(loss)
+        backward(loss)
         return float(loss.detach())
 
     def close(self) -> None:

@@ -211,6 +211,10 @@ class TaskKind(ABC):
         classes = {"label": [spec.labels[label] for label in examples.labels]} if spec.labels else {}
         return {"text": list(examples.texts), **classes}
 
+    def said(self, record: str) -> str:
+        """What of a record near-duplicates are found by."""
+        return record
+
     def canaries(self, spec: TaskSpec, processor: Any, draws: "PublicDraws", count: int) -> "Examples":  # noqa: ARG002
         """`count` different records, functions of `draws` alone. Raises ConfigError: this kind has none."""
         raise ConfigError(f"task {self.name} has no canaries: a kind of task needs them (docs/extending.md)")

@@ -124,6 +124,10 @@ class Chat(Language):
             found = [_exchange(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         return Examples(config.source, tuple(map(_record, found)))
 
+    def said(self, record: str) -> str:
+        """The turns without their roles."""
+        return "\n".join(message["content"] for message in json.loads(record))
+
     def make(self, spec: TaskSpec, processor: Any, prefix: Prefix) -> ChatTask:
         """With a tokenizer."""
         return ChatTask(spec, processor, prefix)

@@ -12,7 +12,8 @@ from secagg.errors import AuditError, DataError
 from secagg_app.audit.settings import DELTA, Family, Job
 from secagg_app.demo.settings import TaskRecipe, own_classify_recipe, text_recipe, tweets_recipe
 from secagg_app.demo.split import deduplicate
-from secagg_app.simulate.federation import corpus_of, examples_of, loaded_base, model_path
+from secagg_app.simulate.data import corpus_of, examples_of
+from secagg_app.simulate.federation import loaded_base, model_path
 from secagg_app.simulate.settings import Data
 from secagg_attacks.record import ClientNoise, Record, recorded
 from secagg_attacks.views import Public

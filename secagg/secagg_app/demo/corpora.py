@@ -33,11 +33,15 @@ _SPEAKER = re.compile(r"^\*\*(?P<name>[^*]+)\*\*\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One text. `label` is empty for a language model; `group` is a natural key (a play, an airline), or empty."""
+    """One text. `label` is empty for a language model; `group` is a natural key (a play, an airline), or empty.
+
+    `said` is what near-duplicates are found by, where that is not the text.
+    """
 
     text: str = field(repr=False)
     label: str = field(default="", repr=False)
     group: str = ""
+    said: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 Both recipes were tuned on data that no run sees (docs/demo.md).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from secagg.errors import ConfigError
 from secagg_app.demo.split import Recipe
+from secagg_client.plan_defaults import DEFAULT_CLIP, DEFAULT_TRAINING
 
 TaskKind = Literal["classify", "lm"]
 
@@ -146,6 +148,12 @@ def own_classify_recipe(labels: tuple[str, ...]) -> TaskRecipe:
         split=Recipe(tuning=0, size=2400, held_out=2400, alpha=3.0),
         head={},
     )  # fmt: skip
+
+
+def plan_recipe(task: Mapping[str, object]) -> TaskRecipe:
+    """Any other kind of task: what a plan has where nobody says otherwise, and the kind's own defaults."""
+    plan = {"lora_clip": DEFAULT_CLIP, "task": dict(task), "training": dict(DEFAULT_TRAINING)}
+    return TaskRecipe(plan, Recipe(tuning=0, size=2400, held_out=2400, alpha=None), head={})
 
 
 def text_recipe(*, own_model: bool) -> TaskRecipe:

@@ -64,7 +64,7 @@ def deduplicate(records: Sequence[Record]) -> list[Record]:
 
     Candidates come from MinHash LSH, and are confirmed by their exact Jaccard similarity.
     """
-    keys = [canonical(record.text) for record in records]
+    keys = [canonical(record.said or record.text) for record in records]
     shingles = [frozenset(key[i : i + SHINGLE] for i in range(max(1, len(key) - SHINGLE + 1))) for key in keys]
     groups = _Groups(len(records))
     first = dict[str, int]()

