@@ -26,6 +26,8 @@ PRV_EPS_ERROR = 0.01
 PRV_TOLERANCE = 0.02
 MIN_SIGMA, MAX_SIGMA = 0.05, 5000.0
 MAX_STEPS = 100_000
+MAX_EPSILON = 1000.0
+"""What exp(epsilon) bounds means nothing long before, and the distribution of the loss takes memory in proportion."""
 _COARSE_ORDERS = [2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024, 4096]
 _RDP_ORDERS = [*range(2, 64), 80, 96, 128, 192, 256, 512, 1024]
 
@@ -140,8 +142,14 @@ def solve_sigma(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The least noise multiplier, to one part in a thousand, with which a run spends at most `epsilon`.
 
     Raises:
-        AccountingError: no multiplier up to MAX_SIGMA reaches it, or more steps than can be accounted in memory.
+        AccountingError: no multiplier up to MAX_SIGMA reaches it, or more steps or a larger epsilon than can be
+            accounted in memory.
     """
+    if epsilon > MAX_EPSILON:
+        raise AccountingError(
+            f"epsilon {epsilon:g} protects nobody: choose one up to {MAX_EPSILON:g}, or none for an experiment without "
+            "differential privacy"
+        )
     if steps > MAX_STEPS:
         raise AccountingError(f"{steps} steps are more than the {MAX_STEPS} that can be accounted")
     interval = loss_interval(epsilon, steps)

@@ -56,6 +56,11 @@ def test_unknown_mechanisms_are_refused() -> None:
     assert epsilon_of([composed], 1e-5) == float("inf")
 
 
+def test_an_epsilon_that_protects_nobody_is_refused() -> None:
+    with pytest.raises(AccountingError, match="epsilon 1e\\+06 protects nobody: choose one up to 1000"):
+        solve_sigma(1e6, 1e-5, 0.2, 30)
+
+
 def test_accountants_that_disagree_are_an_error() -> None:
     check_agreement(Account(pld=3.27, prv=3.28, rdp=4.0))
     with pytest.raises(AccountingError, match="PRV"):
