@@ -26,20 +26,24 @@ _WIDTH = 7.6
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How a kind of event is drawn: the first whose `start` its text begins with."""
+    """How a kind of event is drawn: the first whose `start` its text begins with.
+
+    `rise` moves it off its lane, for what a party does within the same second as something else.
+    """
 
     start: str
     name: str
     shape: str
     colour: str
+    rise: float = 0.0
 
 
 MARKS = (
     Mark("enrolled", "enrolled", "o", "#d9a35b"),
     Mark("uploaded", "uploaded", "s", ACCENT),
     Mark("approved the", "approved", "^", "#6b8f3c"),
-    Mark("endorsed", "endorsed a set", "D", "#8a5a9e"),
-    Mark("gave", "gave its share sum", "v", "#b5483c"),
+    Mark("endorsed", "endorsed a set", "D", "#8a5a9e", 0.2),
+    Mark("gave", "gave its share sum", "v", "#b5483c", -0.2),
     Mark("", "next stage", "|", INK),
 )
 
@@ -110,7 +114,7 @@ def timeline_plot(timeline: Sequence[TimelineEvent]) -> Markup:
     for mark in used:
         drawn = [event for event in timeline if mark_of(event.event) is mark]
         seconds = [event.at - start for event in drawn]
-        lanes = [rows[event.party] for event in drawn]
+        lanes = [rows[event.party] + mark.rise for event in drawn]
         axes.scatter(seconds, lanes, marker=mark.shape, color=mark.colour, s=34, zorder=3)
     axes.set_yticks(list(rows.values()), [plain(party) for party in rows])
     axes.set_ylim(-0.6, len(parties) - 0.4)
