@@ -127,7 +127,8 @@ def _pictures(study: Study, out: Path, workers: int) -> "list[Picture]":
     from secagg_app.audit.pictures import Picture, recipe
 
     make_folder(out / "pictures")
-    jobs = {(seed,): out / "pictures" / f"{recipe()}-{seed}.json" for seed in range(study.pictures)}
+    name = recipe(study.beginnings)
+    jobs = {(seed, study.beginnings): out / "pictures" / f"{name}-{seed}.json" for seed in range(study.pictures)}
     return [Picture(**row) for row in _each_kept(jobs, _look_for, lambda job: f"image {job[0]}", workers)]
 
 
@@ -147,12 +148,12 @@ def _each_kept(
     return [row for path in jobs.values() for row in json.loads(path.read_text())]
 
 
-def _look_for(seed: int) -> list[Row] | str:
+def _look_for(seed: int, beginnings: int) -> list[Row] | str:
     """In a worker."""
     from secagg_app.audit.pictures import pictures
 
     try:
-        return [asdict(each) for each in pictures(seed)]
+        return [asdict(each) for each in pictures(seed, beginnings)]
     except SecaggError as error:
         return str(error)
 

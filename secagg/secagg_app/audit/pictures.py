@@ -11,7 +11,7 @@ import io
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ CLIENTS = 3
 """Fewer, and a plan is refused."""
 SIDE, RANGE, SHOWN = 8, 2.0, 96
 """Pixels of an image, what a pixel's values span for the model, and pixels on the page."""
-ATTACK = DeepLeakage(restarts=2)
+ATTACK = DeepLeakage()
 RANK, HIDDEN = 32, 64
 NEARER = 8.0
 """An image counts as found when the guess is so many decibels nearer than a plain grey is."""
@@ -86,14 +86,15 @@ class PictureRow:
     found: Interval
 
 
-def recipe() -> str:
+def recipe(beginnings: int) -> str:
     """What names a result: settings and attack."""
-    content = f"{SETTINGS}{ATTACK}{RANK}{HIDDEN}"
+    content = f"{SETTINGS}{replace(ATTACK, restarts=beginnings)}{RANK}{HIDDEN}"
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def pictures(seed: int) -> list[Picture]:
+def pictures(seed: int, beginnings: int) -> list[Picture]:
     """One image for each client, drawn by the seed; the first client's is looked for in each setting."""
+    attack = replace(ATTACK, restarts=beginnings)
     base = _base()
     drawn = _digits(seed)
     truth = _pixels(base, drawn[:1])
@@ -102,7 +103,7 @@ def pictures(seed: int) -> list[Picture]:
     found = list[Picture]()
     for setting in SETTINGS:
         record = _record(base, drawn, setting.epsilon, seed)
-        guess = ATTACK.run(record.view(setting.view))[0]
+        guess = attack.run(record.view(setting.view))[0]
         if not isinstance(guess, ImageGuess) or len(guess.images) != 1:
             raise AuditError(f"{setting.title}: the attack gave {guess!r}, and one image was asked for")
         psnr = image_recovery(guess, truth, RANGE).psnr

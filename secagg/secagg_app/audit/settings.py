@@ -104,12 +104,13 @@ class Inversion(Frozen):
 
 
 class Study(Frozen):
-    """A whole comparison. `pictures` images are looked for in gradients."""
+    """A whole comparison. `pictures` images are looked for in gradients, from so many `beginnings` each."""
 
     name: str
     families: tuple[Family, ...] = Field(min_length=1)
     inversion: Inversion = Inversion()
     pictures: int = Field(default=5, ge=0)
+    beginnings: int = Field(default=6, ge=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ QUICK = Study(
     ),
     inversion=Inversion(ranks=(8,), repeats=2),
     pictures=2,
+    beginnings=2,
 )  # fmt: skip
 FULL = Study(
     name="full",
