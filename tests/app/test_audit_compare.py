@@ -17,6 +17,7 @@ from secagg_app.audit import compare as module
 from secagg_app.audit.compare import hours
 from secagg_app.audit.exposure import findings
 from secagg_app.audit.federation import coins_of
+from secagg_app.audit.inversion import Setting, _messages, recover
 from secagg_app.audit.jobs import JobResult, Jobs, from_file, run_jobs, score_job, to_bytes
 from secagg_app.audit.report import frontiers_of, groups_of, noise_of_clients, page, reading, short_lines
 from secagg_app.audit.settings import PRESETS, ClientPrivacy, Family, Inversion, Job, Study
@@ -73,6 +74,15 @@ def test_a_run_is_repeatable_and_its_file_holds_all_of_it(family: Family, tmp_pa
     (tmp_path / "run").write_bytes(b"PAR1")
     with pytest.raises(StorageError, match="remove it, and it is run again"):
         from_file(tmp_path / "run")
+
+
+def test_a_message_holds_as_many_tokens_as_is_said(family: Family) -> None:
+    for tokens in (3, 6):
+        held = _messages(family, Inversion(), Setting(4, tokens, 2, 0.0), repeat=0)
+        found = [(view.name, [len(text) for text in texts]) for view, texts in held]
+        assert found == [(ViewName.V1, [tokens]), (ViewName.V2, [tokens] * 3)] * 2
+    with pytest.raises(AuditError, match="texts have 16 tokens, 150 are needed"):
+        recover(family, Inversion(), Setting(4, 800, 1, 0.0))
 
 
 def test_those_that_are_not_asked_change_nothing_for_the_others(family: Family) -> None:

@@ -161,7 +161,9 @@ def _look_for(seed: int, beginnings: int) -> list[Row] | str:
 def _key(family: Family, grid: Inversion, setting: "Setting") -> str:
     import hashlib
 
-    content = f"{family.model}{family.seed}{family.pool}{grid.repeats}{grid.seed}{setting}"
+    from secagg_app.audit.inversion import LONGEST
+
+    content = f"{family.model}{family.seed}{family.pool}{grid.repeats}{grid.seed}{setting}{LONGEST}"
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 

@@ -27,8 +27,8 @@ from secagg_client.plan_options import validated
 from secagg_client.planning import make_plan
 
 CLIENTS = 3
-LONGEST = 32
-"""Tokens of one record; a message with more has several."""
+LONGEST = 16
+"""Tokens of one record, the special ones counted; a message with more has several."""
 VIEWS = (ViewName.V1, ViewName.V2)
 EPSILON = 8.0
 SAMPLES = 1
@@ -58,7 +58,9 @@ class Setting:
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """A setting under a view, over repeats: of the different tokens in a message, the part that was claimed; of what
-    was claimed, the part that was there (None: nothing ever was); the area of the soft score over the vocabulary.
+    was claimed, the part that was there; the area of the soft score over the vocabulary.
+
+    Something was claimed of `speaking` messages; `precision` is None where these are fewer than two.
     """
 
     rank: int
@@ -68,6 +70,7 @@ class Recovery:
     view: ViewName
     recall: Interval
     precision: Interval | None
+    speaking: int
     soft: Interval
     samples: tuple[Sample, ...] = field(default=(), repr=False)
 
@@ -111,11 +114,13 @@ def _messages(
 ) -> Iterator[tuple[View, list[tuple[int, ...]]]]:
     """One view of each round and kind with a single message in it, and the texts that the message holds, as tokens."""
     pools = pools_of(family.model_dump_json())
-    each = max(1, -(-setting.tokens // LONGEST))
+    each = -(-setting.tokens // LONGEST)
     rng = np.random.default_rng([grid.seed, repeat, setting.rank, setting.tokens, setting.rounds])
     wanted = CLIENTS * each * setting.rounds
-    drawn = rng.permutation(len(pools.candidates))[:wanted].reshape(setting.rounds, CLIENTS, -1)
     public = _public(family, setting, each)
+    drawn = rng.permutation(_long_enough(public, pools.candidates, wanted))[:wanted].reshape(
+        setting.rounds, CLIENTS, -1
+    )
     for number in range(setting.rounds):
         data = [pools.candidates.select(drawn[number, client].tolist()) for client in range(CLIENTS)]
         record = recorded(public, data, seed=1 + repeat)
@@ -124,6 +129,15 @@ def _messages(
         yield ClientUpdates(public, None, (first,), record.final), texts[0]
         yield record.view(ViewName.V2), [text for part in texts for text in part]
         public = replace(public, plan=resumed(public.plan, dict(record.final)))
+
+
+def _long_enough(public: Public, texts: Examples, wanted: int) -> list[int]:
+    """Those that fill a record: a shorter one would hold fewer tokens than is said. Raises AuditError for too few."""
+    length = public.plan.task.max_length
+    found = [index for index, tokens in enumerate(_tokens(public, texts)) if len(tokens) == length]
+    if len(found) < wanted:
+        raise AuditError(f"{texts.source}: {len(found)} texts have {length} tokens, {wanted} are needed")
+    return found
 
 
 def one_step(records: int, epsilon: float) -> dict[str, Any]:
@@ -188,6 +202,7 @@ def _summary(setting: Setting, view: ViewName, found: Sequence[Outcome]) -> Reco
         setting.rank, setting.tokens, setting.rounds, setting.epsilon, view,
         t_interval([each.recall for each in found]).within(0, 1),
         t_interval(precisions).within(0, 1) if len(precisions) > 1 else None,
+        len(precisions),
         t_interval([each.soft for each in found]).within(0, 1),
         tuple(each.sample for each in found if each.sample is not None),
     )  # fmt: skip

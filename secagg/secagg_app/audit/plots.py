@@ -96,18 +96,22 @@ def capacity_plot(recoveries: Sequence[Recovery]) -> Markup:
     """Part of the tokens that is recovered, against the tokens in a message as a multiple of the rank."""
     figure, axes = new_axes(3.1)
     marks = list[tuple[str, str, str]]()
-    groups = sorted({(each.rank, each.noise) for each in recoveries})
-    for colour, (rank, noise) in zip(ROUND_COLOURS * 2, groups, strict=False):
-        mine = sorted((e for e in recoveries if (e.rank, e.noise) == (rank, noise)), key=lambda e: e.tokens)
+    colours = dict(zip(sorted({each.rank for each in recoveries}), ROUND_COLOURS * 2, strict=False))
+    for rank, rounds, noise in sorted({(each.rank, each.rounds, each.noise) for each in recoveries}):
+        mine = sorted(
+            (e for e in recoveries if (e.rank, e.rounds, e.noise) == (rank, rounds, noise)), key=lambda e: e.tokens
+        )
+        colour, shape = colours[rank], "x" if noise else "o" if rounds == 1 else "^"
         places = [each.tokens / rank for each in mine]
-        axes.fill_between(places, [e.recall.low for e in mine], [e.recall.high for e in mine], color=colour, alpha=0.15)
-        axes.plot(places, [e.recall.value for e in mine], "s--" if noise else "o-", color=colour, markersize=5)
-        marks.append((f"rank {rank}{', with noise' if noise else ''}", colour, "s" if noise else "o"))
+        axes.fill_between(places, [e.recall.low for e in mine], [e.recall.high for e in mine], color=colour, alpha=0.12)
+        axes.plot(places, [e.recall.value for e in mine], shape + ("-" if rounds == 1 else "--"), color=colour)
+        said = f"{rounds} message{'s' if rounds > 1 else ''}"
+        marks.append((f"rank {rank}, {'noise' if noise else said}", colour, shape))
     axes.axvline(1.0, color=INK, linewidth=0.8, linestyle=":")
     axes.annotate(plain("tokens = rank"), (1.0, 0.5), textcoords="offset points", xytext=(5, 0), fontsize=9, color=INK)
     axes.set_xscale("log", base=2)
     axes.set_ylim(-0.04, 1.04)
-    axes.set_xlabel("different tokens in one message, as a multiple of the adapter's rank")
+    axes.set_xlabel("tokens in one message, as a multiple of the adapter's rank")
     axes.set_ylabel("part recovered exactly", fontsize=9)
     axes.grid(axis="y", color=GRID)
     legend(axes, marks)
