@@ -43,7 +43,7 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "init_lora_weights": (True,),
     "inference_mode": (True, False),
 }
-_INSTEAD = {
+INSTEAD = {
     "use_dora": "DoRA's norms have no per-example gradients; train plain LoRA (use_dora = false) at a higher rank",
     "lora_dropout": "noise is what regularises here; set lora_dropout = 0",
     "bias": 'train LoRA alone (bias = "none")',
@@ -88,7 +88,7 @@ def check_adapter_config(config: Mapping[str, JsonValue], head: str | None) -> N
     for key, value in config.items():
         unknown = key not in _ALLOWED and key not in _FREE and value not in (None, False, {}, [])
         if unknown or (key in _ALLOWED and value not in _ALLOWED[key]):
-            advice = _INSTEAD.get(key, "leave it out")
+            advice = INSTEAD.get(key, "leave it out")
             raise ModelError(f"adapter setting {key} = {value!r} is not supported: {advice}")
     saved = config.get("modules_to_save") or []
     if saved != ([head] if head else []):

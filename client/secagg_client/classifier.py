@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from secagg.errors import ModelError
 from secagg_client.load_error import LOAD_ERRORS, load_error
+from secagg_client.plan_defaults import names_a_path
 
 HEAD = "classifier"
 
@@ -62,10 +63,12 @@ class MeanPoolClassifier(nn.Module):
 def load_options(model: str) -> tuple[str, dict[str, Any]]:
     """Where and how Transformers may load `model`: safetensors (or GGUF) only, never code from the model.
 
-    Nothing is fetched when `model` is a folder or HF_HUB_OFFLINE is set.
+    Nothing is fetched when `model` is a folder or HF_HUB_OFFLINE is set. Raises ModelError for a missing folder.
     """
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
     path = Path(model)
+    if names_a_path(model) and not path.exists():
+        raise ModelError(f"model {model}: no such folder")
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline or path.exists()}
     if path.suffix == ".gguf":
         return str(path.parent), {**options, "gguf_file": path.name, "dtype": torch.float32}

@@ -1,4 +1,4 @@
-"""What a plan has where nobody says otherwise. Without torch, so that `--help` can tell."""
+"""What a plan has where nobody says otherwise, and what names a model. Without torch, so that `--help` can tell."""
 
 from typing import Any
 
@@ -13,3 +13,8 @@ DEFAULT_TRAINING: dict[str, Any] = {
 }
 DEFAULT_CLIP = 0.2
 DEFAULT_RANK = 8
+
+
+def names_a_path(model: str) -> bool:
+    """Whether `model` can only be a folder or file here: no model of the Hugging Face hub has such a name."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from secagg.errors import ConfigError
 from secagg.validation import first_problem
+from secagg_client.adapted import INSTEAD
 from secagg_client.plan_defaults import DEFAULT_CLIP, DEFAULT_TRAINING
 from secagg_client.planning import PlanConfig
 from secagg_client.tasks import task_kinds
@@ -44,6 +45,8 @@ def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:
 
 def validated(content: Mapping[str, Any], where: str) -> PlanConfig:
     """The content of a plan.toml as settings. Raises ConfigError that names `where` and the setting."""
+    for setting in sorted(INSTEAD.keys() & content.keys()):
+        raise ConfigError(f"{where}: {setting} cannot be set: {INSTEAD[setting]}")
     try:
         return PlanConfig.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:

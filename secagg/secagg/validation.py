@@ -4,6 +4,7 @@ from pydantic import ValidationError
 
 _OWN_WORDS = "Value error, "
 """What pydantic puts before the message of a check of ours."""
+_NO_SETTING = "there is no such setting; is it spelt right, and in its table?"
 
 
 def first_problem(error: ValidationError, whole: str = "(top)") -> str:
@@ -13,5 +14,5 @@ def first_problem(error: ValidationError, whole: str = "(top)") -> str:
     """
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or whole
-    reason = first["msg"].removeprefix(_OWN_WORDS)
+    reason = _NO_SETTING if first["type"] == "extra_forbidden" else first["msg"].removeprefix(_OWN_WORDS)
     return f"{where}: {reason}" if where else reason

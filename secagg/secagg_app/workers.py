@@ -38,6 +38,8 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
     before = dict(os.environ)
     threads = max(1, (os.cpu_count() or 1) // count)
     os.environ.update(environment(threads, offline="HF_HUB_OFFLINE" in os.environ))
+    # of workers that are stopped, whose locks the system takes back
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=end_with, initargs=(os.getpid(), _vanish))
     try:

@@ -79,7 +79,7 @@ def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
         ("n_min = 3", "", "n_min: Field required"),
         ("n_min = 3", 'n_min = "3"', "n_min: Input should be a valid integer"),
         ("corrupt_keyholders = 1", "corrupt_keyholders = 2", "leave no quorum"),
-        ("corrupt_keyholders = 1", "surprise = 1", "surprise: Extra inputs are not permitted"),
+        ("corrupt_keyholders = 1", "surprise = 1", "surprise: there is no such setting"),
         ("expiry_minutes = 120", "expiry_minutes = 1", "times must be in the order"),
         ("client-1/identity/certificate.pem", "client-2/identity/certificate.pem", "distinct parties"),
         ("client-1/identity/certificate.pem", "nowhere.pem", "nowhere.pem: it does not exist"),
@@ -91,7 +91,7 @@ def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
         (LAST, f"{LAST}\n[audit]\nhold_out = 0.7", "audit.hold_out: Input should be less than or equal to 0.5"),
         (LAST, f"{LAST}\n[audit]\nhold_out = 0.1\ncanaries = -1", "audit.canaries: Input should be greater than"),
         (LAST, f"{LAST}\n[audit]\ncanaries = 1.5", "audit.canaries: Input should be a valid integer"),
-        (LAST, f"{LAST}\n[audit]\ncanary = 5", "audit.canary: Extra inputs are not permitted"),
+        (LAST, f"{LAST}\n[audit]\ncanary = 5", "audit.canary: there is no such setting"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(study: Study, tmp_path: Path, old: str, new: str, reason: str) -> None:

@@ -170,7 +170,7 @@ clients = [3]
         ("[grid]\nrounds = [0]", "at least one round"),
         ("[grid]\nclients = [2]", "three clients"),
         ("[grid]\nepsilon = [-1.0]", "not below 0"),
-        ("[gird]", "gird: Extra inputs"),
+        ("[gird]", "gird: there is no such setting"),
         ("model = [", "is not TOML"),
         ('[plan.training]\nunit = "user"\nrecords_per_user = 3', "unit: simulated records are nobody's"),
     ],

@@ -1,5 +1,6 @@
 """From a model to the plan, and what a client refuses to train."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 
 from secagg.adapter import start_tensors
 from secagg.errors import ConfigError, ModelError
-from secagg.plan import Plan
-from secagg_client.adapted import attached
-from secagg_client.models import LoadedBase
+from secagg.plan import Plan, TaskSpec
+from secagg_client.adapted import INSTEAD, attached
+from secagg_client.models import LoadedBase, load_base
+from secagg_client.plan_options import validated
 from secagg_client.planning import description_embeddings, verify_plan
 from tests.client.support import LM, MEAN, STOCK, loaded, plan_for
 
@@ -179,3 +181,16 @@ def test_the_base_is_unharmed_by_a_refusal(base: LoadedBase) -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     verify_plan(plan_for(base), base)
+
+
+@pytest.mark.parametrize("setting", ["use_dora", "lora_dropout", "trainable_token_indices"])
+def test_what_no_plan_can_have_is_refused_with_what_to_do(setting: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"plan\.toml: {setting} cannot be set: .*{re.escape(INSTEAD[setting][-12:])}"
+    ):
+        validated({"base_model": "x", setting: 1}, "plan.toml")
+
+
+def test_a_folder_that_is_not_there_is_no_name_on_a_hub() -> None:
+    with pytest.raises(ModelError, match=r"model ./nowhere: no such folder"):
+        load_base("./nowhere", TaskSpec(kind="lm", max_length=8))

@@ -43,7 +43,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     [
         ('name = "a"', "state: Field required"),
         ('name = 3\nstate = "s"', "name: "),
-        ('name = "a"\nstate = "s"\nother = 1', "other: Extra inputs"),
+        ('name = "a"\nstate = "s"\nother = 1', "other: there is no such setting"),
         ('name = "a"\nstate = "s"\nrate = nan', "rate: "),
         ('name = "a"\nstate = "s"\nrate = "1"', "rate: "),
         ('name = "a"\nstate = "s"\nserver = "north"', r"toml: server: must be host:port, as in 10\.0\.0\.1:7443"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from secagg.errors import ConfigError
 from secagg_app.demo.split import Recipe
-from secagg_client.plan_defaults import DEFAULT_CLIP, DEFAULT_TRAINING
+from secagg_client.plan_defaults import DEFAULT_CLIP, DEFAULT_TRAINING, names_a_path
 
 TaskKind = Literal["classify", "lm"]
 
@@ -40,7 +40,7 @@ class DemoSettings:
     group_column: str | None = None
 
     def __post_init__(self) -> None:
-        if self.model is not None and _names_a_path(self.model) and not Path(self.model).exists():
+        if self.model is not None and names_a_path(self.model) and not Path(self.model).exists():
             raise ConfigError(f"--model {self.model}: no such folder")
         if self.clients < MIN_CLIENTS:
             raise ConfigError(f"--clients {self.clients}: at least {MIN_CLIENTS} must stay for the sum to be opened")
@@ -58,11 +58,6 @@ class TaskRecipe:
     plan: dict[str, Any]
     split: Recipe
     head: dict[str, Any]
-
-
-def _names_a_path(model: str) -> bool:
-    """Whether `model` can only be a folder or file here: no model of the Hugging Face hub has such a name."""
-    return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/")
 
 
 def targeted(recipe: TaskRecipe, modules: tuple[str, ...]) -> TaskRecipe:

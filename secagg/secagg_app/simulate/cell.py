@@ -31,6 +31,12 @@ class Cell:
             return replace(self, rounds=1, epsilon=0.0, method="ffa-lora", learning_rate=1.0)
         return replace(self, rounds=1) if self.arm in ("local", "centralised") else self
 
+    @property
+    def title(self) -> str:
+        """What differs between cells, in words."""
+        rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
+        return f"{self.arm}, seed {self.seed}, {rounds}, epsilon {self.epsilon or 'none'}, {self.method}"
+
     def key(self, setting: dict[str, Any]) -> str:
         """What names the cell's file: a hash of the cell and of everything else in the simulation that matters."""
         content = json.dumps({"cell": asdict(self), "setting": setting}, sort_keys=True)

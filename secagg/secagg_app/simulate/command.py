@@ -36,7 +36,7 @@ def simulate(file: Path, out: Path, workers: int, ray: str | None) -> None:
     click.echo(markdown(lines(sweep.rows())))
     click.echo(f"results: {table}", err=True)
     if failed:
-        raise ConfigError(f"{len(failed)} cells were refused; the first ({failed[0].cell}): {failed[0].reason}")
+        raise ConfigError(f"{len(failed)} cells were refused; the first ({failed[0].cell.title}): {failed[0].reason}")
 
 
 def _fetch(simulation: Simulation) -> None:

@@ -114,18 +114,15 @@ def run_sweep(sweep: Sweep, workers: int, say: Say, ray: str | None = None) -> l
     for done, ((cell, _), row) in enumerate(results, 1):
         if isinstance(row, str):
             failed.append(Failed(cell, row))
-            say(f"{done} of {len(cells)}: refused: {cell}: {row}")
+            say(f"{done} of {len(cells)}: refused: {cell.title}: {row}")
             continue
         sweep.keep(cell, row)
-        say(f"{done} of {len(cells)}: {_told(row)}")
+        say(f"{done} of {len(cells)}: {cell.title}: {_told(row)}")
     return failed
 
 
 def _told(row: Row) -> str:
-    what = (
-        f"{row['arm']}, seed {row['seed']}, {row['rounds']} rounds, epsilon {row['epsilon'] or 'none'}, {row['method']}"
-    )
-    return f"{what}: {row['measure']} {row['value']:.4f} (start {row['start']:.4f}), {row['seconds']:.0f} s"
+    return f"{row['measure']} {row['value']:.4f} (start {row['start']:.4f}), {row['seconds']:.0f} s"
 
 
 def _attempt(cell: Cell, simulation_json: str) -> Row | str:
