@@ -110,7 +110,7 @@ class Study(Frozen):
     families: tuple[Family, ...] = Field(min_length=1)
     inversion: Inversion = Inversion()
     pictures: int = Field(default=5, ge=0)
-    beginnings: int = Field(default=6, ge=1)
+    beginnings: int = Field(default=24, ge=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ QUICK = Study(
     ),
     inversion=Inversion(ranks=(8,), repeats=2),
     pictures=2,
-    beginnings=2,
+    beginnings=6,
 )  # fmt: skip
 FULL = Study(
     name="full",
