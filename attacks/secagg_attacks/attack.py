@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import AuditError
+from secagg.errors import AuditError, SecaggError
 from secagg_attacks.intervals import Floats
 from secagg_attacks.views import View, ViewName
 
@@ -95,9 +95,36 @@ class Attack(ABC):
 
 
 def membership_scores(attack: Attack, view: View) -> Floats:
-    """What a membership attack makes of each candidate, [candidates]. Raises AuditError for another kind of attack."""
-    attack.check(view)
-    guess = attack.run(view)
+    """What a membership attack makes of each candidate, [candidates].
+
+    Raises AuditError for another kind of attack, for one that breaks, and for scores that are none.
+    """
+    guess = run_checked(attack, view)
     if not isinstance(guess, MembershipGuess):
         raise AuditError(f"attack {attack.name} does not tell members from others")
-    return guess.scores
+    return checked_scores(attack, guess, view)
+
+
+def checked_scores(attack: Attack, guess: MembershipGuess, view: View) -> Floats:
+    """A finite number for each candidate, [candidates]. Raises AuditError that names the attack."""
+    count = len(view.asked().candidates)
+    try:
+        scores = np.asarray(guess.scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise AuditError(f"attack {attack.name} gave scores that are no numbers") from None
+    if scores.shape != (count,):
+        raise AuditError(f"attack {attack.name} gave scores of shape {scores.shape} for {count} candidates")
+    if wrong := int((~np.isfinite(scores)).sum()):
+        raise AuditError(f"attack {attack.name} gave {wrong} of {count} candidates a score that is no finite number")
+    return scores
+
+
+def run_checked(attack: Attack, view: View) -> Guess:
+    """Run an attack, anybody's. Raises AuditError that names it when it breaks."""
+    attack.check(view)
+    try:
+        return attack.run(view)
+    except SecaggError:
+        raise
+    except Exception as error:
+        raise AuditError(f"attack {attack.name} broke: {type(error).__name__}: {error}") from error

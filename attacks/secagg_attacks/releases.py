@@ -4,7 +4,6 @@ The secure sums (V2) and the final model (V3) are in a release; plain updates (V
 has besides (V4) it does not keep. Says nothing about who signed: that is `secagg verify`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,10 @@ from secagg.certificate import ReleaseCertificate
 from secagg.coordinator import mean_change
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encoding_of
-from secagg.errors import AuditError, MalformedError
+from secagg.errors import AuditError
+from secagg.messages import Members
 from secagg.plan import Plan
+from secagg.signing import parse_model
 from secagg.verify import read_opening
 from secagg_attacks.views import (
     FinalModel,
@@ -39,7 +40,7 @@ from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.planning import verify_plan
 from secagg_client.published import read_certificate
-from secagg_host.durable import guard, read_file
+from secagg_host.durable import read_file
 
 LEAST = 20
 """Fewer members, or others, and nothing is computed."""
@@ -71,6 +72,11 @@ class ReleasedRound:
         mean = mean_change(descriptor, final, opened.opening)
         adapter = release.load_tensors(raw, files.ADAPTER)
         return cls(descriptor, certificate, plan, adapter, mean, len(final.members))
+
+    @property
+    def members(self) -> Members:
+        """Whose updates are in the sum."""
+        return self.certificate.final.statement.members
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,19 +147,37 @@ class ReleasedRun:
         update = encoding_of(plan).mean_update(plan, each.mean, each.senders)
         return SumRound(start_tensors(plan), update, each.senders)
 
-    def drawn_by_coin(self, members: Path, nonmembers: Path) -> bool:
-        """Whether these are the tables of a draw that this run's session reserved (protocol.md §4.6)."""
-        reserve = self.last.descriptor.audit
-        path = members.parent / DRAW
-        if reserve is None or nonmembers.parent != members.parent or not path.is_file():
+    def drawn_by_coin(self, members: Path, nonmembers: Path, inside: Examples, outside: Examples) -> bool:
+        """Whether these are the tables of a draw that this run's session reserved (protocol.md §4.6).
+
+        Raises AuditError for a client that is in no sum, and for records that are not where the draw's coins put them.
+        """
+        if nonmembers.parent != members.parent or (draw := self.draw_beside(members)) is None:
             return False
-        with guard(path):
-            raw = json.loads(path.read_bytes())
-        try:
-            draw = StoredDraw.model_validate(raw)
-        except ValueError as error:
-            raise MalformedError(f"{path}: not a draw of an audit reserve") from error
-        return draw.reserve == reserve and draw.key == self.first.descriptor.series
+        for path, examples, heads in ((members, inside, True), (nonmembers, outside, False)):
+            wrong = draw.not_so(examples, self.first.plan.training.unit, heads=heads)
+            if wrong:
+                raise AuditError(
+                    f"{path}: {wrong} of {len(examples)} records are not where the coins of {path.parent / DRAW} put "
+                    "them: the tables were altered or exchanged, or are another draw's. Give them as the client "
+                    "wrote them"
+                )
+        return True
+
+    def draw_beside(self, table: Path) -> StoredDraw | None:
+        """The draw that a table was written with, if it is of this run's session.
+
+        Raises MalformedError; AuditError for a client that is in no sum of this run.
+        """
+        reserve, path = self.last.descriptor.audit, table.parent / DRAW
+        if reserve is None or not path.is_file():
+            return None
+        draw = parse_model(StoredDraw, read_file(path))
+        if draw.reserve != reserve or draw.key != self.first.descriptor.series:
+            return None
+        if not any(draw.client == each.client for one in self.rounds for each in one.members):
+            raise AuditError(f"{path}: its client, {draw.client[:16]}…, is in no sum of this run")
+        return draw
 
 
 def candidates_of(members: Examples, nonmembers: Examples, seed: int = 0) -> tuple[Examples, NDArray[np.bool_]]:

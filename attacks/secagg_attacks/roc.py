@@ -90,13 +90,15 @@ def auc_of_draws(values: Floats, is_in: NDArray[np.bool_], counts: NDArray[np.in
     return np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5)
 
 
-def auc_interval(values: Floats, is_in: NDArray[np.bool_], *, seed: int) -> Interval:
-    """The area of scores [examples] of which `is_in` are members', with a 95% interval by the bootstrap.
+def auc_interval(values: Floats, is_in: NDArray[np.bool_], *, seed: int, confidence: float = 0.95) -> Interval:
+    """The area of scores [examples] of which `is_in` are members', with an interval by the bootstrap.
 
     A draw without both kinds counts one half. Raises AuditError for too few examples.
     """
 
-    return paired_bootstrap(lambda counts: auc_of_draws(values, is_in, counts), len(values), seed=seed)
+    return paired_bootstrap(
+        lambda counts: auc_of_draws(values, is_in, counts), len(values), seed=seed, confidence=confidence
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ must come to the same tables: whatever was altered is found before anything is t
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,11 @@ from pydantic import Field
 from secagg.canonical import pretty_bytes
 from secagg.descriptor import AuditReserve
 from secagg.errors import DataError, MalformedError, StorageError
-from secagg.plan import Frozen, Hash
+from secagg.plan import Frozen, Hash, Unit
 from secagg.randomness import SEED_BYTES, Randomness
 from secagg.signing import parse_model
-from secagg_client.audit_reserve import AuditDraw, Drawn
+from secagg_client.audit_reserve import AuditDraw, Drawn, canary_coins, misplaced
+from secagg_client.data import Examples
 from secagg_client.folders import write_folder
 from secagg_client.parquet import parquet_bytes
 from secagg_host.durable import read_file
@@ -39,6 +41,15 @@ class StoredDraw(Frozen):
     reserve: AuditReserve
     data: Hash
     seed: Hash = Field(repr=False)
+
+    def not_so(self, data: Examples, unit: Unit, *, heads: bool) -> int:
+        """How many of these records are no candidates whose coins fell on `heads`."""
+        return misplaced(bytes.fromhex(self.seed), self.reserve, data, unit, heads=heads)
+
+    def canaries_not_so(self, is_in: Sequence[bool]) -> int:
+        """How many canaries are said to be in or out against their coins."""
+        coins = canary_coins(bytes.fromhex(self.seed), len(is_in))
+        return sum(one != other for one, other in zip(coins, is_in, strict=True))
 
 
 def draw_once(folder: Path, wanted: AuditDraw, random: Randomness) -> Drawn:

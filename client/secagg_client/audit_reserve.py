@@ -80,12 +80,12 @@ class AuditDraw:
     def with_seed(self, seed: bytes) -> Drawn:
         """How the coins of `seed` (32 secret bytes) fall. Raises DataError when they leave nothing to train on."""
         hashes = self.data.record_hashes()
-        coins = [_Coin.of(seed, RECORD + digest) for digest in self._owners()]
-        threshold = int(self.reserve.hold_out * 2.0 ** (8 * WORD))
+        coins = _coins(seed, self.data, self.unit)
+        threshold = _threshold(self.reserve)
         candidates = [row for row, coin in enumerate(coins) if coin.number < threshold]
         ordered = sorted(candidates, key=lambda row: (hashes[row], *_content(self.data, row)))
         out = [row for row in ordered if not coins[row].heads]
-        inside = tuple(_Coin.of(seed, CANARY + i.to_bytes(WORD, "little")).heads for i in range(len(self.canaries)))
+        inside = canary_coins(seed, len(self.canaries))
         kept = sorted(set(range(len(self.data))) - set(out))
         training = self.data.select(kept).joined(self.canaries.select(_rows(inside)))
         if not len(training):
@@ -97,10 +97,6 @@ class AuditDraw:
             canaries=self.canaries,
             canary_is_in=inside,
         )
-
-    def _owners(self) -> tuple[bytes, ...]:
-        """For each record the hash of what has a coin: the record itself, or its user."""
-        return self.data.record_hashes() if self.unit == "record" else self.data.user_hashes()
 
     def tables(self, drawn: Drawn) -> dict[str, dict[str, list[Any]]]:
         """Name of each table for the auditor, and its columns as the task reads them; canaries with `member`."""
@@ -143,6 +139,27 @@ class _Coin:
     def of(cls, seed: bytes, what: bytes) -> Self:
         tag = hmac.digest(seed, what, "sha256")
         return cls(int.from_bytes(tag[:WORD], "little"), bool(tag[WORD] & 1))
+
+
+def _coins(seed: bytes, data: Examples, unit: Unit) -> "list[_Coin]":
+    """Of each record: its own, or its user's."""
+    owners = data.record_hashes() if unit == "record" else data.user_hashes()
+    return [_Coin.of(seed, RECORD + digest) for digest in owners]
+
+
+def _threshold(reserve: AuditReserve) -> int:
+    return int(reserve.hold_out * 2.0 ** (8 * WORD))
+
+
+def canary_coins(seed: bytes, count: int) -> tuple[bool, ...]:
+    """Whether each canary is in."""
+    return tuple(_Coin.of(seed, CANARY + i.to_bytes(WORD, "little")).heads for i in range(count))
+
+
+def misplaced(seed: bytes, reserve: AuditReserve, data: Examples, unit: Unit, *, heads: bool) -> int:
+    """How many records are no candidates, or fell on the other side: what an auditor checks of tables it is given."""
+    threshold = _threshold(reserve)
+    return sum(coin.number >= threshold or coin.heads != heads for coin in _coins(seed, data, unit))
 
 
 def _content(data: Examples, row: int) -> tuple[str, int]:

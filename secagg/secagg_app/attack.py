@@ -109,20 +109,20 @@ def listing() -> list[str]:
 
 def scored(attack: "Attack", seen: "View", asked: "Asked | None", out: Path | None) -> dict[str, object]:
     """The attack's figures. Raises AuditError for a view or an attack that needs more than there is."""
-    from secagg_attacks.attack import MembershipGuess
+    from secagg_attacks.attack import MembershipGuess, checked_scores, run_checked
     from secagg_attacks.roc import auc_interval
 
-    attack.check(seen)
-    guess, named = attack.run(seen), {"attack": attack.name, "view": str(seen.name)}
+    guess, named = run_checked(attack, seen), {"attack": attack.name, "view": str(seen.name)}
     if not isinstance(guess, MembershipGuess) or asked is None:
         prompts = {"prompts": list(seen.question.prompts)} if seen.question and seen.question.prompts else {}
         return {**named, **prompts, "guess": _described(guess, seen.public.base.tokenizer)}
-    area = auc_interval(guess.scores, asked.is_in, seed=0)
+    scores, is_in = asked.units.means(checked_scores(attack, guess, seen)), asked.units.truth(asked.is_in)
+    area = auc_interval(scores, is_in, seed=0)
     if out is not None:
-        _write(out, guess.scores, asked.is_in)
-    inside = int(asked.is_in.sum())
+        _write(out, scores, is_in)
+    inside = int(is_in.sum())
     return {
-        **named, "members": inside, "others": len(asked.is_in) - inside,
+        **named, "members": inside, "others": len(is_in) - inside,
         "area": [area.value, area.low, area.high], "by_coin": asked.by_coin,
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ from secagg_attacks.audit.guessing import (
     strongest_delta,
     with_copies,
 )
-from secagg_attacks.audit.verdict import FAILS, FAMILY_WISE, HOLDS, Claim, judge
+from secagg_attacks.audit.verdict import FAILS, FAMILY_WISE, HOLDS, POWERLESS, Claim, Verdict, judge
 from secagg_attacks.one_run import Guesses
 from secagg_client.accounting import Mechanism, epsilon_spent
 from tests.client.support import MEAN, examples
@@ -169,6 +169,8 @@ def test_an_audit_without_power_says_so() -> None:
         [claim("weak", 0.0, reach=lambda _level: 0.9), claim("strong", 0.0, reach=lambda _level: 4.0), claim("c", 0.0)]
     ).findings
     assert (weak.could_fail, strong.could_fail, unknown.could_fail) == (False, True, True)
+    assert Verdict((weak,)).summary == POWERLESS
+    assert Verdict((weak, strong)).summary == HOLDS
 
 
 def test_a_verdict_needs_audits_with_names() -> None:

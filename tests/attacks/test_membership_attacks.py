@@ -168,6 +168,14 @@ def test_a_blind_guess_finds_a_shift_and_nothing_else() -> None:
     assert blind_baseline(texts, shifted, seed=0).p_value < 1e-3
     by_permutation = blind_baseline(texts, shifted, seed=0, permutations=50)
     assert by_permutation.p_value == pytest.approx(1 / 51)
-    assert blind_baseline(texts, coins, seed=0, permutations=50).p_value == pytest.approx(fair.p_value, abs=0.2)
     with pytest.raises(AuditError, match="20 members"):
         blind_baseline(texts, np.zeros(400, dtype=bool), seed=0)
+
+
+def test_fair_coins_are_called_unfair_as_seldom_as_is_said() -> None:
+    """Scores pooled over folds failed this: 4% of fair coins were below .01."""
+    texts = examples(160, LM, seed=2).texts
+    rng = np.random.default_rng(4)
+    found = np.array([blind_baseline(texts, rng.permutation(160) < 80, seed=n).p_value for n in range(400)])
+    assert (found < 0.05).mean() < 0.08  # .05 and three standard errors
+    assert (found < 0.01).mean() < 0.025

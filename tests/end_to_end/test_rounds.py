@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
@@ -173,6 +174,25 @@ def test_the_finished_run_is_audited_on_what_a_client_reserved(study: Study, tmp
     page = (tmp_path / "report.html").read_text()
     assert "<svg" in page
     assert "refused: " in page, "a rate at 1% false positives, of so few"
+
+
+def test_tables_that_are_not_where_their_coins_put_them_are_refused(study: Study, tmp_path: Path) -> None:
+    rounds = (release(study, 2), "--earlier", release(study, 1), "--out", tmp_path)
+    folder = drawn(study)
+    exchanged = ("--members", folder / "nonmembers.parquet", "--nonmembers", folder / "members.parquet")
+    done = audit(study, "audit", "release", *rounds, *exchanged)
+    assert done.exit_code == 1
+    assert "records are not where the coins of" in done.output
+    alone = tmp_path / "canaries.parquet"
+    alone.write_bytes((folder / "canaries.parquet").read_bytes())
+    done = audit(study, "audit", "release", *rounds, "--canaries", alone)
+    assert "there is no draw.json of this run's session beside it" in done.output
+    (tmp_path / "draw.json").write_bytes((folder / "draw.json").read_bytes())
+    table = pyarrow.parquet.read_table(alone)
+    turned = [not value for value in table.column("member").to_pylist()]
+    pyarrow.parquet.write_table(table.set_column(table.column_names.index("member"), "member", [turned]), alone)
+    done = audit(study, "audit", "release", *rounds, "--canaries", alone)
+    assert "canaries are not as the coins of draw.json fell" in done.output
 
 
 def test_other_records_get_scores_and_no_claim(study: Study, tmp_path: Path) -> None:

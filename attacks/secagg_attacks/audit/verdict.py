@@ -12,6 +12,7 @@ from secagg.errors import AuditError
 FAMILY_WISE = 1e-4
 FAILS = "fails: the run leaks more than it accounts for"
 HOLDS = "no leak detected by these attacks"
+POWERLESS = "nothing is said: with so little this audit could not have failed"
 LEAK = "leak detected"
 """What an attack that finds something reads."""
 
@@ -70,7 +71,10 @@ class Verdict:
     @property
     def summary(self) -> str:
         """In words; never "private"."""
-        return FAILS if self.fails else HOLDS
+        if self.fails:
+            return FAILS
+        rigorous = [finding for finding in self.findings if finding.significance is not None]
+        return POWERLESS if rigorous and not any(finding.could_fail for finding in rigorous) else HOLDS
 
 
 def judge(claims: Sequence[Claim], family_wise: float = FAMILY_WISE) -> Verdict:

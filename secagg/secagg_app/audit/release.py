@@ -38,11 +38,15 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One view. `attack` was chosen on one half of the candidates; area and rate are of the other half."""
+    """One view. `attack` was chosen on one half of the candidates; area and rate are of the other half.
+
+    `floor` is the lower end of the area's interval at the level at which all views that are asked together hold 95%.
+    """
 
     view: ViewName
     attack: str
     area: Interval
+    floor: float
     shuffled: float
     rate: str
     by_attack: dict[str, float]
@@ -72,7 +76,7 @@ class ReleaseAudit:
             return "membership was not asked"
         if not self.by_coin:
             return NO_CLAIM
-        return reading(max(each.area.low for each in self.seen), self.blind)
+        return reading(max(each.floor for each in self.seen), self.blind)
 
 
 NOT_ASKED = ReleaseAudit((), 0, 0, False, None, None, (), {}, {}, np.zeros(0, dtype=bool))
@@ -168,26 +172,33 @@ def audit_release(
     if asked is None:
         return replace(NOT_ASKED, canaries=verdict, notes=tuple(notes))
     scores, undefined = attack_all([target.view(name, asked.question) for name in target.views])
-    seen = tuple(judged(view, scores, asked.is_in) for view in target.views)
-    inside = int(asked.is_in.sum())
-    enough = min(inside, len(asked.is_in) - inside) >= LEAST
-    blind = blind_baseline(asked.question.candidates.texts, asked.is_in, seed=0) if enough else None
+    units = asked.units
+    scores, is_in = {name: units.means(values) for name, values in scores.items()}, units.truth(asked.is_in)
+    seen = tuple(judged(view, scores, is_in, together=len(target.views)) for view in target.views)
+    if units.count < len(asked.is_in):
+        whose = "users" if asked.question.candidates.users else "different records, of which some have copies"
+        notes.append(f"figures are over {units.count} {whose}, by the mean of each one's rows")
+    inside = int(is_in.sum())
+    enough = min(inside, len(is_in) - inside) >= LEAST
+    blind = blind_baseline(units.texts(asked.question.candidates.texts), is_in, seed=0) if enough else None
     return ReleaseAudit(
         seen,
         inside,
-        len(asked.is_in) - inside,
+        len(is_in) - inside,
         asked.by_coin,
         blind,
         verdict,
         tuple(notes),
         undefined,
         scores,
-        asked.is_in,
+        is_in,
     )
 
 
-def judged(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray[np.bool_]) -> Seen:
-    """Choose on every second candidate, judge on the others: their order is random."""
+def judged(
+    view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray[np.bool_], *, together: int = 1
+) -> Seen:
+    """Choose on every second candidate, judge on the others: their order is random. `together` views are asked."""
     mine = {name: values for (of, name), values in scores.items() if of == view}
     choosing = np.arange(len(is_in)) % 2 == 0
     areas = {name: auc(_split(values, is_in, choosing)) for name, values in mine.items()}
@@ -201,6 +212,7 @@ def judged(view: ViewName, scores: dict[tuple[str, str], Floats], is_in: NDArray
         rate = f"refused: {error}"
     return Seen(
         view, best, auc_interval(values[rows], is_in[rows], seed=0),
+        auc_interval(values[rows], is_in[rows], seed=0, confidence=1 - 0.05 / together).low,
         auc(Scores(values[rows][mixed], values[rows][~mixed])),
         rate, {name: auc(_split(v, is_in, ~choosing)) for name, v in mine.items()},
     )  # fmt: skip
@@ -221,6 +233,7 @@ def _canaries(target: Target, path: Path, declared_size: int | None) -> Verdict:
     if "member" not in table.column_names:
         raise AuditError(f"{path}: has no column `member`: give the canaries.parquet that the client's draw wrote")
     is_in = np.array(table.column("member").to_pylist(), dtype=bool)
+    _check_coins(target, path, is_in)
     candidates = target.examples(path)
     view = target.view(ViewName.V3, Question(candidates, candidates))
     scores = membership_scores(attack_named("reference-difference"), view)
@@ -233,6 +246,25 @@ def _canaries(target: Target, path: Path, declared_size: int | None) -> Verdict:
         lambda share: reach(len(found), delta, share),
     )
     return judge([claim])
+
+
+def _check_coins(target: Target, path: Path, is_in: NDArray[np.bool_]) -> None:
+    """Raise AuditError unless the canaries are in and out as the draw beside them says, for a client of this run."""
+    run = target.released
+    if run is None:
+        return
+    draw = run.draw_beside(path)
+    if draw is None:
+        raise AuditError(
+            f"{path}: there is no draw.json of this run's session beside it, so nothing says that these canaries were "
+            "in this run: give the table in the folder that the client wrote"
+        )
+    wrong = draw.canaries_not_so(is_in.tolist())
+    if wrong or len(is_in) != draw.reserve.canaries:
+        raise AuditError(
+            f"{path}: {wrong} of {len(is_in)} canaries are not as the coins of draw.json fell ({draw.reserve.canaries} "
+            "were reserved): the table was altered"
+        )
 
 
 def _accounted(target: Target, declared_size: int | None, canaries: int) -> tuple[float, float]:

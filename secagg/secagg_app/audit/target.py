@@ -1,5 +1,6 @@
 """What `secagg audit release` and `secagg attack` look at: a released run, or any PEFT adapter, and candidates."""
 
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from secagg.certificate import CERTIFICATE
 from secagg.errors import AuditError
 from secagg.plan import Plan, TaskSpec
-from secagg_attacks.releases import ReleasedRun, candidates_of, check_apart
+from secagg_app.audit.units import Units
+from secagg_attacks.releases import LEAST, ReleasedRun, candidates_of, check_apart
 from secagg_attacks.views import FinalModel, Public, Question, View, ViewName
 from secagg_client.data import DataConfig, Examples, load_examples
 from secagg_client.evaluation import read_adapter
@@ -22,6 +24,8 @@ from secagg_client.planning import make_plan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ENOUGH = LEAST + LEAST // 4
+"""Non-members: a fifth of them is set aside as the population."""
 PLAIN_VIEWS = (ViewName.V3,)
 RELEASE_VIEWS = (ViewName.V2, ViewName.V3)
 
@@ -67,6 +71,11 @@ class Target:
     def examples(self, source: Path) -> Examples:
         """A table of records, as the run's task reads it. Raises DataError."""
         return load_examples(DataConfig(source=str(source)), self.plan.task)
+
+    def candidates(self, source: Path) -> Examples:
+        """As `examples`, with whose each record is (column `user`) where the run protects users."""
+        by_user = self.released is not None and self.plan.training.unit == "user"
+        return load_examples(DataConfig(source=str(source), user_column="user" if by_user else None), self.plan.task)
 
 
 def task_of(kind: str | None, labels: str | None) -> TaskSpec | None:
@@ -121,9 +130,26 @@ def _plan_like(config: dict[str, Any], task: TaskSpec, base: LoadedBase) -> Plan
     return make_plan(validated({k: v for k, v in plain.items() if v is not None}, "the adapter"), base)
 
 
+def _check_alike(members: Examples, nonmembers: Examples) -> None:
+    """Raise AuditError for records that are one but for case, white space or the way that letters are composed.
+
+    Not of records that coins dealt: there two such are two.
+    """
+    both = set(map(_folded, members.texts)) & set(map(_folded, nonmembers.texts))
+    if both:
+        raise AuditError(
+            f"{len(both)} records are among members and non-members, but for case or white space: remove them from one "
+            f"of {members.source} and {nonmembers.source}"
+        )
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Candidates in a random order, and the truth, which no attack is given.
+    """Candidates in a random order, and the truth, which no attack is given. Figures are over `units`.
 
     `by_coin`: members and others were drawn by the coins that the run's session reserved.
     """
@@ -132,16 +158,27 @@ class Asked:
     is_in: NDArray[np.bool_] = field(repr=False)
     by_coin: bool
 
+    @property
+    def units(self) -> Units:
+        """What the coins were tossed for."""
+        return Units.of(self.question.candidates)
+
 
 def asked(target: Target, members: Path, nonmembers: Path) -> Asked:
     """Read both tables. The last fifth of the non-members, which is asked of nobody, is the population.
 
-    Raises DataError; AuditError for overlap or too few.
+    Raises DataError; AuditError for overlap, too few, and records that a draw's coins did not put there.
     """
-    inside, outside = target.examples(members), target.examples(nonmembers)
+    inside, outside = target.candidates(members), target.candidates(nonmembers)
     check_apart(inside, outside)  # both in full: what is wrong with them is said before they are cut
-    cut = len(outside) - len(outside) // 5
-    candidates, is_in = candidates_of(inside, outside.select(range(cut)))
-    population = outside.select(range(cut, len(outside)))
-    drawn = target.released is not None and target.released.drawn_by_coin(members, nonmembers)
+    drawn = target.released is not None and target.released.drawn_by_coin(members, nonmembers, inside, outside)
+    if not drawn:
+        _check_alike(inside, outside)
+    owners = Units.of(outside)
+    cut = owners.count - owners.count // 5
+    for table, count, enough in ((members, Units.of(inside).count, LEAST), (nonmembers, owners.count, ENOUGH)):
+        if count < enough:
+            raise AuditError(f"{table}: holds {count} different ones, which is too few: {enough} are needed")
+    candidates, is_in = candidates_of(inside, outside.select(np.flatnonzero(owners.index < cut).tolist()))
+    population = outside.select(np.flatnonzero(owners.index >= cut).tolist())
     return Asked(Question(candidates, population), is_in, drawn)
