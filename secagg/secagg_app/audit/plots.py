@@ -95,7 +95,6 @@ def _logarithmic(axes: "Axes") -> None:
 def capacity_plot(recoveries: Sequence[Recovery]) -> Markup:
     """Part of the tokens that is recovered, against the tokens in a message as a multiple of the rank."""
     figure, axes = new_axes(3.1)
-    marks = list[tuple[str, str, str]]()
     colours = dict(zip(sorted({each.rank for each in recoveries}), ROUND_COLOURS * 2, strict=False))
     for rank, rounds, noise in sorted({(each.rank, each.rounds, each.noise) for each in recoveries}):
         mine = sorted(
@@ -105,8 +104,6 @@ def capacity_plot(recoveries: Sequence[Recovery]) -> Markup:
         places = [each.tokens / rank for each in mine]
         axes.fill_between(places, [e.recall.low for e in mine], [e.recall.high for e in mine], color=colour, alpha=0.12)
         axes.plot(places, [e.recall.value for e in mine], shape + ("-" if rounds == 1 else "--"), color=colour)
-        said = f"{rounds} message{'s' if rounds > 1 else ''}"
-        marks.append((f"rank {rank}, {'noise' if noise else said}", colour, shape))
     axes.axvline(1.0, color=INK, linewidth=0.8, linestyle=":")
     axes.annotate(plain("tokens = rank"), (1.0, 0.5), textcoords="offset points", xytext=(5, 0), fontsize=9, color=INK)
     axes.set_xscale("log", base=2)
@@ -114,5 +111,8 @@ def capacity_plot(recoveries: Sequence[Recovery]) -> Markup:
     axes.set_xlabel("tokens in one message, as a multiple of the adapter's rank")
     axes.set_ylabel("part recovered exactly", fontsize=9)
     axes.grid(axis="y", color=GRID)
-    legend(axes, marks)
+    shapes = (("one message", "o"), ("several messages", "^"), ("with noise", "x"))
+    legend(
+        axes, [*((f"rank {r}", c, "s") for r, c in colours.items()), *((name, INK, shape) for name, shape in shapes)]
+    )
     return svg(figure)
