@@ -110,7 +110,14 @@ def loss_interval(epsilon: float, steps: int) -> float:
 
 @functools.lru_cache(maxsize=256)
 def epsilon_spent(mechanism: Mechanism, delta: float, interval: float = 1e-4) -> float:
-    """Epsilon of one run by PLD."""
+    """Of one mechanism, by PLD. Raises AccountingError where it is so large that memory would not do."""
+    rough = _rdp_epsilon(mechanism, delta, _COARSE_ORDERS)  # up to twice as much, where epsilon is large
+    if rough > 4 * MAX_EPSILON:
+        raise AccountingError(
+            f"sigma {mechanism.sigma:g} over {mechanism.steps} steps at rate {mechanism.rate:g} spends an epsilon of "
+            f"up to {rough:.3g}: that protects nobody, and more than {MAX_EPSILON:g} is not accounted. Choose a larger "
+            "sigma"
+        )
     return epsilon_of([mechanism.event()], delta, interval=interval)
 
 

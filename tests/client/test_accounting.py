@@ -59,6 +59,8 @@ def test_unknown_mechanisms_are_refused() -> None:
 def test_an_epsilon_that_protects_nobody_is_refused() -> None:
     with pytest.raises(AccountingError, match="epsilon 1e\\+06 protects nobody: choose one up to 1000"):
         solve_sigma(1e6, 1e-5, 0.2, 30)
+    with pytest.raises(AccountingError, match=r"sigma 0\.01 over 1 steps at rate 1 spends an epsilon of up to 1e\+04"):
+        epsilon_spent(Mechanism(1.0, 0.01, 1), 1e-5)
 
 
 def test_accountants_that_disagree_are_an_error() -> None:
