@@ -112,7 +112,7 @@ def loss_interval(epsilon: float, steps: int) -> float:
 def epsilon_spent(mechanism: Mechanism, delta: float, interval: float = 1e-4) -> float:
     """Of one mechanism, by PLD. Raises AccountingError where it is so large that memory would not do."""
     rough = _rdp_epsilon(mechanism, delta, _COARSE_ORDERS)  # up to twice as much, where epsilon is large
-    if rough > 4 * MAX_EPSILON:
+    if rough > 5 * MAX_EPSILON:
         raise AccountingError(
             f"sigma {mechanism.sigma:g} over {mechanism.steps} steps at rate {mechanism.rate:g} spends an epsilon of "
             f"up to {rough:.3g}: that protects nobody, and more than {MAX_EPSILON:g} is not accounted. Choose a larger "

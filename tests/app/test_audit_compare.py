@@ -85,6 +85,29 @@ def test_a_message_holds_as_many_tokens_as_is_said(family: Family) -> None:
         recover(family, Inversion(), Setting(4, 800, 1, 0.0))
 
 
+def test_runs_are_paired_by_their_number_where_a_cell_lacks_one() -> None:
+    runs = [result(rounds, run, 0.3 * run) for rounds in (1, 3) for run in range(6)]
+    whole = findings(runs).differences[0]
+    assert whole.difference.value == pytest.approx(0, abs=1e-9)
+    lacking = [one for one in runs if (one.job.rounds, one.job.run) not in ((1, 0), (3, 5))]
+    found = findings(lacking).differences[0]
+    assert found.difference.count == 4
+    assert found.difference.value == pytest.approx(0, abs=1e-9)
+    assert found.by_example.value == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run_is_its_own_and_of_the_files_that_it_was_made_from(family: Family, tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "out", (family,))
+    (_, first), (_, second) = jobs.all()[:2]
+    (tmp_path / "out" / "jobs").mkdir(parents=True)
+    jobs.path(family, first).write_bytes(to_bytes(replace(result(1, 0, 0.0), job=second)))
+    with pytest.raises(StorageError, match="holds another run's result"):
+        jobs.results()
+    before = first.key(family)
+    Path(family.source).write_text("{}")
+    assert first.key(family) != before
+
+
 def test_those_that_are_not_asked_change_nothing_for_the_others(family: Family) -> None:
     """Of attacks that do not standardise over the candidates."""
     job = Job("small", 1, 0.0, 0)

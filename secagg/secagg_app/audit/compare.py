@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from secagg.errors import AuditError, SecaggError
+from secagg.errors import AuditError, SecaggError, StorageError
 from secagg_app.audit.settings import PRESETS, Family, Inversion, Study
 from secagg_app.workers import spread
-from secagg_host.durable import FolderLock, make_folder, write_atomic
+from secagg_host.durable import FolderLock, make_folder, read_file, write_atomic
 
 if TYPE_CHECKING:
     from secagg_app.audit.inversion import Recovery, Setting
@@ -145,7 +145,18 @@ def _each_kept(
             raise AuditError(f"{title(job)}: {found}")
         write_atomic(jobs[job], (json.dumps(found) + "\n").encode())
         say(f"{done} of {len(missing)}: {title(job)}")
-    return [row for path in jobs.values() for row in json.loads(path.read_text())]
+    return [row for path in jobs.values() for row in _kept(path)]
+
+
+def _kept(path: Path) -> list[Row]:
+    """Raises StorageError for a file that is damaged."""
+    try:
+        rows = json.loads(read_file(path))
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) and len(row) > 1 for row in rows):
+            return rows
+    except ValueError:
+        pass
+    raise StorageError(f"{path}: is damaged; remove it, and it is made again")
 
 
 def _look_for(seed: int, beginnings: int) -> list[Row] | str:
@@ -163,7 +174,7 @@ def _key(family: Family, grid: Inversion, setting: "Setting") -> str:
 
     from secagg_app.audit.inversion import LONGEST
 
-    content = f"{family.model}{family.seed}{family.pool}{grid.repeats}{grid.seed}{setting}{LONGEST}"
+    content = f"{family.model}{family.contents}{family.seed}{family.pool}{grid.repeats}{grid.seed}{setting}{LONGEST}"
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 

@@ -67,14 +67,15 @@ def run_audit(settings: AuditConfig) -> "tuple[Mechanism, Verdict, float, bytes]
     """The mechanism, what is concluded, the delta that was asked at, and the canaries' scores as Parquet."""
     import pyarrow
 
-    from secagg_attacks.audit.guessing import strongest_delta
+    from secagg_attacks.audit.guessing import PAIR, grouped, strongest_delta
     from secagg_attacks.audit.training import audit_training
     from secagg_attacks.audit.verdict import FAMILY_WISE, judge
     from secagg_client.accounting import epsilon_spent
     from secagg_client.parquet import parquet_bytes
 
     mechanism = mechanism_of(settings.mechanism)
-    delta = strongest_delta(settings.canaries, FAMILY_WISE, lambda each: epsilon_spent(mechanism, each))
+    kind = PAIR if settings.copies == 1 else grouped(settings.copies)
+    delta = strongest_delta(settings.canaries, FAMILY_WISE, lambda each: epsilon_spent(mechanism, each), kind)
     canaries = audit_training(mechanism, settings.canaries, settings.seed, copies=settings.copies)
     verdict = judge(_claims(settings, mechanism, canaries, delta))
     scores = pyarrow.table({"score": canaries.scores, "member": canaries.is_in})

@@ -51,7 +51,7 @@ class Exposure:
 
     `chosen` says which attack stood for each run; `by_attack` has every attack's mean area. `rate` is the part of the
     members that is found at 1% false positives, threshold and attack chosen on the other half of the runs, or why there
-    is no such figure.
+    is no such figure. `runs` numbers the runs that `areas`, `chosen` and `scored` are of.
     """
 
     family: str
@@ -68,6 +68,7 @@ class Exposure:
     nonmembers: int
     roc: Curve = field(repr=False)
     scored: tuple[Scored, ...] = field(default=(), repr=False)
+    runs: tuple[int, ...] = ()
 
     @property
     def leaks(self) -> bool:
@@ -90,8 +91,8 @@ class Quality:
 
     @property
     def learnt(self) -> bool:
-        """Whether the interval of the gain excludes 0."""
-        return self.gain.low > 0
+        """Whether the interval of the gain excludes 0. One without width, of equal runs, is too coarse to say."""
+        return 0 < self.gain.low < self.gain.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def _exposure(cell: Cell, runs: Sequence[JobResult], view: ViewName) -> Exposure
         *cell, view, t_interval(own).within(0, 1), tuple(own), tuple(picks),
         dict(zip(names, areas.mean(axis=0).tolist(), strict=True)), shuffled.within(0, 1), _rate(scores, areas, names),
         len(last.members), len(last.nonmembers), curve(_pooled(chosen)),
-        tuple(each[pick] for each, pick in zip(asked, picks, strict=True)),
+        tuple(each[pick] for each, pick in zip(asked, picks, strict=True)), tuple(each.job.run for each in runs),
     )  # fmt: skip
 
 
@@ -258,24 +259,32 @@ def _differences(exposures: Sequence[Exposure]) -> list[Difference]:
     found = list[Difference]()
     for each in exposures:
         base = one.get((each.family, each.epsilon, each.view))
-        if each.rounds == 1 or base is None or len(base.areas) != len(each.areas):
+        if each.rounds == 1 or base is None:
             continue
-        gaps = [many - single for many, single in zip(each.areas, base.areas, strict=True)]
+        pairs = _paired(each, base)
+        if len(pairs) < 2:
+            continue
+        gaps = [each.areas[many] - base.areas[single] for many, single in pairs]
         found.append(
             Difference(
-                each.family, each.rounds, each.epsilon, each.view, t_interval(gaps), _by_example(each, base),
+                each.family, each.rounds, each.epsilon, each.view, t_interval(gaps), _by_example(each, base, pairs),
                 _detectable(gaps),
             )
         )  # fmt: skip
     return found
 
 
-def _by_example(many: Exposure, one: Exposure) -> Interval:
+def _paired(many: Exposure, one: Exposure) -> list[tuple[int, int]]:
+    """Where the runs of one number are in both cells: they have the same coins. A cell may lack a run."""
+    there = {run: place for place, run in enumerate(one.runs)}
+    return [(place, there[run]) for place, run in enumerate(many.runs) if run in there]
+
+
+def _by_example(many: Exposure, one: Exposure, pairs: Sequence[tuple[int, int]]) -> Interval:
     """The bootstrap over candidates, who are the same in both cells and in all runs."""
-    pairs = list(zip(many.scored, one.scored, strict=True))
 
     def difference(counts: NDArray[np.int64]) -> Floats:
-        gaps = [high.areas(counts) - low.areas(counts) for high, low in pairs]
+        gaps = [many.scored[high].areas(counts) - one.scored[low].areas(counts) for high, low in pairs]
         return np.asarray(np.mean(gaps, axis=0))
 
     return paired_bootstrap(difference, len(one.scored[0].values), seed=0)

@@ -215,7 +215,15 @@ class Jobs:
 
     def results(self) -> list[JobResult]:
         """Runs that are done."""
-        return [from_file(path) for pair in self.all() if (path := self.path(*pair)).exists()]
+        return [_result(path, pair[1]) for pair in self.all() if (path := self.path(*pair)).exists()]
+
+
+def _result(path: Path, job: Job) -> JobResult:
+    """A kept run. Raises StorageError for a file that is another's."""
+    found = from_file(path)
+    if found.job != job:
+        raise StorageError(f"{path}: holds another run's result; remove it, and its own is run again")
+    return found
 
 
 def _attempt(family_json: str, job: Job) -> bytes | str:

@@ -20,7 +20,8 @@ from secagg_attacks.audit.guessing import Canaries, bonferroni, reach, strongest
 from secagg_attacks.audit.verdict import FAMILY_WISE, HOLDS, LEAK, Claim, Verdict, judge
 from secagg_attacks.battery import attack_all
 from secagg_attacks.blind import LEAST, VOID, Blind, blind_baseline
-from secagg_attacks.intervals import Floats, Interval
+from secagg_attacks.intervals import Floats, Interval, t_interval
+from secagg_attacks.probe import probe_of
 from secagg_attacks.registry import attack_named
 from secagg_attacks.roc import Scores, auc, auc_interval, calibrated
 from secagg_attacks.views import Question, ViewName
@@ -30,6 +31,11 @@ from secagg_host.durable import make_folder, write_atomic
 NO_CLAIM = (
     "no claim on membership: these members and others were not drawn by coins before training (a session reserves that "
     "with [audit]), so a difference between them may be one of what the records are like"
+)
+NOTHING_LEARNT = "nothing learnt: the run changed too little on other records for a leak to be looked for"
+NO_POSITIVE = (
+    "no positive control: nothing here shows that these attacks would find a leak in this run. `secagg audit compare` "
+    "has one, and canaries are one for the bound"
 )
 BLIND = "the texts alone tell members from others: no score of the model means anything"
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -49,6 +55,7 @@ class Seen:
     floor: float
     shuffled: float
     rate: str
+    low_rate: str
     by_attack: dict[str, float]
 
 
@@ -66,6 +73,7 @@ class ReleaseAudit:
     undefined: dict[str, str]
     scores: dict[tuple[str, str], Floats] = field(repr=False)
     is_in: NDArray[np.bool_] = field(repr=False)
+    learnt: Interval | None = None
     planted: planting.PlantedAudit | None = None
     together: Together | None = None
 
@@ -76,7 +84,8 @@ class ReleaseAudit:
             return "membership was not asked"
         if not self.by_coin:
             return NO_CLAIM
-        return reading(max(each.floor for each in self.seen), self.blind)
+        said = reading(max(each.floor for each in self.seen), self.blind)
+        return NOTHING_LEARNT if said == HOLDS and self.learnt is not None and self.learnt.low <= 0 else said
 
 
 NOT_ASKED = ReleaseAudit((), 0, 0, False, None, None, (), {}, {}, np.zeros(0, dtype=bool))
@@ -181,6 +190,13 @@ def audit_release(
     inside = int(is_in.sum())
     enough = min(inside, len(is_in) - inside) >= LEAST
     blind = blind_baseline(units.texts(asked.question.candidates.texts), is_in, seed=0) if enough else None
+    if verdict is None:
+        notes.append(NO_POSITIVE)
+    learnt = _learnt(target, asked.question)
+    if learnt is not None:
+        notes.append(
+            f"on {learnt.count} other records the loss fell by {learnt.value:.4f} [{learnt.low:.4f}, {learnt.high:.4f}]"
+        )
     return ReleaseAudit(
         seen,
         inside,
@@ -192,7 +208,17 @@ def audit_release(
         undefined,
         scores,
         is_in,
+        learnt,
     )
+
+
+def _learnt(target: Target, question: Question) -> Interval | None:
+    """How far the loss of records that nobody trained on fell from the start to the release; None for too few."""
+    if len(question.population) < 2:
+        return None
+    probe = probe_of(target.public, question.population)
+    start, *_, release = target.view(ViewName.V3, question).models()
+    return t_interval((probe.losses(start) - probe.losses(release)).tolist())
 
 
 def judged(
@@ -205,17 +231,22 @@ def judged(
     best = max(areas, key=lambda name: areas[name])
     values, rows = mine[best], np.flatnonzero(~choosing)
     mixed = np.random.default_rng(0).permutation(is_in[rows])
-    try:
-        found = calibrated(values[choosing & ~is_in], _split(values, is_in, ~choosing), 0.01)
-        rate = f"{found.tpr.value:.3f} [{found.tpr.low:.3f}, {found.tpr.high:.3f}]"
-    except AuditError as error:
-        rate = f"refused: {error}"
+    others, judging = values[choosing & ~is_in], _split(values, is_in, ~choosing)
     return Seen(
         view, best, auc_interval(values[rows], is_in[rows], seed=0),
         auc_interval(values[rows], is_in[rows], seed=0, confidence=1 - 0.05 / together).low,
         auc(Scores(values[rows][mixed], values[rows][~mixed])),
-        rate, {name: auc(_split(v, is_in, ~choosing)) for name, v in mine.items()},
+        _rate(others, judging, 0.01), _rate(others, judging, 0.001),
+        {name: auc(_split(v, is_in, ~choosing)) for name, v in mine.items()},
     )  # fmt: skip
+
+
+def _rate(calibration: Floats, scores: Scores, fpr: float) -> str:
+    try:
+        found = calibrated(calibration, scores, fpr)
+    except AuditError as error:
+        return f"refused: {error} in each half"
+    return f"{found.tpr.value:.3f} [{found.tpr.low:.3f}, {found.tpr.high:.3f}]"
 
 
 def _split(values: Floats, is_in: NDArray[np.bool_], rows: NDArray[np.bool_]) -> Scores:
@@ -232,7 +263,10 @@ def _canaries(target: Target, path: Path, declared_size: int | None) -> Verdict:
     table = pyarrow.parquet.read_table(path)
     if "member" not in table.column_names:
         raise AuditError(f"{path}: has no column `member`: give the canaries.parquet that the client's draw wrote")
-    is_in = np.array(table.column("member").to_pylist(), dtype=bool)
+    coins = table.column("member").to_pylist()
+    if not all(isinstance(coin, bool) for coin in coins):
+        raise AuditError(f"{path}: column `member` holds other values than true and false")
+    is_in = np.array(coins, dtype=bool)
     _check_coins(target, path, is_in)
     candidates = target.examples(path)
     view = target.view(ViewName.V3, Question(candidates, candidates))
@@ -300,6 +334,7 @@ def to_json(found: ReleaseAudit) -> dict[str, Any]:
     verdict = found.canaries
     return {
         "reading": found.reading, "members": found.members, "others": found.others, "by_coin": found.by_coin,
+        "learnt": asdict(found.learnt) if found.learnt else None,
         "blind": asdict(found.blind) if found.blind else None, "views": [asdict(each) for each in found.seen],
         "canaries": _verdict(verdict) if verdict else None,
         "planted": planting.to_json(found.planted) if found.planted else None,
@@ -317,7 +352,7 @@ def lines(found: ReleaseAudit) -> Sequence[str]:
     out = [
         f"{each.view}: area {each.area.value:.3f} [{each.area.low:.3f}, {each.area.high:.3f}] by {each.attack}, of "
         f"{found.members} members and {found.others} others; shuffled {each.shuffled:.3f}; at 1% false positives "
-        f"{each.rate}"
+        f"{each.rate}; at .1% {each.low_rate}"
         for each in found.seen
     ]
     for finding in found.canaries.findings if found.canaries else ():

@@ -131,6 +131,8 @@ def short_lines(groups: Sequence[Group]) -> list[str]:
 def control_lines(groups: Sequence[Group], found: Findings, blind: Sequence[float]) -> tuple[list[str], list[str]]:
     """Controls as sentences, and those that failed, as warnings."""
     lines, warnings = list[str](), list[str]()
+    if not any(group.family.positive_control and not group.epsilon for group in groups):
+        warnings.append("There is no positive control: that nothing is found somewhere shows nothing.")
     for group in groups:
         if group.family.positive_control and not group.epsilon:
             best = max(each.area.value for each in group.exposures if each.view is ViewName.V1)

@@ -3,11 +3,13 @@
 import hashlib
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from secagg.plan import Frozen
+from secagg_app.simulate.sweep import content_hash
 
 DELTA = 1e-5
 
@@ -80,6 +82,12 @@ class Family(Frozen):
         """What a client declares: its part of the pool, halved by the coins, on average."""
         return self.pool // self.clients // 2
 
+    @property
+    def contents(self) -> str:
+        """Hashes of what is in local files, which may change under their names; empty where there are none."""
+        paths = [Path(name) for name in (self.model, self.source)]
+        return "".join(content_hash(path) for path in paths if path.exists())
+
     def jobs(self) -> "tuple[Job, ...]":
         """Every run of every combination; the first runs of all combinations come first."""
         return tuple(
@@ -124,7 +132,7 @@ class Job:
 
     def key(self, family: Family) -> str:
         """What names its file: the job, and all of its family that its result depends on."""
-        content = f"{asdict(self)}{family.model_dump_json(exclude={'rounds', 'epsilon', 'runs'})}"
+        content = f"{asdict(self)}{family.model_dump_json(exclude={'rounds', 'epsilon', 'runs'})}{family.contents}"
         return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 

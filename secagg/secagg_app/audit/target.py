@@ -108,6 +108,8 @@ def target_of(folder: Path, earlier: "Sequence[Path]", base: str | None, task: T
         loaded = load_base_for_command(base, str(config.get("base_model_name_or_path")), spec)
         plan = _plan_like(config, spec, loaded)
         if {each.name: each.shape for each in plan.tensors} == {name: t.shape for name, t in tensors.items()}:
+            if broken := [name for name, values in tensors.items() if not np.isfinite(values).all()]:
+                raise AuditError(f"{folder}: tensor {broken[0]} holds values that are no finite numbers")
             return Target(folder, Public(plan, loaded, 1, 1, 1), None, dict(tensors))
     raise AuditError(f"{folder}: its tensors are not those of LoRA on {loaded.architecture} for task {task.kind}")
 
@@ -117,6 +119,8 @@ def _plan_like(config: dict[str, Any], task: TaskSpec, base: LoadedBase) -> Plan
     targets = config.get("target_modules")
     if config.get("peft_type") != "LORA" or not isinstance(targets, list):
         raise AuditError("the adapter is not LoRA with a list of target modules: other kinds cannot be attacked yet")
+    if not isinstance(config.get("r"), int) or not isinstance(config.get("lora_alpha"), int | float):
+        raise AuditError("adapter_config.json lacks r or lora_alpha: it is none that PEFT wrote")
     layers = config.get("layers_to_transform")
     plain = {
         "base_model": str(config.get("base_model_name_or_path")), "method": "fedit", "rank": config["r"],
