@@ -90,7 +90,7 @@ def test_a_sweep_goes_on_where_it_was(simulation: Simulation, tmp_path: Path, mo
         for job in jobs:
             one = job[0]
             ran.append(one)
-            yield job, {**asdict(one), "value": 0.5, "start": 0.4, "seconds": 1.0, "measure": "accuracy"}
+            yield job, {**asdict(one), "value": 0.5, "start": 0.4, "seconds": 1.0, "measure": "accuracy", "size": 60}
 
     monkeypatch.setattr(sweep_module, "spread", here)
     with sweep.locked():

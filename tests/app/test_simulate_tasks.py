@@ -14,7 +14,7 @@ from secagg_app.demo.split import deduplicate
 from secagg_app.simulate.cell import Cell, Outcome
 from secagg_app.simulate.data import corpus_of
 from secagg_app.simulate.federation import run_cell
-from secagg_app.simulate.settings import Data, Simulation
+from secagg_app.simulate.settings import Data, Grid, Simulation
 from secagg_client.tasks import task_kinds
 from tests.client.images import DIGITS, digit_files, make_resnet, make_vit
 from tests.tiny import LABELS, sentences
@@ -116,3 +116,43 @@ def test_near_duplicates_are_found_by_what_is_said(tmp_path: Path) -> None:
     chats = [json.dumps([{"role": "user", "content": q}, {"role": "assistant", "content": "yes"}]) for q in "abca"]
     records = [Record(chat, said=kinds["chat"].said(chat)) for chat in chats]
     assert [record.said for record in deduplicate(records)] == ["a\nyes", "b\nyes", "c\nyes"]
+
+
+def test_settings_that_would_do_nothing_or_too_much_are_named(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    source = rows_file(tmp_path / "own.jsonl", [{"text": text} for text in texts(300)])
+    assert (Data(source=source).tuning, Data().tuning) == (0, 4800), "nobody tuned anything on a user's own data"
+    lm = {"kind": "lm", "max_length": 16}
+    with pytest.raises(ConfigError, match=r"batch has 200 .*set plan\.training\.batch_size lower"):
+        run(str(tiny_llama_dir), source, lm, {"training": {"batch_size": 200}})
+    simulation = Simulation(model=str(tiny_llama_dir), data=Data(source=source), plan={"task": lm})
+    skewed = simulation.model_copy(update={"grid": Grid(alpha=(1.0, 3.0))})
+    with pytest.raises(ConfigError, match="has no labels to skew"):
+        run_cell(skewed.cells()[0], skewed)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"plan": {"training": {"epsilon": 1}}}, "the grid says it"),
+        ({"plan": {"method": "ties"}}, "is said elsewhere"),
+        ({"options": {"sketch": {"size": 24}}}, "no method of the grid has this name"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Simulation.model_validate(content)
+
+
+def test_each_method_of_a_grid_has_options_of_its_own(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    words, labels = sentences(300)
+    rows = [{"text": text, "label": LABELS[label]} for text, label in zip(words, labels, strict=True)]
+    simulation = Simulation(
+        model=str(tiny_bert_dir),
+        data=Data(source=rows_file(tmp_path / "own.jsonl", rows), size=30, held_out=40),
+        plan={"lora_clip": 1.0, "training": TRAINING},
+        options={"sketch": {"size": 24}},
+        grid=Grid(methods=("ffa-lora", "sketch"), clients=(3,)),
+    )
+    found = [run_cell(cell, simulation) for cell in simulation.cells()]
+    assert [each.cell.method for each in found] == ["ffa-lora", "sketch"]
+    assert found[0].size == 30

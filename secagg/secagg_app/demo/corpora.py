@@ -139,7 +139,8 @@ def own_corpus(source: str, text_column: str, label_column: str | None, group_co
         if column is not None and column not in table.column_names:
             raise DataError(
                 f"{source}: no column {column!r}; it has {', '.join(map(repr, table.column_names))}. "
-                "Name the columns with --text-column, --label-column and --group-column"
+                "Name the columns: --text-column, --label-column and --group-column of the demo, text_column, "
+                "label_column and group_column in [data] of a simulation"
             )
     texts = [_text(source, row, value) for row, value in enumerate(table[text_column], 1)]
     groups = [""] * len(texts)

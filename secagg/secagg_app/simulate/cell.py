@@ -47,7 +47,8 @@ class Cell:
 class Outcome:
     """What a cell came to: `value` in `measure` on the held-out records, and what it cost.
 
-    `curve` has the value after each round; `start` the value before the first. Bytes are those of one client.
+    `curve` has the value after each round; `start` the value before the first. Bytes are those of one client, which
+    holds `size` records.
     """
 
     cell: Cell
@@ -61,6 +62,7 @@ class Outcome:
     bytes_up: int
     bytes_down: int
     seconds: float
+    size: int
     details: dict[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:

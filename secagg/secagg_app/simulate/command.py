@@ -27,7 +27,11 @@ def simulate(file: Path, out: Path, workers: int, ray: str | None) -> None:
     sweep = Sweep(Simulation.read(file), out)
     with sweep.locked():
         _fetch(sweep.simulation)
-        failed = run_sweep(sweep, workers, lambda text: click.echo(text, err=True), ray)
+        try:
+            failed = run_sweep(sweep, workers, lambda text: click.echo(text, err=True), ray)
+        except KeyboardInterrupt:
+            click.echo("stopped; what is done is kept, and the same command goes on from there", err=True)
+            raise
         if not sweep.rows():
             raise ConfigError(
                 f"no cell came to a result; the first: {failed[0].reason}" if failed else "no cell to run"

@@ -109,6 +109,10 @@ def divided(seed: int, clients: int, alpha: float, simulation_json: str) -> Spli
     simulation = Simulation.model_validate_json(simulation_json)
     data = simulation.data
     corpus = corpus_of(data.model_dump_json(), json.dumps(simulation.task))
+    if len(set(simulation.grid.alpha)) > 1 and not corpus.labels:
+        raise ConfigError(
+            f"grid.alpha: {corpus.source} has no labels to skew, so every alpha would be the same cell: leave one, 0"
+        )
     recipe = Recipe(tuning=data.tuning, size=data.size, held_out=data.held_out, alpha=alpha or None)
     if data.part == "tuning" and data.source != "plays":  # seven plays are set aside for good
         return split(tuning_part(corpus, data.tuning), replace(recipe, tuning=0), clients, 0, seed)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.encodings.registry import encoding_of
+from secagg.errors import ConfigError
 from secagg.plan import Plan, TaskSpec
 from secagg_app import assets
 from secagg_app.demo.settings import DELTA
@@ -203,6 +204,7 @@ def _outcome(
         bytes_up=sent,
         bytes_down=down if federation.cell.arm == "federated" else 0,
         seconds=took,
+        size=federation.size,
         details=details,
     )
 
@@ -211,6 +213,11 @@ def assemble(cell: Cell, simulation: Simulation) -> Federation:
     """Load the model and the data of a cell, and derive its plan. Raises ModelError, DataError, ConfigError."""
     parts = divided(cell.seed, cell.clients, cell.alpha, simulation.model_dump_json())
     config = plan_config_of(cell, simulation, parts)
+    if config.training.batch_size > parts.size:
+        raise ConfigError(
+            f"each client holds {parts.size} records, and a batch has {config.training.batch_size} (the recipe's, "
+            "where none is said): set plan.training.batch_size lower, or data.size higher"
+        )
     base = loaded_base(config.base_model, config.task.model_dump_json())
     plan = make_plan(config, base)
     labels = parts.corpus.labels
@@ -242,6 +249,8 @@ def plan_config_of(cell: Cell, simulation: Simulation, parts: Split) -> PlanConf
     for rate in ("learning_rate", "head_learning_rate"):
         if training.get(rate):
             training[rate] *= cell.learning_rate
+    if cell.method in simulation.options:
+        plain["options"] = simulation.options[cell.method]
     whole = {**plain, "method": cell.method, "base_model": model_path(simulation.model)}
     return validated(whole, "the simulation's plan")
 

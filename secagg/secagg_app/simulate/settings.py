@@ -10,12 +10,16 @@ from secagg.plan import Frozen
 from secagg_app.simulate.cell import Arm, Cell
 from secagg_host.config import load_toml
 
+BUILT_IN = ("tweets", "plays")
+"""The demo's corpora."""
+
 
 class Data(Frozen):
     """`source`: `tweets` or `plays` (the demo's), a data set id, or a local file. The last two have columns, those of
     the task; `group_column` holds a natural key, and where `alpha` is 0 clients have whole groups of it.
 
-    `size` records a client, `held_out` records that nobody trains on. `tuning` records are set aside before anything.
+    `size` records a client, `held_out` records that nobody trains on. `tuning` records are set aside before anything:
+    4,800 of the demo's corpora where nothing is said, and none of the user's own.
     `part = "tuning"` runs on those that are set aside instead: choose settings there, then run on the rest. Of plays,
     seven are set aside for good.
     """
@@ -30,7 +34,7 @@ class Data(Frozen):
     group_column: str | None = None
     size: int = Field(default=1800, ge=20)
     held_out: int = Field(default=1828, ge=20)
-    tuning: int = Field(default=4800, ge=0)
+    tuning: int = Field(default_factory=lambda data: 4800 if data["source"] in BUILT_IN else 0, ge=0)
     part: Literal["main", "tuning"] = "main"
 
     @property
@@ -74,6 +78,7 @@ class Grid(Frozen):
 
 class Simulation(Frozen):
     """A whole file. `plan` is the content of a plan.toml, laid over the demo's recipe for `tweets` and `plays`.
+    `options` are those of a method by its name, where a grid has several; `[plan.options]` are for all others.
 
     `sealed` false adds up the quantised vectors without encrypting them: the same sum, sooner. `curve` false scores
     after the last round only.
@@ -82,6 +87,7 @@ class Simulation(Frozen):
     model: str = "minilm"
     data: Data = Data()
     plan: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     grid: Grid = Grid()
     sealed: bool = True
     curve: bool = True
@@ -91,6 +97,13 @@ class Simulation(Frozen):
         training = self.plan.get("training")
         if isinstance(training, dict) and training.get("unit", "record") != "record":
             raise ValueError("plan.training.unit: simulated records are nobody's in particular; leave it at record")
+        if isinstance(training, dict) and "epsilon" in training:
+            raise ValueError("plan.training.epsilon: the grid says it: [grid] epsilon = [8.0]")
+        for name, instead in (("method", "[grid] methods"), ("base_model", "model at the top")):
+            if name in self.plan:
+                raise ValueError(f"plan.{name}: is said elsewhere in a simulation: {instead}")
+        if unknown := sorted(self.options.keys() - set(self.grid.methods)):
+            raise ValueError(f"options.{unknown[0]}: no method of the grid has this name")
         return self
 
     @classmethod

@@ -117,7 +117,8 @@ def run_sweep(sweep: Sweep, workers: int, say: Say, ray: str | None = None) -> l
             say(f"{done} of {len(cells)}: refused: {cell.title}: {row}")
             continue
         sweep.keep(cell, row)
-        say(f"{done} of {len(cells)}: {cell.title}: {_told(row)}")
+        few = f"; {row['size']} records a client, there are no more" if row["size"] < sweep.simulation.data.size else ""
+        say(f"{done} of {len(cells)}: {cell.title}: {_told(row)}{few}")
     return failed
 
 
