@@ -13,6 +13,7 @@ from secagg_host.config import load_toml
 from secagg_host.durable import make_folder, write_atomic
 
 if TYPE_CHECKING:
+    from secagg_attacks.audit.guessing import Canaries
     from secagg_attacks.audit.verdict import Claim, Verdict
     from secagg_client.accounting import Mechanism
 
@@ -45,7 +46,7 @@ class AuditConfig(Frozen):
 @click.command(epilog="Example: secagg audit dp --config examples/audit-dp.toml --out runs/audit-dp")
 @click.option("--config", required=True, type=click.Path(dir_okay=False, path_type=Path), help="What is accounted.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/audit-dp"),
-              show_default=True, help="audit.json and scores.parquet.")  # fmt: skip
+              show_default=True, help="report.html, audit.json and scores.parquet.")  # fmt: skip
 def dp(config: Path, out: Path) -> None:
     """Run the client's own DP-SGD on canaries, and hold an empirical lower bound against the accounted epsilon.
 
@@ -53,33 +54,41 @@ def dp(config: Path, out: Path) -> None:
     bound that so many canaries could have given stands beside it: an audit that cannot fail shows nothing.
     """
     settings = load_toml(config, AuditConfig)
-    mechanism, verdict, delta, scores = run_audit(settings)
+    mechanism, verdict, delta, canaries = run_audit(settings)
+    from secagg_app.audit.dp_report import page
+
     make_folder(out)
-    write_atomic(out / "scores.parquet", scores)
+    write_atomic(out / "scores.parquet", scores_file(canaries))
     plain = to_json(settings, mechanism, verdict, delta)
     write_atomic(out / "audit.json", (json.dumps(plain, indent=1) + "\n").encode())
-    click.echo("\n".join(lines(mechanism, verdict, delta)))
+    write_atomic(out / "report.html", page(settings, mechanism, verdict, delta, canaries).encode())
+    click.echo("\n".join([*lines(mechanism, verdict, delta), f"report: {out / 'report.html'}"]))
     if verdict.fails:
-        raise AuditError(f"{verdict.summary}; see {out / 'audit.json'}")
+        raise AuditError(f"{verdict.summary}; see {out / 'report.html'}")
 
 
-def run_audit(settings: AuditConfig) -> "tuple[Mechanism, Verdict, float, bytes]":
-    """The mechanism, what is concluded, the delta that was asked at, and the canaries' scores as Parquet."""
-    import pyarrow
-
+def run_audit(settings: AuditConfig) -> "tuple[Mechanism, Verdict, float, Canaries]":
+    """The mechanism, what is concluded, the delta that was asked at, and the canaries with their scores."""
     from secagg_attacks.audit.guessing import PAIR, grouped, strongest_delta
     from secagg_attacks.audit.training import audit_training
     from secagg_attacks.audit.verdict import FAMILY_WISE, judge
     from secagg_client.accounting import epsilon_spent
-    from secagg_client.parquet import parquet_bytes
 
     mechanism = mechanism_of(settings.mechanism)
     kind = PAIR if settings.copies == 1 else grouped(settings.copies)
     delta = strongest_delta(settings.canaries, FAMILY_WISE, lambda each: epsilon_spent(mechanism, each), kind)
     canaries = audit_training(mechanism, settings.canaries, settings.seed, copies=settings.copies)
     verdict = judge(_claims(settings, mechanism, canaries, delta))
-    scores = pyarrow.table({"score": canaries.scores, "member": canaries.is_in})
-    return mechanism, verdict, delta, parquet_bytes(scores)
+    return mechanism, verdict, delta, canaries
+
+
+def scores_file(canaries: "Canaries") -> bytes:
+    """Score and coin of each canary, as Parquet."""
+    import pyarrow
+
+    from secagg_client.parquet import parquet_bytes
+
+    return parquet_bytes(pyarrow.table({"score": canaries.scores, "member": canaries.is_in}))
 
 
 def mechanism_of(config: MechanismConfig) -> "Mechanism":
