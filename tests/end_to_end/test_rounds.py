@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 from secagg.certificate import ADAPTER, START
 from secagg.plan import Plan
 from secagg.signing import parse_model
+from secagg_app.audit.release import NOTHING_LEARNT
 from secagg_app.main import cli
+from secagg_attacks.audit.verdict import HOLDS, LEAK
 from secagg_client.client_config import ClientConfig
 from secagg_client.ledger import Ledger
 from secagg_client.ledger_entry import LedgerLimits
@@ -166,7 +168,8 @@ def test_the_finished_run_is_audited_on_what_a_client_reserved(study: Study, tmp
     found = json.loads((tmp_path / "exposure.json").read_text())
     assert found["by_coin"]
     assert [each["view"] for each in found["views"]] == ["v2", "v3"]
-    assert found["reading"] in ("no leak detected by these attacks", "leak detected")
+    learnt = found["learnt"]["low"] > 0  # noise is drawn anew in each run
+    assert found["reading"] in ((HOLDS, LEAK) if learnt else (NOTHING_LEARNT, LEAK))
     assert not found["canaries"]["fails"]
     assert found["canaries"]["findings"][0]["reach"] < 8
     assert set(found["views"][0]["by_attack"]) > {"loss", "update-cosine", "trajectory"}
