@@ -80,7 +80,7 @@ class Simulation(Frozen):
     """A whole file. `plan` is the content of a plan.toml, laid over the demo's recipe for `tweets` and `plays`.
     `options` are those of a method by its name, where a grid has several; `[plan.options]` are for all others.
 
-    `sealed` false adds up the quantised vectors without encrypting them: the same sum, sooner. `curve` false scores
+    `sealed` false takes the plain mean, neither quantised nor encrypted: sooner. `curve` false scores
     after the last round only.
     """
 
