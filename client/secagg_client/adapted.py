@@ -103,11 +103,19 @@ def _inject(base: LoadedBase, config: Mapping[str, JsonValue]) -> Any:
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT asks by its old name
             model = get_peft_model(base.model, LoraConfig(**{**known, "inference_mode": False}))
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in base.model.named_modules() if isinstance(m, nn.Linear)})
-        raise ModelError(
-            f"LoRA does not fit {base.architecture}: {error}. Its linear layers are named {', '.join(linear)}"
-        ) from error
+        raise ModelError(f"LoRA does not fit {base.architecture}: {error}. {_linear_layers(base.model)}") from error
     return model
+
+
+def _linear_layers(model: nn.Module) -> str:
+    """For an error: which names would do."""
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    own = {
+        name.removesuffix(".base_layer").rsplit(".", 1)[-1]
+        for name in linear
+        if not any(peft in name for peft in ("lora_", "original_module", "modules_to_save"))
+    }
+    return f"Its linear layers are named {', '.join(sorted(own))}"
 
 
 def _adapter_parameters(model: nn.Module, head: str | None) -> dict[str, nn.Parameter]:
@@ -117,7 +125,10 @@ def _adapter_parameters(model: nn.Module, head: str | None) -> dict[str, nn.Para
             continue
         key = state_key(name)
         if not key.endswith((".lora_A.weight", ".lora_B.weight")) and not (head and key.startswith(f"{PREFIX}{head}.")):
-            raise ModelError(f"{key}: only LoRA on linear and convolutional layers is supported")
+            raise ModelError(
+                f"{key}: only LoRA on linear and convolutional layers is supported: an embedding has no per-example "
+                f"gradients here. Choose other target_modules. {_linear_layers(model)}"
+            )
         parameter.data = parameter.data.float()
         found[key] = parameter
     return dict(sorted(found.items()))

@@ -24,7 +24,7 @@ EVENTS = "events.jsonl"
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(epilog="Example: secagg client run --config client.toml")
 def client() -> None:
     """Plan a training, and take part in one: train here, seal once, upload."""
 

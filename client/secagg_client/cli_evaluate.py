@@ -22,7 +22,8 @@ PUBLIC_FILE = 0o644
 
 
 @click.command(
-    epilog="Example: secagg evaluate runs/demo/release --data runs/demo/data/heldout.jsonl --base all-MiniLM-L6-v2"
+    epilog="Example: secagg evaluate runs/demo/release --data runs/demo/data/heldout.jsonl "
+    "--base sentence-transformers/all-MiniLM-L6-v2"
 )
 @click.argument("release", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--data", help="JSONL, CSV or Parquet file, or a Hugging Face data set id.")

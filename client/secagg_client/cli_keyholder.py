@@ -22,7 +22,7 @@ EVENTS = "events.jsonl"
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(epilog="Example: secagg keyholder run --config keyholder.toml")
 def keyholder() -> None:
     """Hold one share of each key, and open nothing but a sum that a quorum has endorsed."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(epilog="Example: secagg client ledger show --config client.toml")
 def ledger() -> None:
     """The institution's own record of the privacy it has spent: every run is entered before it begins."""
 
@@ -72,7 +72,7 @@ def _as_text(entries: Sequence[LedgerEntry], spent: Sequence["DataSpent"], limit
         when, mechanism = datetime.fromtimestamp(entry.time, UTC), entry.mechanism
         lines.append(
             f"{entry.number:4}  {when:%Y-%m-%d %H:%M}  {entry.kind:9}  session {entry.session[:16]} round "
-            f"{entry.round_number} attempt {entry.attempt}  {entry.name}: {mechanism.steps} steps, rate "
+            f"{entry.round_number + 1} attempt {entry.attempt}  {entry.name}: {mechanism.steps} steps, rate "
             f"{mechanism.rate:.4g}, sigma {mechanism.sigma:.4g}, {entry.noise} noise"
         )
     lines.append(f"limits: epsilon {limits.total_epsilon:g} at delta {limits.delta:g}; further sessions {repeated}")

@@ -210,7 +210,9 @@ class ClientRun:
         prepared.charge()
         self.checkpoint("charged")
         settings = descriptor.plan.training
-        self.patience.log.emit("training", steps=len(descriptor.steps), epsilon=settings.epsilon, delta=settings.delta)
+        taken = descriptor.steps
+        span = {"first_step": taken.start + 1, "last_step": taken.stop} if len(taken) < settings.steps else {}
+        self.patience.log.emit("training", steps=settings.steps, **span, epsilon=settings.epsilon, delta=settings.delta)
         trained = prepared.train()
         folder.keep_trained(descriptor.ctx, trained)
         self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)

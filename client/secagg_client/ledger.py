@@ -289,4 +289,4 @@ def _data_tag(book: OpenLedger, spend: Spend) -> str:
 
 
 def _title(entry: LedgerEntry) -> str:
-    return f"session {entry.session[:16]}, round {entry.round_number}"
+    return f"session {entry.session[:16]}, round {entry.round_number + 1}"

@@ -69,6 +69,12 @@ def load_complete(model: str, auto: Any, task: TaskSpec) -> Any:
     """As `load_stock`; raises ModelError when the file lacks any tensor of the model."""
     loaded, info = load_stock(model, auto, task)
     missing = sorted(info["missing_keys"])
+    body = f"{getattr(loaded, 'base_model_prefix', '')}."
+    if missing and not any(name.startswith(body) for name in missing):
+        raise ModelError(
+            f"model {model}: the file holds no head that predicts tokens ({missing[0]} is not there): it is an "
+            f"encoder, or another model without one. Task {task.kind} needs a causal language model"
+        )
     if missing:
         raise ModelError(f"model {model}: the file lacks {missing[0]} and {len(missing) - 1} more tensors")
     return loaded

@@ -40,7 +40,12 @@ def plan_config(path: Path | None, options: Mapping[str, object]) -> PlanConfig:
         "task": {**defaults, **task},
         "training": DEFAULT_TRAINING | training,
     }
-    return validated(content, str(path or "plan"))
+    where = str(path or "plan")
+    if "base_model" not in content:
+        raise ConfigError(f"{where}: no base model is named: give --model, or base_model in a file for --config")
+    if "kind" not in task:
+        raise ConfigError(f"{where}: no task is named: give --task, or kind under [task] in a file for --config")
+    return validated(content, where)
 
 
 def validated(content: Mapping[str, Any], where: str) -> PlanConfig:

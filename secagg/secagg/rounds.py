@@ -123,6 +123,18 @@ def check_follows(earlier: "Descriptor", adapter: bytes, descriptor: "Descriptor
             raise ProtocolViolation(f"the rounds of a series must be alike, but their {name} differ")
     if descriptor.number != earlier.number + 1:
         raise ProtocolViolation(f"round {descriptor.number} (from 0) cannot follow round {earlier.number}")
+    _check_fresh_keys(earlier, descriptor)
+
+
+def _check_fresh_keys(earlier: "Descriptor", descriptor: "Descriptor") -> None:
+    """A session key serves one session: its holder erased it at the release, and would never open a box again."""
+    used = {member.offer.statement.public_key for member in earlier.committee}
+    for holder, member in zip(descriptor.holders, descriptor.committee, strict=True):
+        if member.offer.statement.public_key in used:
+            raise ProtocolViolation(
+                f"the key offer of {holder.title} was used in the round before, and its key is erased: ask for a new "
+                "one (secagg keyholder offer --out NEW-FILE) and name that file in session.toml"
+            )
 
 
 def _agreement(descriptor: "Descriptor") -> dict[str, object]:

@@ -22,7 +22,7 @@ PUBLIC_FILE, PUBLIC_FOLDER = 0o644, 0o755
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(epilog="Example: secagg release annotate release --evaluation evaluation.json --identity coordinator")
 def release() -> None:
     """Work on a release as its coordinator."""
 

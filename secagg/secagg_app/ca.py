@@ -39,7 +39,7 @@ def party_options(command: Command) -> Command:
     return command
 
 
-@click.group()
+@click.group(epilog="Example: secagg ca show identity/certificate.pem")
 def ca() -> None:
     """A small certificate authority: names, roles and institutions in X.509.
 

@@ -82,7 +82,7 @@ class SessionConfig(Frozen):
         )
 
 
-@click.group()
+@click.group(epilog="Example: secagg session show session.json")
 def session() -> None:
     """Make and read session descriptors: everything that is agreed before anybody trains."""
 

@@ -123,7 +123,9 @@ def _stock_model(load: Workload, *, freeze_a: bool) -> nn.Module:
         )
     kind = "CAUSAL_LM" if load.task.kind == "lm" else "SEQ_CLS"
     config = LoraConfig(task_type=kind, r=8, lora_alpha=16, target_modules=list(MODULES[load.task.kind]))
-    model: nn.Module = get_peft_model(base, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT asks by its old name
+        model: nn.Module = get_peft_model(base, config)
     if freeze_a:
         for name, parameter in model.named_parameters():
             if "lora_A" in name:

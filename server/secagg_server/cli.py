@@ -9,7 +9,7 @@ from secagg_host.config import load_toml
 from secagg_server.config import ServerConfig
 
 
-@click.group()
+@click.group(epilog="Example: secagg server run --config server.toml")
 def server() -> None:
     """Run the coordinator: it collects sealed uploads and can open nothing alone."""
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,12 +13,6 @@ from secagg_app.lazy import LazyCommand, LazyGroup
 from secagg_app.main import COMMANDS, cli
 from secagg_host.durable import FolderLock
 from tests.study import Study
-
-LEAVES = (
-    "ca init", "ca request", "ca issue", "ca show", "session create", "session show", "server run", "keyholder offer",
-    "keyholder run", "client plan", "client ledger init", "client ledger show", "client run", "verify", "evaluate",
-    "release annotate", "bench protocols", "demo", "audit plant",
-)  # fmt: skip
 
 BLOCK = """
 import sys
@@ -42,11 +37,25 @@ def run_without(absent: tuple[str, ...], *args: str) -> subprocess.CompletedProc
 TRAINING = ("torch", "transformers", "peft", "opacus", "datasets", "dp_accounting", "sklearn")
 
 
-@pytest.mark.parametrize("words", LEAVES)
-def test_every_command_has_help_with_an_example(words: str) -> None:
-    result = CliRunner().invoke(cli, [*words.split(), "--help"])
-    assert result.exit_code == 0, result.output
-    assert "Example: secagg " + words in " ".join(result.output.split())
+def commands(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command and group below `command`, by its words."""
+    if words:
+        yield words
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, (*words, name))
+
+
+def test_every_command_and_group_has_help_with_an_example() -> None:
+    every = list(commands(cli))
+    assert len(every) > len(COMMANDS) + 15
+    for words in every:
+        result = CliRunner().invoke(cli, [*words, "--help"])
+        assert result.exit_code == 0, result.output
+        assert "Example: secagg " + " ".join(words) in " ".join(result.output.split()), words
 
 
 def test_the_list_of_commands_imports_none_of_them() -> None:

@@ -203,5 +203,6 @@ def test_bad_images_are_named_by_their_row(vit: LoadedBase, tmp_path: Path) -> N
         load_examples(DataConfig(source=str(table)), IMAGE)
     good = digits(range(1))
     cut = base64.b64encode(base64.b64decode(good.texts[0])[:60]).decode()
-    with pytest.raises(DataError, match="digits, row 2: the image cannot be read"):
-        make_task(IMAGE, vit.tokenizer).encode(Examples("digits", (good.texts[0], cut), (0, 0)))
+    for bad in (cut, "no image at all", "YWJj"):
+        with pytest.raises(DataError, match="digits, row 2: the image cannot be read"):
+            make_task(IMAGE, vit.tokenizer).encode(Examples("digits", (good.texts[0], bad), (0, 0)))

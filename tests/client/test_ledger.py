@@ -154,7 +154,7 @@ def test_rounds_compose_in_one_session_and_their_attempts_do_not(ledger: Ledger)
         assert ledger.begin(here, ONCE).attempt == 2
         assert ledger.check(here, ONCE) == once
         ledger.mark_sealed(A, ROOT, number)
-    with pytest.raises(LedgerError, match="round 1 is already sealed: it is not trained again"):
+    with pytest.raises(LedgerError, match="round 2 is already sealed: it is not trained again"):
         ledger.check(spend(A, data, round_number=1), ONCE)
     with pytest.raises(PolicyViolation, match="already used in session aaaa"):
         ledger.check(spend(B, data), ONCE)
@@ -182,7 +182,7 @@ def test_an_abandoned_round_leaves_the_others(ledger: Ledger) -> None:
     ledger.abandon(A, 1)
     one = epsilon_of([MECHANISM.event()], 1e-5)
     assert ledger.spent(ONCE)[0].epsilon == pytest.approx(one, rel=0.01)
-    with pytest.raises(LedgerError, match="round 1 is already abandoned"):
+    with pytest.raises(LedgerError, match="round 2 is already abandoned"):
         ledger.mark_sealed(A, ROOT, 1)
     ledger.mark_sealed(A, ROOT, 0)
 

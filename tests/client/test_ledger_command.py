@@ -73,7 +73,7 @@ def test_entries_spending_and_limits_are_shown(study: Study) -> None:
     text = ledger(study, "client-3", "show").stdout
     assert "3 lines, verified" in text
     assert "2023-11-14 22:13  sealed" in text
-    assert "round 2 attempt 1  ward 7: 20 steps, rate 0.2, sigma 1.6, secure noise" in text
+    assert "round 3 attempt 1  ward 7: 20 steps, rate 0.2, sigma 1.6, secure noise" in text
     assert "limits: epsilon 8 at delta 1e-05; further sessions allowed" in text
     shown = json.loads(ledger(study, "client-3", "show", "--json").stdout)
     (spent,) = shown["spent"]

@@ -345,6 +345,10 @@ def test_a_plan_for_another_method_says_what_it_reveals(tiny_bert_dir: Path, tmp
     assert (config.method, config.options) == ("sketch", {"size": 8})
     with pytest.raises(ConfigError, match=r"--option size: write NAME=VALUE"):
         plan_config(tmp_path / "plan.toml", {"method_options": ("size",)})
+    with pytest.raises(ConfigError, match=r"^plan: no base model is named: give --model"):
+        plan_config(None, {"task": "classify"})
+    with pytest.raises(ConfigError, match=r"^plan: no task is named: give --task"):
+        plan_config(None, {"model": "a"})
     help_text = "".join(CliRunner().invoke(cli, ["client", "plan", "--help"]).output.split())
     assert all("".join(encoding.reveals.split()) in help_text for encoding in encodings().values())
 

@@ -62,6 +62,11 @@ def test_hash_covers_every_weight_and_the_config_that_computes(tiny_bert_dir: Pa
     assert loaded(copy, MEAN).model_hash != original
 
 
+def test_an_encoder_is_no_language_model(tiny_bert_dir: Path) -> None:
+    with pytest.raises(ModelError, match=r"it is an encoder.* Task lm needs a causal language model"):
+        load_base(str(tiny_bert_dir), TaskSpec(kind="lm", max_length=16))
+
+
 def test_hash_leaves_the_head_out(tiny_bert_dir: Path, tmp_path: Path) -> None:
     """Three labels or two, a fresh head or one from the file: the pretrained part is the same."""
     three = TaskSpec(kind="classify", labels=("a", "b", "c"), max_length=32)

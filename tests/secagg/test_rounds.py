@@ -144,6 +144,13 @@ def test_the_agreement_stays_through_a_series(
         check_follows(one.descriptor, one.release[ADAPTER], other)
 
 
+def test_a_session_key_serves_one_round(rounds: tuple[Small, Small]) -> None:
+    one, two = rounds
+    used = (*two.descriptor.committee[:2], one.descriptor.committee[2], *two.descriptor.committee[3:])
+    with pytest.raises(ProtocolViolation, match=r"key offer of Key-holder 3/holder was used .*ask for a new one"):
+        check_follows(one.descriptor, one.release[ADAPTER], two.descriptor.model_copy(update={"committee": used}))
+
+
 def test_a_round_is_not_left_out_or_done_from_another_adapter(rounds: tuple[Small, Small]) -> None:
     one, _ = rounds
     previous = Previous(series=one.descriptor.series, ctx=one.descriptor.ctx, adapter=C)

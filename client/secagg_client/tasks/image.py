@@ -86,8 +86,8 @@ class ImageTask(Task[ImageRow, ImageBatch]):
         """Bytes and class of each image, each decoded once to see that it can be. Raises DataError."""
         rows = list[ImageRow]()
         for number, (text, label) in enumerate(zip(examples.texts, examples.labels, strict=True), 1):
-            data = base64.b64decode(text)
             try:
+                data = base64.b64decode(text, validate=True)
                 decoded(data)
             except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
                 raise DataError(f"{examples.source}, row {number}: the image cannot be read") from None
