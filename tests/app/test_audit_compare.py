@@ -191,6 +191,7 @@ def test_the_report_says_what_it_must(family: Family) -> None:
     assert "leak detected" in html
     assert HOLDS in html
     assert "not defined" in html
+    assert "would by chance if nothing leaked; with Holm" in " ".join(html.split())
     assert html.count("<svg") == 4
     lines = short_lines(groups_of(study, found))
     assert any("nothing learnt" in line for line in lines if "epsilon 8" in line)

@@ -14,6 +14,7 @@ from secagg_app.audit.plots import capacity_plot, exposure_plot, frontier_plot, 
 from secagg_app.audit.settings import DELTA, Family, Study
 from secagg_attacks.audit.verdict import HOLDS, LEAK
 from secagg_attacks.intervals import Interval
+from secagg_attacks.multiplicity import holm, p_above, p_not_zero
 from secagg_attacks.views import TITLES, ViewName
 from secagg_server.pages import templates
 
@@ -146,6 +147,7 @@ def control_lines(groups: Sequence[Group], found: Findings, blind: Sequence[floa
         f"{len(outside)} of {len(found.exposures)} cells; about {0.05 * len(found.exposures):.1f} are expected by "
         "chance."
     )
+    lines += chance_lines(found)
     smallest = min(blind, default=1.0)
     lines.append(
         f"Blind baseline: from the texts alone, smallest p of {len(blind)} runs {smallest:.3g}; below .001 a run is "
@@ -159,6 +161,30 @@ def control_lines(groups: Sequence[Group], found: Findings, blind: Sequence[floa
         "V1 is recorded by the simulator alone; a deployed client writes no plain update.",
     ]
     return lines, warnings
+
+
+def chance_lines(found: Findings) -> list[str]:
+    """How many readings chance alone would give, and how many stay when that is corrected for."""
+    areas, differences = found.exposures, found.differences
+    sure = sum(holm([p_above(each.areas, 0.5) for each in areas]))
+    lines = [
+        f"Many intervals: {sum(each.leaks for each in areas)} of {len(areas)} areas lie above one half, about "
+        f"{0.025 * len(areas):.1f} would by chance if nothing leaked; with Holm's correction over all of them, "
+        f"{sure} do."
+    ]
+    if differences:
+        apart = sum(not each.difference.low <= 0 <= each.difference.high for each in differences)
+        sure = sum(holm([p_not_zero(each.difference) for each in differences]))
+        lines.append(
+            f"{apart} of {len(differences)} differences from one round exclude 0, about {0.05 * len(differences):.1f} "
+            f"would by chance; with Holm's correction, {sure} do."
+        )
+    if len({each.family for each in areas}) > 1:
+        lines.append(
+            "Families share seeds: run k of one has the candidates and coins that run k of another has, so what "
+            "chance does to one may show in another."
+        )
+    return lines
 
 
 def interval_text(found: Interval) -> str:
