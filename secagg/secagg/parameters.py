@@ -23,7 +23,8 @@ from secagg.errors import ParameterError
 MIN_SECURITY_BITS = 128
 MAX_FAILURE_LOG2 = -60.0
 MAX_BITS = 24
-MAX_LIMBS = 8
+MAX_LIMBS = 52
+"""What fits for the smallest values there are: 1 bit, two contributors."""
 MAX_COHORT = 1 << 20
 MAX_LENGTH = 1 << 36
 RESIDUE_BITS = 30
@@ -41,7 +42,11 @@ class Ring:
 
 
 RINGS = MappingProxyType({"n4096q90": Ring(ring.DEGREE, ring.PRIMES, 131, 159)})
-"""Rings that meet MIN_SECURITY_BITS. Names are part of the wire format."""
+"""Rings that meet MIN_SECURITY_BITS. Names are part of the wire format.
+
+One ring carries every (bits, n_max, length) within the limits above; docs/security-levels.md has the table of limbs,
+what a second ring would save, and how the levels were computed (benchmarks/security_levels.py).
+"""
 
 
 @dataclass(frozen=True, slots=True)
