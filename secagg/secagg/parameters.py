@@ -63,7 +63,8 @@ class SealedParameters:
         length: L, values in a vector.
 
     Raises:
-        ParameterError: unknown or altered ring, a number out of range, or a failure probability above 2^-60.
+        ParameterError: unknown or altered ring, a number out of range, a base that is not invertible modulo every
+            prime, or a failure probability above 2^-60.
     """
 
     name: str
@@ -89,6 +90,11 @@ class SealedParameters:
                 raise ParameterError(f"{field} is {value!r}; it must be an integer from {low} to {high}")
         if row.core_svp_bits < MIN_SECURITY_BITS:
             raise ParameterError(f"{self.name}: {row.core_svp_bits} bits of security, below {MIN_SECURITY_BITS}")
+        if math.gcd(self.base, self.modulus) != 1:
+            raise ParameterError(
+                f"n_max {self.n_max} with {self.bits} bits makes the limb base {self.base}, a multiple of a prime of "
+                f"{self.name}: modulo that prime a ciphertext would carry no noise (§3.2a). Take another n_max"
+            )
         if self.failure_log2 > MAX_FAILURE_LOG2:
             raise ParameterError(
                 f"{self.name} with {self.limbs} limbs fails to open {self.n_max} contributors of {self.bits} bits "

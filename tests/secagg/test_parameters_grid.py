@@ -4,12 +4,34 @@ import math
 
 import pytest
 
-from secagg import gaussian
+from secagg import gaussian, ring
 from secagg.errors import ParameterError
 from secagg.parameters import MAX_COHORT, MAX_LENGTH, MAX_LIMBS, RINGS, SealedParameters, choose
 from tests.twin import parameters as twin
 
-COHORTS = (2, 3, 4, 5, 8, 10, 13, 16, 17, 30, 47, 100, 316, 1000, 3000, 10_000, 31_623, 65_536, 99_999, 100_000, MAX_COHORT)
+COHORTS = (
+    2,
+    3,
+    4,
+    5,
+    8,
+    10,
+    13,
+    16,
+    17,
+    30,
+    47,
+    100,
+    316,
+    1000,
+    3000,
+    10_000,
+    31_623,
+    65_536,
+    99_999,
+    100_000,
+    MAX_COHORT,
+)
 LENGTHS = (1, 4096, 100_000, 1_000_000, 10**9, MAX_LENGTH)
 
 
@@ -56,6 +78,27 @@ def test_no_other_number_of_limbs_is_both_safe_and_tighter() -> None:
 def test_no_session_wants_more_limbs_than_the_limit() -> None:
     assert twin.tightest(1, 2, 52 * 4096) == MAX_LIMBS
     assert twin.failure_log2(MAX_LIMBS + 1, 1, 2, 1) > -60
+
+
+WITHOUT_NOISE = ((14, 131_071), (15, 65_535), (16, 32_767), (16, 131_065), (17, 16_383))
+
+
+@pytest.mark.parametrize(("bits", "n_max"), WITHOUT_NOISE)
+def test_a_coordinator_that_picks_a_cohort_without_noise_is_refused(bits: int, n_max: int) -> None:
+    assert any((n_max * (2**bits - 1) + 1) % prime == 0 for prime in ring.PRIMES)
+    with pytest.raises(ParameterError, match="no noise"):
+        choose(bits, n_max, 100)
+    assert choose(bits, n_max + 1, 100).limbs == 1
+
+
+def test_no_other_cohort_is_without_noise() -> None:
+    found = [
+        (bits, n_max)
+        for bits in range(1, 25)
+        for prime in ring.PRIMES
+        for n_max in range(-pow(2**bits - 1, -1, prime) % prime, MAX_COHORT + 1, prime)
+    ]
+    assert sorted(found) == list(WITHOUT_NOISE)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def failure_log2(limbs: int, bits: int, n_max: int, length: int) -> float:
     """log2 of the probability that |T sum(e) + sum(m)| < q/2 fails in any coefficient."""
     q = math.prod(primes())
     plain = (n_max * (2**bits - 1) + 1) ** limbs
+    if any(plain % prime == 0 for prime in primes()):
+        return math.inf  # not that it fails to open: it has no noise modulo that prime
     bound = (q // 2 - (plain - 1)) // plain  # T*bound + (T - 1) is still within
     if bound < 1:
         return math.inf
