@@ -83,7 +83,10 @@ def _uri(role: Role, institution: str, name: str) -> str:
 
 
 def _parse_uri(uri: str) -> tuple[Role, str, str]:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets or letters that no host has
+        raise CertificateInvalid(f"subject alternative name {uri!r} is not an address") from error
     path = parts.path.split("/")
     if parts.scheme != "secagg" or len(path) != 3 or path[0]:
         raise CertificateInvalid(f"subject alternative name {uri!r} is not secagg://ROLE/INSTITUTION/NAME")
