@@ -1,6 +1,5 @@
 """The published session: every party's part made again from the same randomness, byte for byte; liars refused."""
 
-import base64
 import copy
 import json
 from functools import cache
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from secagg.accumulate import Accumulator
 from secagg.boxes import BoxContext, SessionKey, open_box
@@ -16,10 +14,8 @@ from secagg.contributor import SealedUpload, seal_contribution
 from secagg.coordinator import check_share_answer, fix_candidate, mean_change, open_with_shares, settle
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import SecaggError
-from secagg.evidence import MemberEvidence, ShareAnswer
+from secagg.evidence import ShareAnswer
 from secagg.identity import Identity, identify
-from secagg.keyholder import KeyHolder
-from secagg.merkle import path
 from secagg.messages import (
     FinalSet,
     SignedCandidate,
@@ -28,19 +24,17 @@ from secagg.messages import (
     SignedShareSum,
     SignedUpload,
 )
-from secagg.policy import Policy, adapter_schema_hash
 from secagg.privacy import PrivacyStatement
-from secagg.run import MemoryJournal, MemoryKeys
 from secagg.sets import check_candidate, check_final, check_upload, verify_endorsements
 from secagg.shamir import sum_shares
-from secagg.signing import Signed, Signer, parse_model
-from tests.twin import statements as twin
+from secagg.signing import Signed, parse_model
 from tests.twin.predictable import PredictableRandomness
 from tests.vectors import session
-from tests.vectors.common import Json, digest, fixed
-from tests.vectors.reading import load, of_array, title
+from tests.vectors.common import Json, digest
+from tests.vectors.reading import of_array, title
+from tests.vectors.replay import descriptor, evidence, key_holder, published, signer, uploads
 
-WANTED = load("session")
+WANTED = published()
 CHOSEN = [i for i in range(session.CLIENTS) if i != session.COMPLAINED_ABOUT]
 
 
@@ -53,30 +47,12 @@ def plain(signed: Signed[Any]) -> object:
 
 
 @cache
-def descriptor() -> Descriptor:
-    found = parse_model(SignedDescriptor, text(WANTED["session"])).check(approved=True)
-    assert found.ctx == WANTED["ctx"]
-    return found
-
-
-def signer(title_: str) -> Signer:
-    key = twin.signing_key(session.seed(title_)).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return Signer(session.certificate(title_).encode(), key)
-
-
-@cache
 def sealed(client: int) -> SealedUpload:
     change = np.array(session.change(client), dtype=np.float32)
     assert of_array(change) == WANTED["clients"][client]["change_float32_sha256"]
     random = PredictableRandomness(b"seal of client %d" % client)
     privacy = PrivacyStatement(**session.PRIVACY)
     return seal_contribution(descriptor(), signer(f"client {client}"), change, privacy, random)
-
-
-def uploads() -> list[SignedUpload]:
-    return [SignedUpload.parse(text(one["upload"])) for one in WANTED["clients"]]
 
 
 def final() -> FinalSet:
@@ -101,34 +77,6 @@ def test_client(client: int) -> None:
 def test_uploads_are_accepted() -> None:
     for signed in uploads():
         check_upload(descriptor(), signed, signed.signer)
-
-
-def key_holder() -> KeyHolder:
-    one = signer("holder 0")
-    plan = descriptor().plan
-    policy = Policy(
-        coordinator=descriptor().coordinator_identity.fingerprint,
-        committee={identity.title: identity.fingerprint for identity in descriptor().holders},
-        institutions={identity.institution: identity.fingerprint for identity in descriptor().clients.values()},
-        required_institutions=3,
-        n_min=3,
-        base_model_hashes=(plan.base_model_hash,),
-        adapter_schema_hashes=(adapter_schema_hash(plan),),
-        max_epsilon=8.0,
-        max_delta=1e-5,
-    )
-    keys = MemoryKeys()
-    keys.put(descriptor().committee[0].offer.statement.digest, SessionKey.from_bytes(session.session_seed(0)))
-    return KeyHolder(one, policy, fixed()["authority"], MemoryJournal(), keys)
-
-
-def evidence(members: list[str]) -> list[MemberEvidence]:
-    shown = dict[str, MemberEvidence]()
-    for client, signed in enumerate(uploads()):
-        kept = fixed()["session_boxes"][client]
-        leaves = [bytes.fromhex(leaf) for leaf in kept["leaves"]]
-        shown[signed.signer] = MemberEvidence(signed, base64.b64decode(kept["first"]), path(leaves, 0))
-    return [shown[member] for member in members]
 
 
 def test_key_holder() -> None:
