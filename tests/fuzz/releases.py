@@ -6,7 +6,10 @@ from functools import cache
 from safetensors.numpy import load as load_tensors
 
 from secagg import certificate
+from secagg.adapter import start_tensors
 from secagg.certificate import ReleaseCertificate, SignedRelease
+from secagg.release import load_tensors as load_file
+from secagg.rounds import resumed
 from secagg.signing import parse_model
 from secagg.verify import read_opening, verify_release
 from tests.fuzz.mutate import frame, parts_of
@@ -62,6 +65,17 @@ def opening_seeds() -> list[bytes]:
     return [frame([raw])]
 
 
+def start_seeds() -> list[bytes]:
+    """An adapter from which a later round starts."""
+    return [frame([small().release[certificate.ADAPTER]])]
+
+
+def run_start(data: bytes) -> object:
+    """`start.safetensors`, whose hash a lying coordinator may have put into the descriptor."""
+    tensors = load_file(parts_of(data, 1)[0], certificate.START)
+    return start_tensors(resumed(small().plan, tensors))
+
+
 def run_release_json(data: bytes) -> object:
     """`release.json` alone."""
     signed = certificate.parse_certificate(parts_of(data, 1)[0])
@@ -72,4 +86,5 @@ TARGETS: tuple[Target, ...] = (
     Target("release", release_seeds, run_release),
     Target("release-json", one_seed(lambda: small().release[certificate.CERTIFICATE]), run_release_json),
     Target("opening", opening_seeds, run_opening),
+    Target("start", start_seeds, run_start),
 )

@@ -15,7 +15,7 @@ from secagg.policy import check_authority
 from secagg.sets import check_candidate, check_final, check_peers
 from secagg.signing import Signer, parse_model
 from tests.fuzz.mutate import frame, parts_of
-from tests.fuzz.target import Target, one_seed, text
+from tests.fuzz.target import Target, text
 from tests.vectors import session
 from tests.vectors.common import fixed
 from tests.vectors.reading import load
@@ -61,6 +61,21 @@ def run_statement(data: bytes) -> object:
     kind, raw = parts_of(data, 2)
     signed = SIGNED[kind[0] % len(SIGNED) if kind else 0].parse(raw)
     return signed.verify(everyone().get(signed.signer, descriptor().coordinator_identity))
+
+
+def descriptor_seeds() -> list[bytes]:
+    """The session; and as one of a series, with an audit reserve, whose signature is then no longer right."""
+    whole = published()["session"]
+    previous = {"series": "11" * 32, "ctx": "22" * 32, "adapter": "33" * 32}
+    others: list[dict[str, Any]] = [
+        {"round": {"number": 0, "rounds": 2, "previous": None}},
+        {"round": {"number": 1, "rounds": 2, "previous": previous}, "audit": {"hold_out": 0.1, "canaries": 5}},
+    ]
+    seeds = [text(whole)]
+    for other in others:
+        statement = {**whole["descriptor"]["statement"], **other}
+        seeds.append(text({**whole, "descriptor": {**whole["descriptor"], "statement": statement}}))
+    return [frame([seed]) for seed in seeds]
 
 
 def run_descriptor(data: bytes) -> object:
@@ -109,6 +124,6 @@ def set_seeds() -> list[bytes]:
 
 TARGETS: tuple[Target, ...] = (
     Target("statements", statement_seeds, run_statement),
-    Target("descriptor", one_seed(lambda: text(published()["session"])), run_descriptor),
+    Target("descriptor", descriptor_seeds, run_descriptor),
     Target("sets", set_seeds, run_sets),
 )
