@@ -20,7 +20,7 @@ from secagg.parameters import choose
 from secagg.sealing import seal
 from tests.fuzz.mutate import frame, parts_of
 from tests.fuzz.statements import liar
-from tests.fuzz.target import Target, one_seed, text
+from tests.fuzz.target import Target, genuine, one_seed, text
 from tests.twin.predictable import PredictableRandomness
 from tests.vectors import session
 from tests.vectors.common import CTX, fixed
@@ -70,7 +70,9 @@ def box_parts() -> tuple[SessionKey, BoxContext]:
 def run_box(data: bytes) -> object:
     """A box."""
     key, context = box_parts()
-    return open_box(parts_of(data, 1)[0], key, context, load_box_size())
+    share = open_box(parts_of(data, 1)[0], key, context, load_box_size())
+    genuine(share, PredictableRandomness(b"boxed share")(load_box_size()))
+    return share
 
 
 @cache
@@ -100,7 +102,17 @@ def run_evidence(data: bytes) -> object:
     steps = tuple(joined[at : at + 32] for at in range(0, len(joined), 32))
     statement = upload.statement
     members = (SetMember(client=statement.client, upload_root=statement.upload_root),)
-    return list(HOLDER._shares(descriptor(), members, [MemberEvidence(upload, box, steps)]))
+    found = list(HOLDER._shares(descriptor(), members, [MemberEvidence(upload, box, steps)]))
+    if how[:1] != b"\1":
+        genuine((statement.digest, found[0][1]), first_shares())
+    return found
+
+
+@cache
+def first_shares() -> frozenset[tuple[str, bytes]]:
+    """Every client's upload with its share for key-holder 0."""
+    signed = [SignedUpload.parse(text(one["upload"])).statement.digest for one in published()["clients"]]
+    return frozenset((digest, session.sealed(client)[2][0]) for client, digest in enumerate(signed))
 
 
 @cache
@@ -123,6 +135,8 @@ def run_share_answer(data: bytes) -> None:
     how, raw, share = parts_of(data, 3)
     signed = liar(SignedShareSum.parse(raw), "holder 0" if how[:1] == b"\1" else None)
     check_share_answer(descriptor(), final_set(), ShareAnswer(signed, share))
+    if how[:1] != b"\1":
+        genuine(share, frozenset(share_sums()))
 
 
 @cache
@@ -137,6 +151,14 @@ def run_merkle(data: bytes) -> None:
     index, count = (int.from_bytes(numbers[at : at + 8], "little", signed=True) for at in (0, 8))
     steps = [joined[at : at + 32] for at in range(0, len(joined), 32)]
     merkle.verify_path(leaf, index, min(count, 1 << 62), steps, root)
+    if root in merkle_roots():
+        genuine(leaf, b"leaf %d" % index)
+
+
+@cache
+def merkle_roots() -> frozenset[bytes]:
+    """Of trees of more than one leaf."""
+    return frozenset(bytes.fromhex(tree["root"]) for tree in load("merkle")["trees"] if tree["count"] > 1)
 
 
 def merkle_seeds() -> list[bytes]:

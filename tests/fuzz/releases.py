@@ -13,7 +13,7 @@ from secagg.rounds import resumed
 from secagg.signing import parse_model
 from secagg.verify import read_opening, verify_release
 from tests.fuzz.mutate import frame, parts_of
-from tests.fuzz.target import Target, one_seed
+from tests.fuzz.target import Target, genuine, one_seed
 from tests.small import Small
 
 # -- releases, §10 ---------------------------------------------------------------------------------------------
@@ -50,7 +50,11 @@ def run_release(data: bytes) -> object:
     how, raw = parts_of(data, 2)
     names = sorted(small().release)
     content = {**small().release, names[(how[0] if how else 0) % len(names)]: raw}
-    return verify_release(signed_again(content) if how[1:2] == b"\1" else content, small().policy)
+    if how[1:2] == b"\1":
+        return verify_release(signed_again(content), small().policy)
+    found = verify_release(content, small().policy)
+    genuine(content == small().release, True)
+    return found
 
 
 def run_opening(data: bytes) -> object:
@@ -79,7 +83,10 @@ def run_start(data: bytes) -> object:
 def run_release_json(data: bytes) -> object:
     """`release.json` alone."""
     signed = certificate.parse_certificate(parts_of(data, 1)[0])
-    return signed.verify(signed.statement.session.descriptor.statement.coordinator_identity)
+    found = signed.verify(signed.statement.session.descriptor.statement.coordinator_identity)
+    if found.session.descriptor.statement.ctx == small().descriptor.ctx:
+        genuine(found.digest, release_certificate().digest)
+    return found
 
 
 TARGETS: tuple[Target, ...] = (

@@ -15,7 +15,7 @@ from secagg.policy import check_authority
 from secagg.sets import check_candidate, check_final, check_peers
 from secagg.signing import Signer, parse_model
 from tests.fuzz.mutate import frame, parts_of
-from tests.fuzz.target import Target, text
+from tests.fuzz.target import Target, genuine, text
 from tests.vectors import session
 from tests.vectors.common import fixed
 from tests.vectors.reading import load
@@ -60,7 +60,16 @@ def run_statement(data: bytes) -> object:
     """Parse, and verify under whoever claims to have signed."""
     kind, raw = parts_of(data, 2)
     signed = SIGNED[kind[0] % len(SIGNED) if kind else 0].parse(raw)
-    return signed.verify(everyone().get(signed.signer, descriptor().coordinator_identity))
+    statement = signed.verify(everyone().get(signed.signer, descriptor().coordinator_identity))
+    genuine(statement.digest, digests())
+    return statement
+
+
+@cache
+def digests() -> frozenset[str]:
+    """Of every statement that was signed."""
+    found = (parts_of(seed, 2) for seed in statement_seeds())
+    return frozenset(SIGNED[kind[0]].parse(raw).statement.digest for kind, raw in found)
 
 
 def descriptor_seeds() -> list[bytes]:
@@ -86,7 +95,8 @@ def run_descriptor(data: bytes) -> object:
     check_authority(shown, fixed()["authority"], session.NOW)
     check_offers(shown)
     policy().check(shown)
-    return signed.check(approved=True), made
+    genuine(signed.check(approved=True).ctx, published()["ctx"])
+    return made
 
 
 def liar(signed: Any, title: str | None) -> Any:
@@ -112,7 +122,10 @@ def run_sets(data: bytes) -> object:
     ]
     check_candidate(descriptor(), fixed_set)
     check_peers(descriptor(), answers, stage="candidate", release=1, digest=fixed_set.digest)
-    return check_final(descriptor(), fixed_set, chosen, answers)
+    found = check_final(descriptor(), fixed_set, chosen, answers)
+    if not lies:
+        genuine((fixed_set.digest, chosen.digest), (published()["candidate_digest"], published()["final_digest"]))
+    return found
 
 
 def set_seeds() -> list[bytes]:

@@ -29,6 +29,16 @@ def one_seed(make: Callable[[], bytes]) -> Callable[[], list[bytes]]:
     return lambda: [frame([make()])]
 
 
+class Forged(Exception):
+    """A decoder accepted something that nobody signed. Never caught: a fuzzer's finding."""
+
+
+def genuine(found: object, known: object) -> None:
+    """What was accepted is what a party made, and nothing else. Raises Forged."""
+    if found != known and not (isinstance(known, frozenset) and found in known):
+        raise Forged(f"accepted {str(found)[:200]}, which nobody made")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What an input led to: accepted (empty `code`), refused with a `code`, or a `problem`: any other error."""
