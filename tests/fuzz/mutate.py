@@ -10,6 +10,7 @@ from typing import Any
 
 MAX_CHANGES = 4
 UNCHANGED = 0.01
+SMALL, SPARED = 3, 0.9
 JSON_SHARE = 0.6
 Path = list[str | int]
 
@@ -68,6 +69,8 @@ class Mutator:
         changes = 0 if self.random.random() < UNCHANGED else self.random.randint(1, MAX_CHANGES)
         for _ in range(changes):
             at = self.random.randrange(len(parts))
+            if len(parts[at]) <= SMALL and self.random.random() < SPARED:
+                at = len(parts) - 1  # the first part often only says which decoder it is for
             parts[at] = self.bend(parts[at])
         if self.random.random() < 0.02:
             parts = self._bend_frame(parts)

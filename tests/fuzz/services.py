@@ -6,7 +6,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from secagg.coordinator import Settlement
 from secagg.descriptor import SignedDescriptor
@@ -56,17 +56,27 @@ def fill(message: Message, parts: Iterator[bytes]) -> None:
                     fill(one, parts)
 
 
+WHOLE: dict[type[Message], bytes] = {}
+"""A valid message of each type, for parts whose own message is broken."""
+
+
 def seeds_of(how: bytes, message: Message) -> list[bytes]:
     """The message as bytes, to be bent as bytes; and beside it its parts, to be bent each by itself."""
     raw = message.SerializeToString()
+    WHOLE.setdefault(type(message), raw)
     return [frame([how + b"\0", raw]), frame([how + b"\1", raw, *leaves(message)])]
 
 
 def message_of(kind: type[Message], parted: bool, parts: list[bytes]) -> Message:
-    """What `seeds_of` put into a frame. Raises DecodeError."""
-    message = kind.FromString(parts[0] if parts else b"")
-    if parted:
-        fill(message, iter(parts[1:]))
+    """What `seeds_of` put into a frame. Raises DecodeError for one that comes as bytes."""
+    raw = parts[0] if parts else b""
+    if not parted:
+        return kind.FromString(raw)
+    try:
+        message = kind.FromString(raw)
+    except DecodeError:
+        message = kind.FromString(WHOLE.get(kind, b""))
+    fill(message, iter(parts[1:]))
     return message
 
 
