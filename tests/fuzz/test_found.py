@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from secagg import merkle
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import CertificateInvalid, ConfigError, MalformedError, SecaggError
 from secagg.identity import identify, issue, new_request
@@ -53,6 +54,14 @@ def test_a_request_with_a_broken(what: str, old: bytes, new: bytes) -> None:
     assert old in der
     with pytest.raises(SecaggError):
         issue(armour(der.replace(old, new, 1), "CERTIFICATE REQUEST"), *AUTHORITY, NOW, expect=ASKED, days=1)
+
+
+def test_a_path_says_nothing_of_the_number_of_leaves() -> None:
+    """Leaf 2 of 3 passes as leaf 8 of 9: so the number comes from the descriptor (protocol.md §1.5)."""
+    items = [b"leaf 0", b"leaf 1", b"leaf 2"]
+    leaves = [merkle.leaf_hash(item) for item in items]
+    merkle.verify_path(items[2], 2, 3, merkle.path(leaves, 2), merkle.root(items))
+    merkle.verify_path(items[2], 8, 9, merkle.path(leaves, 2), merkle.root(items))
 
 
 def test_a_policy_with_a_number_of_thousands_of_digits(tmp_path: Path) -> None:
