@@ -12,7 +12,7 @@ from secagg.adapter import start_tensors
 from secagg.encodings.registry import encoding_of
 from secagg.parameters import choose
 from secagg.plan import Plan
-from secagg.policy import Anchors, Policy
+from secagg.policy import Anchors, Policy, adapter_schema_hash
 from secagg.signing import parse_model
 from secagg_host.config import load_toml
 from tests.fuzz.mutate import frame, parts_of
@@ -55,6 +55,7 @@ def run_plan(data: bytes) -> object:
     encoding = encoding_of(plan)
     encoding.check_session(plan, bits=16, weights=[1.0, 0.5, 1.0])
     layout = encoding.layout(plan)
+    adapter_schema_hash(plan)
     if sum(spec.size for spec in plan.tensors) <= LARGEST_START:
         start_tensors(plan)
     return choose(16, 10, layout.length)

@@ -9,6 +9,7 @@ from secagg import merkle
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import CertificateInvalid, ConfigError, MalformedError, SecaggError
 from secagg.identity import identify, issue, new_request
+from secagg.plan import Plan
 from secagg.policy import Policy
 from secagg.signing import parse_model
 from secagg_host.config import load_toml
@@ -54,6 +55,15 @@ def test_a_request_with_a_broken(what: str, old: bytes, new: bytes) -> None:
     assert old in der
     with pytest.raises(SecaggError):
         issue(armour(der.replace(old, new, 1), "CERTIFICATE REQUEST"), *AUTHORITY, NOW, expect=ASKED, days=1)
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "9007199254740993", '[[{"a": NaN}]]'])
+@pytest.mark.parametrize("place", ["adapter_config", "options"])
+def test_a_plan_with_json_that_has_no_canonical_form(place: str, value: str) -> None:
+    """It was a plan, and then its schema had no hash: an error that nothing caught."""
+    whole = {**published()["session"]["descriptor"]["statement"]["plan"], place: {"r": "HERE"}}
+    with pytest.raises(MalformedError, match=place):
+        parse_model(Plan, json.dumps(whole).replace('"HERE"', value))
 
 
 def test_a_path_says_nothing_of_the_number_of_leaves() -> None:
