@@ -64,7 +64,7 @@ def _named_values(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         try:
             found |= tomllib.loads(setting)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
             raise ConfigError(f"--option {setting}: write NAME=VALUE, as in size=32") from error
     return found
 
@@ -78,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
         plain = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     local = path.resolve().parent / str(plain.get("base_model", ""))
     if plain.get("base_model") and local.exists():

@@ -12,7 +12,7 @@ from secagg.encodings.registry import encoding_of
 from secagg.errors import EndorsementInvalid, MalformedError, RoleViolation, SecaggError, VerificationError
 from secagg.identity import Identity, Role, identify
 from secagg.messages import Seconds, SignedApproval, SignedOffer
-from secagg.parameters import SealedParameters
+from secagg.parameters import MAX_LIMBS, SealedParameters
 from secagg.plan import Frozen, Hash, Plan
 from secagg.rounds import Previous, Round, round_steps
 from secagg.signing import Signed, Statement
@@ -38,7 +38,7 @@ class RingChoice(Frozen):
     """The parameter set by name, and what it was chosen for (protocol.md §3)."""
 
     name: str = Field(min_length=1, max_length=60)
-    limbs: int = Field(ge=1, le=8)
+    limbs: int = Field(ge=1, le=MAX_LIMBS)
     bits: int = Field(ge=2, le=24)
     security_bits: int = Field(ge=128)
 

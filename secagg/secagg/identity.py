@@ -83,7 +83,10 @@ def _uri(role: Role, institution: str, name: str) -> str:
 
 
 def _parse_uri(uri: str) -> tuple[Role, str, str]:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets or letters that no host has
+        raise CertificateInvalid(f"subject alternative name {uri!r} is not an address") from error
     path = parts.path.split("/")
     if parts.scheme != "secagg" or len(path) != 3 or path[0]:
         raise CertificateInvalid(f"subject alternative name {uri!r} is not secagg://ROLE/INSTITUTION/NAME")
@@ -97,12 +100,23 @@ def _parse_uri(uri: str) -> tuple[Role, str, str]:
     return role, institution, name
 
 
+OFF_PROFILE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What pyca/cryptography raises, at any access, for certificates and requests that parse but are not sound."""
+
+
 def load_certificate(pem: bytes | str) -> x509.Certificate:
     """Parse one PEM certificate. Raises MalformedError."""
     raw = pem.encode() if isinstance(pem, str) else pem
     try:
         return x509.load_pem_x509_certificate(raw)
-    except ValueError as error:
+    except OFF_PROFILE as error:
         raise MalformedError(f"not a PEM certificate: {error}") from error
 
 
@@ -120,7 +134,7 @@ def identify(pem: bytes | str) -> Identity:
         raise CertificateInvalid(
             "certificate binds no secagg name or signing key; issue it with `secagg ca`"
         ) from error
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except OFF_PROFILE as error:
         raise MalformedError(f"not a certificate of the profile: {error}") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1 or not isinstance(bound, x509.UnrecognizedExtension) or len(bound.value) != 32:
@@ -284,18 +298,18 @@ def issue(
     """
     try:
         request = x509.load_pem_x509_csr(request_pem)
-    except ValueError as error:
-        raise MalformedError(f"not a PEM certificate request: {error}") from error
-    signing_key = _check_request(request, expect)
+        signing_key = _check_request(request, expect)
+        subject, public = request.subject, request.public_key()
+    except OFF_PROFILE as error:
+        raise MalformedError(f"not a PEM certificate request of the profile: {error}") from error
     issuer = load_certificate(authority_pem)
     key = load_private_key(authority_key, "the authority's key")
-    public = request.public_key()
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(public, ec.EllipticCurvePublicKey):
         raise CertificateInvalid("authority and request must both use P-256")
     names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
     certificate = (
-        _builder(request.subject, issuer.subject, public, now, days)
+        _builder(subject, issuer.subject, public, now, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(sign_certificates=False), critical=True)
         .add_extension(usage, critical=False)

@@ -23,7 +23,8 @@ from secagg.errors import ParameterError
 MIN_SECURITY_BITS = 128
 MAX_FAILURE_LOG2 = -60.0
 MAX_BITS = 24
-MAX_LIMBS = 8
+MAX_LIMBS = 52
+"""What fits for the smallest values there are: 1 bit, two contributors."""
 MAX_COHORT = 1 << 20
 MAX_LENGTH = 1 << 36
 RESIDUE_BITS = 30
@@ -41,7 +42,11 @@ class Ring:
 
 
 RINGS = MappingProxyType({"n4096q90": Ring(ring.DEGREE, ring.PRIMES, 131, 159)})
-"""Rings that meet MIN_SECURITY_BITS. Names are part of the wire format."""
+"""Rings that meet MIN_SECURITY_BITS. Names are part of the wire format.
+
+One ring carries every (bits, n_max, length) within the limits above; docs/security-levels.md has the table of limbs,
+what a second ring would save, and how the levels were computed (benchmarks/security_levels.py).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class SealedParameters:
         length: L, values in a vector.
 
     Raises:
-        ParameterError: unknown or altered ring, a number out of range, or a failure probability above 2^-60.
+        ParameterError: unknown or altered ring, a number out of range, a base that is not invertible modulo every
+            prime, or a failure probability above 2^-60.
     """
 
     name: str
@@ -84,6 +90,11 @@ class SealedParameters:
                 raise ParameterError(f"{field} is {value!r}; it must be an integer from {low} to {high}")
         if row.core_svp_bits < MIN_SECURITY_BITS:
             raise ParameterError(f"{self.name}: {row.core_svp_bits} bits of security, below {MIN_SECURITY_BITS}")
+        if math.gcd(self.base, self.modulus) != 1:
+            raise ParameterError(
+                f"n_max {self.n_max} with {self.bits} bits makes the limb base {self.base}, a multiple of a prime of "
+                f"{self.name}: modulo that prime a ciphertext would carry no noise (§3.2a). Take another n_max"
+            )
         if self.failure_log2 > MAX_FAILURE_LOG2:
             raise ParameterError(
                 f"{self.name} with {self.limbs} limbs fails to open {self.n_max} contributors of {self.bits} bits "

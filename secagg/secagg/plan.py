@@ -11,12 +11,28 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from secagg.canonical import canonical_bytes
+from secagg.errors import MalformedError
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Method = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-Options = Annotated[dict[str, JsonValue], Field(exclude_if=lambda options: not options)]
+
+
+def _check_canonical(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """`allow_inf_nan` does not reach into JSON values: NaN would pass, and have no hash."""
+    try:
+        canonical_bytes(values)
+    except MalformedError as error:
+        raise ValueError(str(error)) from error
+    return values
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_check_canonical)]
+"""Any JSON that has a canonical form (protocol.md §1.2)."""
+Options = Annotated[JsonObject, Field(exclude_if=lambda options: not options)]
 """Options of an encoding or a task; left out of a statement when there are none."""
 
 Unit = Literal["record", "user"]
@@ -170,7 +186,7 @@ class Plan(Frozen):
     options: Options = Field(default_factory=dict)
     a_seed: Hash
     tensors: tuple[TensorSpec, ...] = Field(min_length=1, max_length=100_000)
-    adapter_config: dict[str, JsonValue]
+    adapter_config: JsonObject
     training: TrainingSettings
 
     @property

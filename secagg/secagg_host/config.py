@@ -45,7 +45,7 @@ def load_toml(path: Path, model: type[M]) -> M:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     return check_config(plain, model, path)
 

@@ -109,8 +109,8 @@ def test_head_starts_that_do_not_fit(base: LoadedBase, tiny_bert_dir: Path) -> N
 
 
 def test_a_setting_that_no_plan_holds_is_named(base: LoadedBase) -> None:
-    with pytest.raises(ConfigError, match=r"plan: options"):
-        plan_for(base, method="ties", options={"keep": float("nan")})
+    with pytest.raises(ConfigError, match=r"plan: base_model"):
+        plan_for(base, base_model_name="a" * 301)
 
 
 def test_lm_has_no_head(tiny_llama_dir: Path) -> None:

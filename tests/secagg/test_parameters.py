@@ -53,7 +53,7 @@ def test_a_million_values_cost_less_than_3_9_bytes_each() -> None:
         ("n_max", 1 << 21),
         ("length", 0),
         ("limbs", 0),
-        ("limbs", 9),
+        ("limbs", 53),
         ("bits", 16.0),
     ],
 )

@@ -30,7 +30,16 @@ def vector(parameters: SealedParameters, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("bits", "n_max", "length"), [(16, 1000, 13_000), (16, 10, 4096 * 4), (8, 10, 1), (24, 4096, 8193), (1, 2, 100)]
+    ("bits", "n_max", "length"),
+    [
+        (16, 1000, 13_000),
+        (16, 10, 4096 * 4),
+        (8, 10, 1),
+        (24, 4096, 8193),
+        (1, 2, 100),
+        (2, 2, 4096 * 29),
+        (24, 100_000, 100),
+    ],
 )
 def test_ciphertexts_agree_with_the_twin_byte_for_byte(bits: int, n_max: int, length: int) -> None:
     parameters = choose(bits, n_max, length)

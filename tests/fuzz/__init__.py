@@ -1,0 +1,1 @@
+"""Fuzzing of every decoder at the border (docs/protocol.md §11.2)."""
