@@ -1,8 +1,8 @@
 """What the core of `masked` costs on this machine: `python benchmarks/masked_core.py --params 1000000 > masked.json`.
 
 Medians over repeats of one run, in milliseconds, one thread unless said. `mask_ms` goes from float32 to packed bytes
-with the client's own mask in it (quantising, mask, packing); `commit_ms` is the Merkle root over them; `neighbour_ms` is
-what one partner more costs (slope over `--neighbours`). Key agreement, seeds and boxes: `setup_ms_per_neighbour`.
+with the client's own mask in it (quantising, mask, packing); `commit_ms` is the Merkle root over them; `neighbour_ms`
+is what one partner more costs (slope over `--neighbours`). Key agreement, seeds and boxes: `setup_ms_per_neighbour`.
 """
 
 import argparse

@@ -11,15 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from secagg._numba import kernel
 from secagg.masked.sharing import Secret
-from secagg.randomness import NONCE_BYTES, Keystream
 
-CHUNK = 32_768
-"""Values handled at a time: 128 KiB of keystream beside 128 KiB of the vector."""
+CHUNK = 65_536
+"""Values handled at a time: 256 KiB each of zeros, keystream and vector, which a core's cache holds.
+
+One call of the cipher makes them: many small ones would keep threads waiting for the interpreter.
+"""
 WORDS_PER_BLOCK = 4
+NONCE_BYTES = 16
+_ZEROS = memoryview(bytes(4 * CHUNK))
 
 U32 = NDArray[np.uint32]
 
@@ -37,9 +42,9 @@ class Mask(NamedTuple):
         return cls(Secret(hashlib.sha256(tag + seed.value).digest()), negative)
 
 
-def keystream_from(key: bytes, word: int) -> Keystream:
-    """The keystream of a mask from word number `word`, a multiple of 4."""
-    return Keystream(key, (word // WORDS_PER_BLOCK).to_bytes(NONCE_BYTES, "big"))
+def counter_block(word: int) -> bytes:
+    """The counter block from which word number `word`, a multiple of 4, is made."""
+    return (word // WORDS_PER_BLOCK).to_bytes(NONCE_BYTES, "big")
 
 
 class MaskAdder:
@@ -48,14 +53,17 @@ class MaskAdder:
     __slots__ = ("_streams", "_words")
 
     def __init__(self, masks: Sequence[Mask], start: int) -> None:
-        self._streams = [(keystream_from(mask.key.value, start), mask.negative) for mask in masks]
+        counter = modes.CTR(counter_block(start))
+        self._streams = [
+            (Cipher(algorithms.AES256(mask.key.value), counter).encryptor(), mask.negative) for mask in masks
+        ]
         self._words = np.empty(CHUNK, dtype=np.uint32)
 
     def add(self, values: U32) -> None:
         """Add every mask's next words to `values`, uint32 of at most CHUNK; a multiple of 4 but for the last piece."""
         words = self._words[: len(values)]
         for stream, negative in self._streams:
-            stream.fill(words.view(np.uint8))
+            stream.update_into(_ZEROS[: words.nbytes], words.data.cast("B"))
             if negative:
                 _subtract(values, words)
             else:

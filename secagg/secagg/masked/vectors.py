@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from secagg._numba import kernel
 from secagg.codec import ROUNDING_PURPOSE, Quantiser
 from secagg.errors import EncodingError, MalformedError, OpeningError, SizeLimitError
-from secagg.masked.masks import CHUNK, Mask, MaskAdder, add_masks, in_ranges
+from secagg.masked.masks import CHUNK, Mask, MaskAdder, add_masks, counter_block, in_ranges
 from secagg.masked.parameters import GUARDS
 from secagg.merkle import root
 from secagg.randomness import SEED_BYTES, Randomness, fresh_keystream
@@ -57,7 +57,7 @@ def mask_update(
 ) -> U8:
     """Encode `update` float32 [L], append the guards, add the masks, pack: uint8 [packed_bytes].
 
-    Memory beside the result: 384 KiB a thread. The encoded vector is never there as a whole.
+    Memory beside the result: 768 KiB a thread. The encoded vector is never there as a whole.
     Raises EncodingError: wrong shape or dtype, a value that is not finite, a weight outside (0, 1].
     """
     if quantiser.length != shape.length:
@@ -68,7 +68,7 @@ def mask_update(
 
     def work(start: int, stop: int) -> None:
         rounding = fresh_keystream(ROUNDING_PURPOSE, lambda _: seed)
-        rounding.restart((start // 4).to_bytes(16, "big"))
+        rounding.restart(counter_block(start))
         adder = MaskAdder(masks, start)
         values, words = np.empty(CHUNK, dtype=np.uint32), np.empty(CHUNK, dtype=np.uint32)
         for low in range(start, stop, CHUNK):
