@@ -3,7 +3,7 @@
 `ConsistencyRound.close` -> `UnmaskRound.open` -> `MaskedSum`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,11 +24,10 @@ from secagg.masked.messages import (
     SignedSurvivorSet,
     SignedUnmasking,
     UnmaskRequest,
-    leaf_data,
 )
+from secagg.masked.passing import Post
 from secagg.masked.sharing import Secret, Share, combine
 from secagg.masked.vectors import MaskedTotal
-from secagg.merkle import leaf_hash, path
 from secagg.signing import Signed, Statement
 
 S = TypeVar("S", bound=Statement)
@@ -57,14 +56,6 @@ def check_statement(descriptor: MaskedDescriptor, signed: Signed[S], ctx: str, c
     if (ctx, client) != (descriptor.ctx, identity.fingerprint):
         raise ProtocolViolation(f"a message of {identity.title} is for another session or client")
     return number
-
-
-def passed_on(leaves: tuple[SharedBox, ...], receiver: int) -> Iterator[tuple[int, bytes, tuple[bytes, ...], bytes]]:
-    """The leaf of a tree of shares that is for `receiver`, if there is one: place, commitment, path and box."""
-    for index, leaf in enumerate(leaves):
-        if leaf.receiver == receiver:
-            hashes = [leaf_hash(leaf_data(other.commitment, other.box)) for other in leaves]
-            yield index, leaf.commitment, path(hashes, index), leaf.box
 
 
 @dataclass(slots=True)
@@ -116,6 +107,11 @@ class UnmaskRound:
     taken: dict[int, SignedUnmasking] = field(default_factory=dict)
     self_shares: dict[int, dict[int, Share]] = field(default_factory=dict, repr=False)
     key_shares: dict[int, dict[int, Share]] = field(default_factory=dict, repr=False)
+    post: Post = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Sort what was shared by holder."""
+        self.post = Post({number: upload.leaves for number, upload in self.uploads.items()})
 
     def request(self, number: int) -> UnmaskRequest:
         """What member `number` is shown: its holders' endorsements of U, and the boxes of own masks that are for it."""
@@ -123,9 +119,8 @@ class UnmaskRound:
         return UnmaskRequest(
             tuple(signed for member, signed in self.endorsements.items() if member in holders),
             tuple(
-                DeliveredSelfShare(upload.signed, index, committed, steps, box)
-                for upload in self.uploads.values()
-                for index, committed, steps, box in passed_on(upload.leaves, number)
+                DeliveredSelfShare(self.uploads[x.sender].signed, x.place, x.leaf.commitment, x.path, x.leaf.box)
+                for x in self.post.to(number)
             ),
         )
 

@@ -7,7 +7,7 @@ client's message once; the same bytes again change nothing. Memory is one runnin
 from dataclasses import dataclass, field
 
 from secagg.errors import ConflictError, HashMismatch, PolicyViolation, ProtocolViolation, TooFewContributions
-from secagg.masked.closing import ConsistencyRound, KeptUpload, Sharings, Uploads, check_statement, passed_on
+from secagg.masked.closing import ConsistencyRound, KeptUpload, Sharings, Uploads, check_statement
 from secagg.masked.descriptor import MaskedDescriptor
 from secagg.masked.keys import BOX_BYTES, check_public_key
 from secagg.masked.messages import (
@@ -22,6 +22,7 @@ from secagg.masked.messages import (
     UploadMessage,
     leaf_data,
 )
+from secagg.masked.passing import Post
 from secagg.masked.receiving import check_advertisement
 from secagg.masked.vectors import MaskedTotal, check_packed, vector_root
 from secagg.merkle import root
@@ -99,17 +100,18 @@ class UploadRound:
     taken: Uploads = field(default_factory=dict)
     threads: int = 1
     total: MaskedTotal = field(init=False)
+    post: Post = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Begin the sum."""
+        """Begin the sum; sort what was shared by holder."""
         self.total = MaskedTotal(self.descriptor.shape)
+        self.post = Post({number: message.leaves for number, message in self.sharings.items()})
 
     def shared_with(self, number: int) -> SharedSet:
         """What member `number` is told: B, and the boxes that are for it (protocol.md §12.5.1)."""
         deliveries = [
-            DeliveredShare(message.signed, index, commitment, steps, box)
-            for message in self.sharings.values()
-            for index, commitment, steps, box in passed_on(message.leaves, number)
+            DeliveredShare(self.sharings[x.sender].signed, x.place, x.leaf.commitment, x.path, x.leaf.box)
+            for x in self.post.to(number)
         ]
         return SharedSet(tuple(sorted(self.sharings)), tuple(deliveries))
 
