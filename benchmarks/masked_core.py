@@ -2,7 +2,8 @@
 
 Medians over repeats of one run, in milliseconds, one thread unless said. `mask_ms` goes from float32 to packed bytes
 with the client's own mask in it (quantising, mask, packing); `commit_ms` is the Merkle root over them; `neighbour_ms`
-is what one partner more costs (slope over `--neighbours`). Key agreement, seeds and boxes: `setup_ms_per_neighbour`.
+is what one partner more costs (slope over `--neighbours`), `unmask_ms_per_mask` what the coordinator pays to take one
+away. Key agreement, seeds and boxes: `setup_ms_per_neighbour`.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 
 from secagg.codec import Quantiser
 from secagg.masked.keys import BoxContext, PairContext, SessionKeys, pair_seed, public_key, seal
-from secagg.masked.masks import Mask
+from secagg.masked.masks import Mask, add_masks
 from secagg.masked.parameters import choose_graph, width
 from secagg.masked.sharing import Secret, combine, split
 from secagg.masked.vectors import MaskedTotal, Shape, mask_update, vector_root
@@ -48,7 +49,7 @@ def measure_vector(params: int, clients: int, neighbours: int, repeats: int) -> 
     masks = random_masks(1 + neighbours)
     threads = os.cpu_count() or 1
     packed = mask_update(shape, quantiser, update, masks, os.urandom)
-    total = MaskedTotal(shape)
+    total, sums, many = MaskedTotal(shape), np.zeros(shape.values, dtype=np.uint32), random_masks(200)
     alone = median_ms(lambda: mask_update(shape, quantiser, update, masks[:1], os.urandom), repeats)
     whole = median_ms(lambda: mask_update(shape, quantiser, update, masks, os.urandom), repeats)
     wide = median_ms(lambda: mask_update(shape, quantiser, update, masks, os.urandom, threads=threads), repeats)
@@ -59,6 +60,8 @@ def measure_vector(params: int, clients: int, neighbours: int, repeats: int) -> 
         "mask_with_neighbours_all_threads_ms": wide,
         "commit_ms": median_ms(lambda: vector_root(shape, packed), repeats),
         "add_ms": median_ms(lambda: total.add(packed), repeats),
+        "unmask_ms_per_mask": median_ms(lambda: add_masks(sums, many), 3) / len(many),
+        "unmask_ms_per_mask_all_threads": median_ms(lambda: add_masks(sums, many, threads), 3) / len(many),
         "bytes_per_param": shape.packed_bytes / params,
         "width_bits": shape.width,
     }
