@@ -1,0 +1,1 @@
+"""The protocol `masked`: secure aggregation without a committee (protocol.md §12)."""
