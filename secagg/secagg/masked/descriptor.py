@@ -1,5 +1,6 @@
 """The descriptor of a masked session, which binds everything that it is (protocol.md §12.2)."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, Self
@@ -71,6 +72,19 @@ class MaskedDescriptor(Statement):
     def number(self) -> int:
         """The first round and the last."""
         return 0
+
+    @property
+    def rounds(self) -> int:
+        """One: a masked session does not go on from another."""
+        return 1
+
+    @property
+    def round(self) -> None:
+        """No place in a series."""
+
+    @property
+    def previous(self) -> None:
+        """No round before."""
 
     @property
     def steps(self) -> range:
@@ -172,6 +186,15 @@ class MaskedDescriptor(Statement):
 
 
 SignedMaskedDescriptor = Signed[MaskedDescriptor]
+
+
+def is_masked(raw: bytes) -> bool:
+    """Whether a signed session or certificate, in its JSON form, is of a masked session. Says nothing else about it."""
+    try:
+        statement = json.loads(raw)["statement"]
+        return bool("masking" in statement or "masking_note" in statement)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 class MaskedSpec(Frozen):
