@@ -144,7 +144,8 @@ class Coordinator:
                 sessions[ctx] = ServedSession(
                     proposal, stored, uploads, folders[ctx], host, config.close_at_uploads, start
                 )
-        drivers = [*map(Driver, sessions.values()), *map(MaskedDriver, masked.values())]
+        drivers: list[Driver | MaskedDriver] = [Driver(session) for session in sessions.values()]
+        drivers += [MaskedDriver(session) for session in masked.values()]
         intakes = {ctx: Intake(session) for ctx, session in sessions.items()}
         return cls(sessions, masked, intakes, tuple(drivers), store, host)
 

@@ -108,7 +108,7 @@ def resigned(session: Masked, release: Release, **update: object) -> Release:
     return sign_files(certificate, session.parties.coordinator, contents)
 
 
-def with_opening(session: Masked, release: Release, change: Callable[[dict[str, np.ndarray]], None]) -> Release:  # type: ignore[type-arg]
+def with_opening(session: Masked, release: Release, change: Callable[[dict[str, np.ndarray]], None]) -> Release:
     tensors = load(release[OPENING])
     change(tensors)
     certificate = SignedMaskedRelease.parse(release[CERTIFICATE]).statement
@@ -141,10 +141,10 @@ def lies() -> dict[str, tuple[type[SecaggError], str]]:
 def lying(session: Masked, release: Release, name: str) -> Release:
     found = SignedMaskedRelease.parse(release[CERTIFICATE]).statement
 
-    def bend(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Release:  # type: ignore[type-arg]
+    def bend(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Release:
         return with_opening(session, release, lambda tensors: tensors.update({key: change(tensors[key])}))
 
-    def flipped(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def flipped(values: np.ndarray) -> np.ndarray:
         values = values.copy()
         values.flat[0] ^= 1
         return values
