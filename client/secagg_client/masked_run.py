@@ -243,7 +243,7 @@ class MaskedClientRun:
         directory = self._ask(descriptor, lambda: self.contribution.directory(ctx))
         shared, sharing = advertised.share(directory, self.random, self.patience.now)
         self._ask(descriptor, lambda: self.contribution.share(sharing))
-        log.emit("shared", session=ctx, advertised=len(directory), holders=len(sharing.leaves))
+        log.emit("key-shared", session=ctx, advertised=len(directory), holders=len(sharing.leaves))
         self.checkpoint("shared")
         told = self._ask(descriptor, lambda: self.contribution.shared(ctx))
         uploaded, message = shared.upload(
@@ -263,7 +263,7 @@ class MaskedClientRun:
         chosen = self._ask(descriptor, lambda: self.contribution.survivors(descriptor.ctx))
         endorsed, endorsement = uploaded.endorse(chosen, self.patience.now)
         self._ask(descriptor, lambda: self.contribution.endorse(endorsement))
-        self.patience.log.emit("endorsed", session=descriptor.ctx, members=len(chosen.statement.members))
+        self.patience.log.emit("endorsed", session=descriptor.ctx, stage="final", members=len(chosen.statement.members))
         self.checkpoint("endorsed")
         request = self._ask(descriptor, lambda: self.contribution.unmasking(descriptor.ctx))
         answer = endorsed.unmask(request, self.patience.now)

@@ -64,6 +64,7 @@ class Anchors(Frozen):
     leave them so.
     """
 
+    protocols: tuple[Literal["sealed"], ...] = ("sealed",)
     coordinator: Hash
     committee: Fingerprints
     corrupt_keyholders: int = Field(ge=0, default=1)
@@ -166,7 +167,6 @@ class Policy(Anchors, TrainingLimits):
 
     max_releases: int = Field(ge=1, default=1)
     max_rounds: int = Field(ge=1, default=1)
-    protocols: tuple[Literal["sealed"], ...] = ("sealed",)
     base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
     adapter_schema_hashes: tuple[Hash, ...] = Field(min_length=1)
     max_audit_hold_out: float = Field(ge=0, le=0.5, default=0.0)

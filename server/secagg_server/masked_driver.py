@@ -1,4 +1,4 @@
-"""What moves a masked session on: who is there, deadlines, opening, release, expiry (protocol.md §12.3 to §12.10).
+"""What moves a masked session on: who is there, deadlines, opening, release, expiry (protocol.md §12.3 to §12.9).
 
 Called again and again with the clock's time, as `driver.Driver` is. A round is closed as soon as everybody whom it
 waits for has answered, or when its time is up: whoever is silent then has vanished.
@@ -142,4 +142,4 @@ class MaskedDriver:
             self._told, self._due = waiting, now + WAIT_NOTICE_AFTER
         elif now >= self._due:
             self._due = now + WAIT_NOTICE_EVERY
-            session.emit("waiting", what=waiting)
+            session.emit("waiting", reason=waiting)

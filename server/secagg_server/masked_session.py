@@ -119,7 +119,9 @@ class MaskedSession:
                 missing = self.missing()
             names = ", ".join(self.descriptor.member(number).title for number in missing[:5])
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            reason = self.problem or f"round '{self.step}': waiting for {names}{more}"
+            reason = self.problem or (
+                f"round '{self.step}': waiting for {names}{more}" if names else f"'{self.step}' ends"
+            )
         return state, reason
 
     def receipt(self, client: str) -> SignedReceipt | None:
@@ -172,7 +174,7 @@ class MaskedSession:
             self._apply(peer.fingerprint, body)
             self.store.add_message(step, peer.fingerprint, body, self.note(peer.title, DONE[step]))
             self.host.checkpoint(f"{step}-stored")
-            self.emit(step, client=peer.title, have=len(self.stage.taken), of=len(self.expected()))
+            self.emit(f"masked-{step}", client=peer.title, have=len(self.stage.taken), of=len(self.expected()))
 
     @staticmethod
     def _check_own(peer: Identity, signer: str) -> None:
@@ -194,7 +196,11 @@ class MaskedSession:
                 "from it"
             )
         if step != self.step:
-            raise NotReady(f"the round '{step}' has not begun: {self.status()[1]}")
+            raise self._early()
+
+    def _early(self) -> NotReady:
+        """Said the same way while a round lasts, so that who asks again and again need not show it again."""
+        return NotReady(f"the round '{self.step}' goes on until the others have answered, or its time is up")
 
     def _check_running(self) -> None:
         state, reason = self.store.state()
@@ -319,7 +325,7 @@ class MaskedSession:
         with self.lock:
             self._check_running()
             if isinstance(self.stage, AdvertiseRound):
-                raise NotReady(f"it is not yet time: {self.status()[1]}")
+                raise self._early()
             return self.stage.directory
 
     def shared_with(self, peer: Identity) -> SharedSet:
@@ -336,7 +342,7 @@ class MaskedSession:
         with self.lock:
             self._check_running()
             if not isinstance(self.stage, ConsistencyRound | UnmaskRound):
-                raise NotReady(f"it is not yet time: {self.status()[1]}")
+                raise self._early()
             return self.stage.chosen
 
     def unmask_request(self, peer: Identity) -> UnmaskRequest:

@@ -1,4 +1,4 @@
-"""The certificate of a masked release (protocol.md §12.10)."""
+"""The certificate of a masked release (protocol.md §12.9)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Making a masked release: adapter, what opens the sum once more, and the signed certificate (protocol.md §12.10)."""
+"""Making a masked release: adapter, what opens the sum once more, and the signed certificate (protocol.md §12.9)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class MaskedParts:
 
 
 def opening_file(parts: MaskedParts) -> bytes:
-    """`opening.safetensors`: what anyone needs to open the sum once more (protocol.md §12.10.2).
+    """`opening.safetensors`: what anyone needs to open the sum once more (protocol.md §12.9.2).
 
     masked_sum uint32 [L + guards]; seeds uint8 [|U|, 32]; gone int64 [g], their keys uint8 [g, 32]; pairs int64 [p, 2].
     """

@@ -1,4 +1,4 @@
-"""Offline verification of a masked release against anchors that come from elsewhere (protocol.md §12.10.3)."""
+"""Offline verification of a masked release against anchors that come from elsewhere (protocol.md §12.9.3)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ def _numbers(descriptor: MaskedDescriptor, signed: Any) -> tuple[int, ...]:
 
 
 def read_masked_opening(raw: bytes, certificate: MaskedCertificate) -> tuple[MaskedSum, MaskedTotal]:
-    """Open the published sum once more with the published secrets (protocol.md §12.10.2), and the masked sum itself.
+    """Open the published sum once more with the published secrets (protocol.md §12.9.2), and the masked sum itself.
 
     Raises MalformedError, or OpeningError when a secret is not the one that was signed or masks are left.
     """

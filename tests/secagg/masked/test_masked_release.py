@@ -1,4 +1,4 @@
-"""A masked release: made, verified, altered (protocol.md §12.10)."""
+"""A masked release: made, verified, altered (protocol.md §12.9)."""
 
 import json
 from collections.abc import Callable, Iterator
