@@ -1,13 +1,12 @@
-"""`secagg bench protocols`: time and size of one upload, sum and opening, beside TenSEAL CKKS in the same run.
+"""`secagg bench protocols`: time and size of one upload, sum and opening of the three protocols, in one run.
 
-One thread for both. `sealed` covers quantising, sampling, sealing, and with `keyholder_bytes_per_client` the real
-HPKE boxes; CKKS covers encoding, encryption under the public key and serialisation, as its users call it.
+Beside them TenSEAL CKKS as federated-learning frameworks set it. One thread for all. `sealed` covers quantising,
+sampling, sealing, and with `keyholder_bytes_per_client` the real HPKE boxes; CKKS covers encoding, encryption under the
+public key and serialisation, as its users call it.
 """
 
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,9 @@ from secagg.errors import OpeningError
 from secagg.opening import Opening, open_sum
 from secagg.parameters import SealedParameters, choose
 from secagg.sealing import Sealed, seal_update
+from secagg_app.bench_ckks import measure_ckks
+from secagg_app.bench_masked import MaskedCost, measure_masked
+from secagg_app.bench_timing import MILLION, SchemeCost, Timing, measure
 from secagg_app.json_option import SCREEN, json_option, write_json
 
 CLIP = 0.01
@@ -36,33 +38,6 @@ THRESHOLD = 3
 TENSEAL_DEGREE = 8192
 TENSEAL_PRIMES = (60, 40, 60)
 TENSEAL_SCALE_BITS = 40
-MILLION = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds over repeats of one operation."""
-
-    median: float
-    minimum: float
-    maximum: float
-    repeats: int
-
-    def per_million(self, values: int) -> "Timing":
-        """The same, scaled to a million values."""
-        factor = MILLION / values
-        return Timing(self.median * factor, self.minimum * factor, self.maximum * factor, self.repeats)
-
-
-@dataclass(frozen=True, slots=True)
-class SchemeCost:
-    """Cost of one scheme: times per million values, bytes a value on the wire from one client, largest error."""
-
-    seal: Timing
-    add: Timing
-    open: Timing
-    bytes_per_param: float
-    mean_error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +53,8 @@ class BenchResult:
     share: Timing
     keyholder: Timing
     keyholder_bytes_per_client: int
+    masked: MaskedCost
+    ckks: SchemeCost | None
     tenseal: SchemeCost | None
     machine: dict[str, str | int | float]
 
@@ -91,6 +68,14 @@ class BenchResult:
             "keyholder_bytes_per_client": self.keyholder_bytes_per_client,
             "keyholder_ms": self.keyholder.median,
         }
+        flat |= self.masked.to_json()
+        if self.ckks is not None:
+            flat |= {
+                "ckks_seal_ms_per_million": self.ckks.seal.median,
+                "ckks_bytes_per_param": self.ckks.bytes_per_param,
+                "ckks_add_ms_per_million": self.ckks.add.median,
+                "ckks_open_ms_per_million": self.ckks.open.median,
+            }
         if self.tenseal is not None:
             flat |= {
                 "tenseal_seal_ms_per_million": self.tenseal.seal.median,
@@ -99,17 +84,6 @@ class BenchResult:
                 "tenseal_open_ms_per_million": self.tenseal.open.median,
             }
         return flat | {"detail": asdict(self)}
-
-
-def measure(operation: Callable[[], object], repeats: int) -> Timing:
-    """Wall time of `operation`, one warm-up run left out."""
-    operation()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        operation()
-        times.append((time.perf_counter() - start) * 1e3)
-    return Timing(statistics.median(times), min(times), max(times), repeats)
 
 
 def run_bench(
@@ -152,6 +126,8 @@ def run_bench(
         share=measure(lambda: _share_and_box(uploads[0], ctx, key), repeats),
         keyholder=measure(lambda: _keyholder(boxes, contexts, key), repeats),
         keyholder_bytes_per_client=box_bytes,
+        masked=measure_masked(updates, mean, quantiser, n_max, repeats),
+        ckks=measure_ckks(updates, mean, quantiser, n_max, repeats) if with_tenseal else None,
         tenseal=_measure_tenseal(updates, mean, repeats) if with_tenseal else None,
         machine=host,
     )
@@ -276,12 +252,12 @@ def print_result(result: BenchResult, console: Console) -> None:
         f"{result.params:,} values of {BITS} bits, {result.clients} clients, parameters for up to {result.n_max} "
         f"({result.limbs} limbs, {result.security_bits} bits of core-SVP), one thread, medians (min to max)"
     )
-    table = Table("", "sealed", f"TenSEAL CKKS {TENSEAL_DEGREE}")
+    table = Table("", "sealed", f"masked, {result.masked.neighbours} neighbours", "ckks", f"TenSEAL {TENSEAL_DEGREE}")
 
     def cell(timing: Timing) -> str:
         return f"{timing.median:.2f} ({timing.minimum:.2f} to {timing.maximum:.2f})"
 
-    ours, theirs = result.sealed, result.tenseal
+    columns = (result.sealed, result.masked.scheme, result.ckks, result.tenseal)
     rows: tuple[tuple[str, Callable[[SchemeCost], str]], ...] = (
         ("client: ms per million values", lambda cost: cell(cost.seal)),
         ("client: bytes a value", lambda cost: f"{cost.bytes_per_param:.2f}"),
@@ -290,11 +266,15 @@ def print_result(result: BenchResult, console: Console) -> None:
         ("largest error of the mean", lambda cost: f"{cost.mean_error:.1e}"),
     )
     for title, show in rows:
-        table.add_row(title, show(ours), "not run" if theirs is None else show(theirs))
-    table.add_row(f"share and box the key for {HOLDERS} holders: ms", cell(result.share), "none")
-    table.add_row("key-holder: ms for all clients", cell(result.keyholder), "none")
-    table.add_row("key-holder: bytes from each client", f"{result.keyholder_bytes_per_client:,}", "none")
+        table.add_row(title, *("not run" if cost is None else show(cost) for cost in columns))
     console.print(table)
+    masked = result.masked
+    console.print(
+        f"sealed: share and box the key for {HOLDERS} holders {cell(result.share)} ms; a key-holder opens and sums the "
+        f"boxes of all clients in {cell(result.keyholder)} ms, {result.keyholder_bytes_per_client:,} bytes from each\n"
+        f"masked: {masked.neighbour_ms:.2f} ms more for each neighbour; with all {masked.threads} threads "
+        f"{cell(masked.threaded)}; hashing the vector {cell(masked.hashing)}, which is in the client's time above"
+    )
     console.print(
         f"[dim]{result.machine['cpu']}, {result.machine['system']}, Python {result.machine['python']}, "
         f"load {result.machine['load_average']}[/dim]"
@@ -306,10 +286,10 @@ def print_result(result: BenchResult, console: Console) -> None:
 @click.option("--clients", type=click.IntRange(2), default=4, show_default=True, help="Uploads in the sum.")
 @click.option("--n-max", type=click.IntRange(2), default=1000, show_default=True, help="Cohort the parameters carry.")
 @click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Runs behind each median.")
-@click.option("--tenseal/--no-tenseal", default=True, show_default=True, help="Also measure TenSEAL CKKS.")
+@click.option("--tenseal/--no-tenseal", default=True, show_default=True, help="Also measure ckks, and TenSEAL CKKS.")
 @json_option
 def protocols(params: int, clients: int, n_max: int, repeats: int, tenseal: bool, json_file: Path | None) -> None:
-    """Measure sealing, adding and opening on this machine, beside TenSEAL CKKS."""
+    """Measure sealing, adding and opening under each protocol on this machine, beside TenSEAL CKKS."""
     result = run_bench(params, clients, max(n_max, clients), repeats, tenseal)
     print_result(result, Console(stderr=json_file == SCREEN))
     if json_file is not None:

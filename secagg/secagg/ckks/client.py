@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import CkksUpload, SignedCkksApproval, SignedCkksUpload
-from secagg.ckks.parameters import SLOTS
+from secagg.ckks.parameters import SLOTS, CkksParameters
 from secagg.ckks.policy import CkksPolicy
-from secagg.ckks.scheme import pack
+from secagg.ckks.scheme import PublicContext, pack
 from secagg.encodings.registry import encoding_of
 from secagg.errors import (
     EncodingError,
@@ -72,13 +72,7 @@ def seal_ckks(
         raise EncodingError("the change holds values that are not finite")
     vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
     encoded = descriptor.quantiser.encode(vector, random, descriptor.weights[fingerprint])
-    padded = np.zeros(parameters.blocks * parameters.block_values, dtype=np.uint32)
-    padded[: parameters.length] = encoded.values
-    blocks = tuple(
-        descriptor.public.encrypt(pack(parameters, list(limbs)))
-        for limbs in padded.reshape(parameters.blocks, parameters.limbs, SLOTS)
-    )
-    padded.fill(0)
+    blocks = encrypt_values(parameters, descriptor.public, encoded.values)
     upload = CkksUpload(
         ctx=descriptor.ctx,
         client=fingerprint,
@@ -87,6 +81,16 @@ def seal_ckks(
         privacy=privacy,
     )
     return CkksSealed(signer.sign(upload), blocks)
+
+
+def encrypt_values(parameters: CkksParameters, public: PublicContext, values: NDArray[np.uint32]) -> tuple[bytes, ...]:
+    """Ciphertexts of encoded values, uint32 [L], filled up with zeros (protocol.md §13.2.2)."""
+    padded = np.zeros(parameters.blocks * parameters.block_values, dtype=np.uint32)
+    padded[: parameters.length] = values
+    shaped = padded.reshape(parameters.blocks, parameters.limbs, SLOTS)
+    blocks = tuple(public.encrypt(pack(parameters, list(limbs))) for limbs in shaped)
+    padded.fill(0)
+    return blocks
 
 
 def blocks_root(blocks: Iterable[bytes]) -> str:

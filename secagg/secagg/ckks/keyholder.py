@@ -144,7 +144,7 @@ class CkksKeyHolder:
         self._once(f"ckks/{descriptor.ctx}/set", chosen.digest, "session", "set")
         secret = self.keys.get(descriptor.offer.statement.digest)
         total = add_all(descriptor, chosen, shown, secret)
-        sums = _round(descriptor.parameters, total, secret, random)[: descriptor.parameters.length]
+        sums = round_sums(descriptor.parameters, total, secret, random)[: descriptor.parameters.length]
         if int(sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
             raise OpeningError("a sum is larger than its members can make it: some client sent values that are none")
         statement = SumOpening(
@@ -192,7 +192,7 @@ def add_all(
     return total
 
 
-def _round(parameters: CkksParameters, total: list[Any], secret: SecretContext, random: Randomness) -> U32:
+def round_sums(parameters: CkksParameters, total: list[Any], secret: SecretContext, random: Randomness) -> U32:
     """Decrypt each block, test its error, flood it, and round to the grid (§13.5.4)."""
     stream = fresh_keystream(FLOOD_PURPOSE, random)
     sums = list[U32]()
