@@ -96,6 +96,12 @@ class Anchors(Frozen):
         if descriptor.n_min < self.n_min:
             raise PolicyViolation(f"n_min is {descriptor.n_min}, at least {self.n_min} is asked for")
         self.check_institutions(descriptor.clients, "roster")
+        noise = descriptor.client_noise
+        if noise is not None and noise.colluders < self.assumed_corrupt_clients:
+            raise PolicyViolation(
+                f"client-level noise allows for {noise.colluders} colluding clients, {self.assumed_corrupt_clients} "
+                "corrupt ones are assumed here: the noise of the others would be too little"
+            )
         plan = descriptor.plan
         if self.base_model_hashes and plan.base_model_hash not in self.base_model_hashes:
             raise PolicyViolation(f"base model {plan.base_model_hash[:16]} is not one that is pinned")
@@ -120,6 +126,9 @@ class Policy(Anchors):
     one full one would stand out of the sum as if it were alone. `units` of privacy (protocol.md §2.6a) are accepted:
     `("user",)` for data in which one person has many records.
 
+    `client_noise` says whether a session may, must or must not add noise with whole clients as the unit (protocol.md
+    §14), and `max_client_epsilon` what that may spend over all rounds; any, unless it is given.
+
     `max_audit_hold_out` and `max_audit_canaries` are how much a session may reserve for an audit (protocol.md §4.6):
     nothing, unless the institution agrees that part of its records is left out and canaries are trained on.
     """
@@ -134,6 +143,8 @@ class Policy(Anchors):
     noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
     units: tuple[Unit, ...] = ("record", "user")
     min_weight: float = Field(gt=0, le=1, default=1.0)
+    client_noise: Literal["allowed", "required", "refused"] = "allowed"
+    max_client_epsilon: float | None = Field(gt=0, default=None)
     max_audit_hold_out: float = Field(ge=0, le=0.5, default=0.0)
     max_audit_canaries: int = Field(ge=0, default=0)
 
@@ -156,6 +167,7 @@ class Policy(Anchors):
                 "heavier ones"
             )
         self._check_privacy(descriptor)
+        self._check_client_noise(descriptor)
         if descriptor.audit is not None:
             self._check_audit(descriptor.audit)
 
@@ -173,6 +185,22 @@ class Policy(Anchors):
             raise PolicyViolation(
                 f"the session's unit of privacy is the {training.unit}, the policy's units are {', '.join(self.units)}"
             )
+
+    def _check_client_noise(self, descriptor: Descriptor) -> None:
+        noise, grid = descriptor.client_noise, descriptor.noise_grid
+        if noise is None or grid is None:
+            if self.client_noise == "required":
+                raise PolicyViolation("the session has no client-level noise, the policy requires it")
+            return
+        if self.client_noise == "refused":
+            raise PolicyViolation("the session adds client-level noise, the policy refuses it")
+        epsilon = grid.epsilon(descriptor.rounds * descriptor.releases)
+        if self.max_client_epsilon is not None and epsilon > self.max_client_epsilon:
+            raise PolicyViolation(
+                f"client-level epsilon {epsilon:.4g} is above the policy's {self.max_client_epsilon:g}"
+            )
+        if noise.delta > self.max_delta:
+            raise PolicyViolation(f"client-level delta {noise.delta} is above the policy's {self.max_delta}")
 
     def _check_audit(self, reserve: AuditReserve) -> None:
         if reserve.hold_out > self.max_audit_hold_out:

@@ -163,6 +163,16 @@ class NoiseGrid:
             )
         return spent
 
+    def guarantee_in_words(self, releases: int) -> str:
+        """For the certificate, the model card and whoever decides; of all releases together."""
+        return (
+            "Client-level: were the whole change of one member zero, the probability of any release would differ by at "
+            f"most a factor exp({self.epsilon(releases):.4g}), but for probability {self.noise.delta:.3g} "
+            f"(discrete Gaussian noise of each member, of which that of {self.honest} counts; no sampling). It assumes "
+            f"that of any {self.n_min} members at most {self.noise.colluders} tell or leave out their noise. Who is a "
+            "member is public."
+        )
+
     def noise_over_signal(self, clients: int) -> float:
         """L2 norm of the noise in the mean of `clients`, rounding included, over the largest norm of the mean."""
         variance = float(self.variance) + 0.25
