@@ -14,6 +14,7 @@ from secagg.errors import PolicyViolation
 from secagg.identity import Identity, check_issued_by
 from secagg.plan import Frozen, Hash, Method, Options, Plan, TaskSpec, TensorSpec, Unit
 
+ClientNoiseRule = Literal["allowed", "required", "refused"]
 Fingerprints = Annotated[dict[str, Hash], Field(min_length=1)]
 
 
@@ -143,8 +144,8 @@ class Policy(Anchors):
     noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
     units: tuple[Unit, ...] = ("record", "user")
     min_weight: float = Field(gt=0, le=1, default=1.0)
-    client_noise: Literal["allowed", "required", "refused"] = "allowed"
-    max_client_epsilon: float | None = Field(gt=0, default=None)
+    client_noise: ClientNoiseRule = Field(default="allowed", exclude_if=lambda rule: rule == "allowed")
+    max_client_epsilon: float | None = Field(gt=0, default=None, exclude_if=lambda most: most is None)
     max_audit_hold_out: float = Field(ge=0, le=0.5, default=0.0)
     max_audit_canaries: int = Field(ge=0, default=0)
 
