@@ -32,10 +32,10 @@ class ClientNoise(Frozen):
     whose noise is larger than what it hides.
     """
 
-    clip: float = Field(gt=0, le=1e6)
-    noise_multiplier: float = Field(gt=0, le=1000)
+    clip: float = Field(ge=1e-6, le=1e6)
+    noise_multiplier: float = Field(ge=1e-3, le=1000)
     colluders: int = Field(ge=0, le=1_000_000, default=1)
-    delta: float = Field(gt=0, lt=1e-2)
+    delta: float = Field(ge=1e-15, lt=1e-2)
     accept_noise_over_signal: bool = False
 
 

@@ -44,6 +44,26 @@ def test_every_grid_that_is_made_has_room(
     assert not finer.fits
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.floats(1e-6, 1e6), st.floats(1e-3, 1000), st.integers(0, 40), st.floats(1e-15, 9e-3), st.integers(1, 2**36),
+    st.integers(2, 24), st.integers(2, 100), st.integers(1, 1000),
+)  # fmt: skip
+def test_any_setting_is_accounted_or_refused(
+    clip: float, z: float, colluders: int, delta: float, length: int, bits: int, n_min: int, releases: int
+) -> None:
+    noise = setting(clip=clip, noise_multiplier=z, colluders=colluders, delta=delta)
+    try:
+        made = NoiseGrid.make(noise, Quantiser.uniform(length, 0.5, bits), n_min, n_min + 5)
+        made.check_ratio()
+        spent = made.epsilon(releases)
+    except ParameterError:
+        return
+    assert 0 <= spent < 45
+    assert made.noise_over_signal(n_min) > 0
+    assert str(made.honest) in made.guarantee_in_words(releases)
+
+
 def test_the_sensitivity_counts_the_rounding() -> None:
     made = grid()
     d, c = made.length, made.noise.clip * made.scale
