@@ -72,8 +72,8 @@ def test_a_rounding_that_is_too_long_is_drawn_again(monkeypatch: pytest.MonkeyPa
         return tried[-1] if len(tried) > 3 else 1 << 62
 
     monkeypatch.setattr(encoding, "squared_norm", measured)
-    values, _ = rounded(grid(), update(), os.urandom)
-    assert len(tried) == 4
+    values, _ = rounded(grid(), update(), PredictableRandomness(b"tries"))
+    assert len(tried) >= 4  # near the bound a true refusal may follow the three made-up ones
     assert len(set(tried)) > 1
     assert squared_norm(values) == tried[-1]
 
