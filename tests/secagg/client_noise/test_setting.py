@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,31 @@ def test_the_sensitivity_counts_the_rounding() -> None:
 def test_the_oracle(z: float, expected: float) -> None:
     made = grid(noise_multiplier=z, n_min=21, length=100)
     assert made.epsilon(1) == pytest.approx(expected, abs=0.006)
+
+
+def sum_of_gaussians(variance: Fraction, clients: int, reach: int) -> np.ndarray:
+    """Exact probabilities of a sum of discrete Gaussians on [-clients*reach, clients*reach]."""
+    one = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * float(variance)))
+    one /= one.sum()
+    total = one
+    for _ in range(clients - 1):
+        total = np.convolve(total, one)
+    return total
+
+
+@pytest.mark.parametrize(("z", "honest"), [(0.8, 2), (1.0, 4), (3.0, 2), (0.9, 9)])
+def test_the_stated_epsilon_holds_exactly_for_one_value(z: float, honest: int) -> None:
+    """The hockey-stick divergence of the released sum with a client and without it, from exact probabilities."""
+    made = grid(length=1, bits=9, n_min=honest + 1, noise_multiplier=z, clip=1.0)
+    shift = math.isqrt(made.bound)
+    with_client = sum_of_gaussians(made.variance, honest, made.reach)
+    without = np.concatenate([np.zeros(shift), with_client])
+    padded = np.concatenate([with_client, np.zeros(shift)])
+    epsilon = made.epsilon(1)
+    for p, q in ((padded, without), (without, padded)):
+        spent = np.maximum(p - math.exp(epsilon) * q, 0).sum()
+        assert spent <= made.noise.delta
+        assert np.maximum(p - math.exp(0.75 * epsilon) * q, 0).sum() > made.noise.delta  # not far from tight either
 
 
 def test_rho_is_that_of_a_gaussian_where_the_noise_is_wide() -> None:
