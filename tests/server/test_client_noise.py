@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from secagg.certificate import ADAPTER
+from secagg.certificate import ADAPTER, REPORT
 from secagg.client_noise.setting import ClientNoise
 from secagg.errors import PolicyViolation
 from secagg.verify import verify_release
@@ -28,6 +28,9 @@ def test_a_deployed_session_carries_the_noise(tmp_path: Path) -> None:
         report = verify_release(release, anchors(deployment), running.session.files.blocks)
     assert report.linked
     assert "Client-level" in report.certificate.privacy_note
+    page = release[REPORT].decode()
+    assert "client-level noise" in page
+    assert "times the largest signal in a mean of 3 clients" in page
     grid = deployment.descriptor.noise_grid
     assert grid is not None
     mean = np.mean(list(changes(4, deployment.plan.length).values())[:3], axis=0)  # none is beyond its clips
