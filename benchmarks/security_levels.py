@@ -47,6 +47,7 @@ CASES = (
     Case("protocol.md table", 16384, 345, 134),
     Case("TenSEAL [60, 40, 60]", 8192, 160, 147, TERNARY, 3.2),
     Case("TenSEAL [54, 54]", 4096, 108, 97, TERNARY, 3.2),
+    Case("ckks [34, 34, 18]", 4096, 86, 134, TERNARY, 3.2),
     *(
         Case(f"ring {name}", row.degree, math.log2(math.prod(row.primes)), row.core_svp_bits)
         for name, row in RINGS.items()

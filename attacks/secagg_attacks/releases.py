@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from secagg import certificate as files
 from secagg import release
 from secagg.adapter import start_tensors
-from secagg.certificate import ReleaseCertificate
+from secagg.certificate import Certificate, ReleaseCertificate
 from secagg.coordinator import mean_change
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encoding_of
-from secagg.errors import AuditError
-from secagg.messages import Members
+from secagg.errors import AuditError, MalformedError
+from secagg.masked.certificate import MaskedCertificate
+from secagg.masked.descriptor import MaskedDescriptor
+from secagg.masked.run import masked_mean
+from secagg.masked.verify import read_masked_opening
 from secagg.plan import Plan
 from secagg.signing import parse_model
 from secagg.verify import read_opening
@@ -39,7 +42,7 @@ from secagg_client.audit_files import DRAW, StoredDraw
 from secagg_client.data import Examples
 from secagg_client.models import LoadedBase
 from secagg_client.planning import verify_plan
-from secagg_client.published import read_certificate
+from secagg_client.published import read_any_certificate
 from secagg_host.durable import read_file
 
 LEAST = 20
@@ -50,33 +53,41 @@ LEAST = 20
 class ReleasedRound:
     """One release: its session, where its training started, its adapter by PEFT key and its mean vector [L]."""
 
-    descriptor: Descriptor = field(repr=False)
-    certificate: ReleaseCertificate = field(repr=False)
+    descriptor: Descriptor | MaskedDescriptor = field(repr=False)
+    certificate: Certificate = field(repr=False)
     plan: Plan = field(repr=False)
     adapter: Tensors = field(repr=False)
     mean: Vector = field(repr=False)
-    senders: int
 
     @classmethod
     def read(cls, folder: Path) -> "ReleasedRound":
         """From a release folder. Raises StorageError, MalformedError, HashMismatch for what is no whole release, and
         what opening its sum raises.
         """
-        certificate = read_certificate(folder)
-        raw = read_file(folder / files.ADAPTER)
+        certificate = read_any_certificate(folder)
+        adapter = release.load_tensors(read_file(folder / files.ADAPTER), files.ADAPTER)
+        opening = read_file(folder / files.OPENING)
+        if isinstance(certificate, MaskedCertificate):
+            session, (found, _) = certificate.session.statement, read_masked_opening(opening, certificate)
+            return cls(session, certificate, session.plan, adapter, masked_mean(session, found))
+        if not isinstance(certificate, ReleaseCertificate):
+            raise MalformedError(f"{folder}: a certificate of an unknown protocol")
         descriptor = certificate.session.descriptor.statement
         start = read_file(folder / files.START) if descriptor.previous is not None else None
         plan = release.plan_of(descriptor, start)
-        opened, _total = read_opening(read_file(folder / files.OPENING), certificate)
-        final = certificate.final.statement
-        mean = mean_change(descriptor, final, opened.opening)
-        adapter = release.load_tensors(raw, files.ADAPTER)
-        return cls(descriptor, certificate, plan, adapter, mean, len(final.members))
+        opened, _total = read_opening(opening, certificate)
+        mean = mean_change(descriptor, certificate.final.statement, opened.opening)
+        return cls(descriptor, certificate, plan, adapter, mean)
 
     @property
-    def members(self) -> Members:
-        """Whose updates are in the sum."""
-        return self.certificate.final.statement.members
+    def members(self) -> tuple[str, ...]:
+        """Fingerprints of those whose updates are in the sum."""
+        return self.certificate.members
+
+    @property
+    def senders(self) -> int:
+        """How many there are."""
+        return len(self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +186,7 @@ class ReleasedRun:
         draw = parse_model(StoredDraw, read_file(path))
         if draw.reserve != reserve or draw.key != self.first.descriptor.series:
             return None
-        if not any(draw.client == each.client for one in self.rounds for each in one.members):
+        if not any(draw.client in one.members for one in self.rounds):
             raise AuditError(f"{path}: its client, {draw.client[:16]}…, is in no sum of this run")
         return draw
 

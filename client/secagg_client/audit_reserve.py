@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from secagg.descriptor import AuditReserve, Descriptor
+from secagg.agreed import Agreed
+from secagg.descriptor import AuditReserve
 from secagg.errors import DataError
 from secagg.plan import TaskSpec, Unit
 from secagg.randomness import Keystream
@@ -59,7 +60,7 @@ class AuditDraw:
     @classmethod
     def of(
         cls,
-        descriptor: Descriptor,
+        descriptor: Agreed,
         reserve: AuditReserve,
         client: str,
         data: Examples,

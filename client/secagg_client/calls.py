@@ -96,7 +96,8 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
-def _state(value: int) -> SessionState:
+def session_state(value: int) -> SessionState:
+    """The state that a message names. Raises MalformedError."""
     try:
         return _STATES[value]
     except KeyError:
@@ -172,7 +173,7 @@ class ContributionCalls:
         with translated():
             answer = self._stub.GetStatus(pb.GetStatusRequest(ctx=bytes.fromhex(ctx)), timeout=CALL_SECONDS)
         receipt = answer.signed_receipt_json
-        return Status(_state(answer.state), answer.reason, SignedReceipt.parse(receipt) if receipt else None)
+        return Status(session_state(answer.state), answer.reason, SignedReceipt.parse(receipt) if receipt else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ class CommitteeCalls:
         request = pb.GetWorkRequest(ctx=bytes.fromhex(ctx), wait_milliseconds=wait_milliseconds)
         with translated():
             answer = self._stub.GetWork(request, timeout=CALL_SECONDS + wait_milliseconds / 1000)
-        return Work(_state(answer.state), answer.reason, _task(answer))
+        return Work(session_state(answer.state), answer.reason, _task(answer))
 
     def evidence(self, ctx: str, stage: str) -> Iterator[MemberEvidence]:
         """What the coordinator shows for every member of the `candidate` or `final` set, in the set's order."""

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,14 +11,21 @@ from secagg.canonical import pretty_bytes
 from secagg.encodings.registry import DEFAULT, encoding_of, encodings
 from secagg.errors import SecaggError
 from secagg.identity import check_issued_by
+from secagg.masked.policy import MaskedPolicy
 from secagg.policy import Policy, adapter_schema_hash
 from secagg_client.cli_ledger import ledger
 from secagg_client.client_config import ClientConfig
 from secagg_client.plan_defaults import DEFAULT_RANK, DEFAULT_TRAINING
+from secagg_client.policies import load_policy
 from secagg_host.config import load_toml
-from secagg_host.durable import FolderLock, write_atomic
+from secagg_host.durable import DurableJournal, FolderLock, write_atomic
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles
+
+if TYPE_CHECKING:
+    from secagg_client.patience import Patience
+    from secagg_client.training_steps import Training
+    from secagg_host.tls import grpc
 
 PUBLIC_FILE = 0o644
 EVENTS = "events.jsonl"
@@ -125,30 +133,78 @@ def run(config_file: Path, as_json: bool) -> None:
 
 
 def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
-    """One session with the real training, over the network."""
+    """One session with the real training, over the network; the policy says of which protocol."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from secagg_client.calls import ContributionCalls, PublicationCalls
-    from secagg_client.client_run import ClientRun
-    from secagg_client.client_state import SessionShelf
     from secagg_client.local_training import LocalTraining
     from secagg_client.patience import Patience
     from secagg_host.tls import channel
 
     patience = Patience(log, config.patience_minutes)
     check_issued_by(party.identity, party.authority, patience.now)
-    policy = load_toml(config.policy, Policy)
+    policy = load_policy(config.policy)
     training = LocalTraining(config, policy, log, party.identity.fingerprint, os.urandom)
     training.ledger.entries()  # one that is missing or altered is said before anything is asked of the coordinator
     with channel(config.coordinator, party) as line:
-        ClientRun(
+        if isinstance(policy, MaskedPolicy):
+            _take_masked(config, party, policy, patience, training, line)
+        else:
+            _take_sealed(config, party, policy, patience, training, line)
+
+
+def _take_sealed(
+    config: ClientConfig,
+    party: PartyFiles,
+    policy: Policy,
+    patience: "Patience",
+    training: "Training",
+    line: "grpc.Channel",
+) -> None:
+    from secagg_client.calls import ContributionCalls, PublicationCalls
+    from secagg_client.client_run import ClientRun
+    from secagg_client.client_state import SessionShelf
+
+    ClientRun(
+        signer=party.signer,
+        authority=party.authority,
+        policy=policy,
+        shelf=SessionShelf(config.sessions, party.signer, os.urandom),
+        contribution=ContributionCalls(line),
+        publication=PublicationCalls(line),
+        training=training,
+        release=config.release,
+        patience=patience,
+        random=os.urandom,
+    ).run(config.session, wait_for_release=config.wait_for_release)
+
+
+def _take_masked(
+    config: ClientConfig,
+    party: PartyFiles,
+    policy: MaskedPolicy,
+    patience: "Patience",
+    training: "Training",
+    line: "grpc.Channel",
+) -> None:
+    from secagg_client.calls import PublicationCalls
+    from secagg_client.client_state import MaskedShelf
+    from secagg_client.masked_calls import MaskedCalls
+    from secagg_client.masked_run import MaskedClientRun
+
+    journal = DurableJournal(config.masked_journal)
+    try:
+        MaskedClientRun(
             signer=party.signer,
             authority=party.authority,
             policy=policy,
-            shelf=SessionShelf(config.sessions, party.signer, os.urandom),
-            contribution=ContributionCalls(line),
+            shelf=MaskedShelf(config.masked_sessions, party.signer, os.urandom),
+            journal=journal,
+            contribution=MaskedCalls(line),
             publication=PublicationCalls(line),
             training=training,
             release=config.release,
             patience=patience,
             random=os.urandom,
+            threads=config.training.threads or os.cpu_count() or 1,
         ).run(config.session, wait_for_release=config.wait_for_release)
+    finally:
+        journal.close()

@@ -12,7 +12,7 @@ from secagg.canonical import pretty_bytes
 from secagg.certificate import Evaluation, Metric
 from secagg.errors import ConfigError
 from secagg.plan import Plan
-from secagg_client.published import read_certificate
+from secagg_client.published import read_any_certificate
 from secagg_host.durable import read_file, write_atomic
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def evaluate(
         raise click.UsageError("--out takes the figures of --data only")
     if (out is None) != (description is None):
         raise click.UsageError("--public and --out go together")
-    plan = read_certificate(release).session.descriptor.statement.plan
+    plan = read_any_certificate(release).plan
     if task_files:
         click.echo("\n".join(_harness(release, plan, base, task_files, as_json=as_json)))
         return

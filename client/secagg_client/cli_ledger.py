@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from secagg.policy import Policy
 from secagg_client.client_config import ClientConfig
 from secagg_client.ledger_entry import LedgerEntry, LedgerLimits
+from secagg_client.policies import load_policy
 from secagg_host.config import load_toml
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def show(config_file: Path, as_json: bool) -> None:
     from secagg_client.ledger import Ledger
 
     config = load_toml(config_file, ClientConfig)
-    limits = config.ledger_limits(load_toml(config.policy, Policy))
+    limits = config.ledger_limits(load_policy(config.policy))
     found = Ledger(config.ledger_files, lambda: int(time.time()))
     entries, spent = found.entries(), found.spent(limits)
     click.echo(_as_json(entries, spent, limits) if as_json else _as_text(entries, spent, limits))

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from secagg.errors import ConfigError
 from secagg.identity import Role
 from secagg.plan import Frozen, Hash
-from secagg.policy import Policy
+from secagg.policy import TrainingLimits
 from secagg_client.ledger_entry import LedgerLimits
 from secagg_client.ledger_files import LedgerFiles
 from secagg_host.config import Address, LocalPath
@@ -131,11 +131,21 @@ class ClientConfig(Frozen):
         return self.state / "sessions"
 
     @property
+    def masked_sessions(self) -> Path:
+        """The same for masked sessions."""
+        return self.state / "masked" / "sessions"
+
+    @property
+    def masked_journal(self) -> Path:
+        """Which steps of masked sessions this client has taken."""
+        return self.state / "masked" / "journal.db"
+
+    @property
     def ledger_files(self) -> LedgerFiles:
         """Where the ledger and its witness are."""
         return LedgerFiles(self.ledger, self.witness or self.identity / WITNESS_FOLDER)
 
-    def ledger_limits(self, policy: Policy) -> LedgerLimits:
+    def ledger_limits(self, policy: TrainingLimits) -> LedgerLimits:
         """What the ledger allows on the same data."""
         if self.limits is not None:
             return self.limits

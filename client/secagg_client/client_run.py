@@ -22,16 +22,16 @@ from secagg.errors import (
 )
 from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
-from secagg.plan import Plan
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_noise_accounting import check_agreement
-from secagg_client.client_state import SessionFolder, SessionShelf, Step, Trained
+from secagg_client.client_state import SessionFolder, SessionShelf, Step
 from secagg_client.patience import Patience
 from secagg_client.published import Publication, Releases
+from secagg_client.training_steps import Training
 
 POLL = 1.0
 PROGRESS_STEPS = 20
@@ -57,38 +57,6 @@ class Contribution(Protocol):
 
     def status(self, ctx: str) -> Status:
         """Where the session is."""
-
-
-class Prepared(Protocol):
-    """A training run whose model and data were loaded and checked against the descriptor."""
-
-    def charge(self) -> None:
-        """Enter the run in the ledger, durably. Raises PolicyViolation when the data were used up."""
-
-    def train(self) -> Trained:
-        """Train. Called once, after `charge`."""
-
-
-class Training(Protocol):
-    """Everything that a client does with model, data and ledger. `LocalTraining` is the real one."""
-
-    def prepare(self, descriptor: Descriptor, plan: Plan) -> Prepared:
-        """Load model and data, and check them against the plan, which starts where the round before ended.
-
-        Raises ModelError or DataError.
-        """
-
-    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
-        """This upload is about to leave: never train for this session again. Doing it again changes nothing.
-
-        Raises LedgerError for another upload than the first: only one result of a session may leave.
-        """
-
-    def abandon(self, descriptor: Descriptor) -> None:
-        """The session ended before anything was sealed. Does nothing when no run was begun."""
-
-    def after_release(self, release: Path, descriptor: Descriptor) -> None:
-        """Measure the release on the institution's own data, for itself."""
 
 
 def no_checkpoint(_: str) -> None:

@@ -20,6 +20,7 @@ from secagg.canonical import canonical_bytes, pretty_bytes
 from secagg.contributor import SealedUpload
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import HashMismatch, StorageError, VerificationError
+from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
 from secagg.merkle import root
 from secagg.messages import SignedReceipt, SignedUpload
 from secagg.plan import Frozen
@@ -85,8 +86,11 @@ class Ended(Frozen):
     reason: str = ""
 
 
-class SessionFolder:
-    """The durable state of one session in `folder`. Raises StorageError when the disk refuses or content is damaged."""
+class PartyFolder:
+    """What of a session's durable state is the same in all protocols, in `folder`.
+
+    Raises StorageError when the disk refuses or content is damaged.
+    """
 
     def __init__(self, folder: Path, signer: Signer, random: Randomness) -> None:
         self._folder, self._signer, self._random = folder, signer, random
@@ -98,15 +102,6 @@ class SessionFolder:
             (self._folder / name).exists() for name in (SESSION, TRAINED, UPLOAD, RECEIPT, ENDED)
         )
         return ClientState(accepted, trained, spooled, receipted, ended)
-
-    def accept(self, signed: SignedDescriptor) -> None:
-        """Keep the session that was checked and accepted."""
-        make_folder(self._folder)
-        write_atomic(self._folder / SESSION, pretty_bytes(signed))
-
-    def session(self) -> SignedDescriptor:
-        """The accepted session."""
-        return parse_model(SignedDescriptor, read_file(self._folder / SESSION))
 
     def keep_trained(self, ctx: str, trained: Trained) -> None:
         """Checkpoint the trained result, encrypted with AES-256-GCM and bound to the session."""
@@ -130,6 +125,34 @@ class SessionFolder:
     def erase_trained(self) -> None:
         """Destroy the checkpoint, once there is a sealed upload or the session is over."""
         erase_file(self._folder / TRAINED)
+
+    def keep_receipt(self, receipt: SignedReceipt) -> None:
+        """Keep the coordinator's word that it holds the upload."""
+        write_atomic(self._folder / RECEIPT, receipt.to_bytes())
+
+    def end(self, outcome: str, reason: str = "") -> None:
+        """Nothing more is done for this session."""
+        write_atomic(self._folder / ENDED, pretty_bytes(Ended(outcome=outcome, reason=reason)))
+
+    def ended(self) -> Ended:
+        """How it ended."""
+        return parse_model(Ended, read_file(self._folder / ENDED))
+
+    def _cipher(self, ctx: str) -> AESGCM:
+        return AESGCM(self._signer.storage_key(f"trained/{ctx}"))
+
+
+class SessionFolder(PartyFolder):
+    """The durable state of one `sealed` session."""
+
+    def accept(self, signed: SignedDescriptor) -> None:
+        """Keep the session that was checked and accepted."""
+        make_folder(self._folder)
+        write_atomic(self._folder / SESSION, pretty_bytes(signed))
+
+    def session(self) -> SignedDescriptor:
+        """The accepted session."""
+        return parse_model(SignedDescriptor, read_file(self._folder / SESSION))
 
     def spool(self, sealed: SealedUpload) -> None:
         """Keep the one upload: all of it or nothing."""
@@ -163,20 +186,22 @@ class SessionFolder:
             ) from error
         return SealedUpload(signed, ciphertext, split)
 
-    def keep_receipt(self, receipt: SignedReceipt) -> None:
-        """Keep the coordinator's word that it holds the upload."""
-        write_atomic(self._folder / RECEIPT, receipt.to_bytes())
 
-    def end(self, outcome: str, reason: str = "") -> None:
-        """Nothing more is done for this session."""
-        write_atomic(self._folder / ENDED, pretty_bytes(Ended(outcome=outcome, reason=reason)))
+class MaskedFolder(PartyFolder):
+    """The durable state of one masked session. Its secrets are never here (protocol.md §12.2.2)."""
 
-    def ended(self) -> Ended:
-        """How it ended."""
-        return parse_model(Ended, read_file(self._folder / ENDED))
+    def accept(self, signed: SignedMaskedDescriptor) -> None:
+        """Keep the session that was checked and accepted."""
+        make_folder(self._folder)
+        write_atomic(self._folder / SESSION, signed.to_bytes())
 
-    def _cipher(self, ctx: str) -> AESGCM:
-        return AESGCM(self._signer.storage_key(f"trained/{ctx}"))
+    def session(self) -> SignedMaskedDescriptor:
+        """The accepted session."""
+        return SignedMaskedDescriptor.parse(read_file(self._folder / SESSION))
+
+    def receipt(self) -> SignedReceipt:
+        """The coordinator's word that it holds the upload."""
+        return SignedReceipt.parse(read_file(self._folder / RECEIPT))
 
 
 class SessionShelf:
@@ -197,4 +222,21 @@ class SessionShelf:
             state = folder.state
             if state.accepted and not state.ended:
                 found.append((folder.session().descriptor.statement, folder))
+        return sorted(found, key=lambda item: item[0].created_at)
+
+
+class MaskedShelf:
+    """All masked sessions of a client, one folder each, below `folder`."""
+
+    def __init__(self, folder: Path, signer: Signer, random: Randomness) -> None:
+        self._folder, self._signer, self._random = make_folder(folder), signer, random
+
+    def of(self, ctx: str) -> MaskedFolder:
+        """The folder of a session."""
+        return MaskedFolder(self._folder / ctx, self._signer, self._random)
+
+    def unfinished(self) -> list[tuple[MaskedDescriptor, MaskedFolder]]:
+        """Accepted sessions that have not ended, oldest first."""
+        folders = [self.of(path.name) for path in sorted(self._folder.iterdir())]
+        found = [(one.session().statement, one) for one in folders if one.state.accepted and not one.state.ended]
         return sorted(found, key=lambda item: item[0].created_at)

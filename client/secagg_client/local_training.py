@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secagg.descriptor import Descriptor
+from secagg.agreed import Agreed
 from secagg.errors import ConfigError, StorageError
 from secagg.plan import Plan, TrainingSettings
-from secagg.policy import Policy
+from secagg.policy import TrainingLimits
 from secagg.randomness import Randomness
 from secagg_client.accounting import Mechanism
 from secagg_client.audit_files import FOLDER, draw_once
@@ -41,12 +41,12 @@ class LocalTraining:
     """
 
     config: ClientConfig
-    policy: Policy
+    policy: TrainingLimits
     log: EventLog
     client: str
     random: Randomness
 
-    def prepare(self, descriptor: Descriptor, plan: Plan) -> "LocalRun":
+    def prepare(self, descriptor: Agreed, plan: Plan) -> "LocalRun":
         """Load and check model and data, and draw what is reserved for an audit, once (protocol.md §4.6c).
 
         `plan` is the descriptor's, but for where this round starts.
@@ -65,16 +65,16 @@ class LocalTraining:
         training = self._without_reserve(descriptor, base, kept)
         return LocalRun(self, descriptor, plan, base, data, training, held_out, mechanism, source)
 
-    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
+    def mark_sealed(self, descriptor: Agreed, upload_root: str) -> None:
         """Enter that this result is about to leave. Raises LedgerError when another did, or may."""
         self.ledger.mark_sealed(descriptor.series, upload_root, descriptor.number)
 
-    def abandon(self, descriptor: Descriptor) -> None:
+    def abandon(self, descriptor: Agreed) -> None:
         """Enter that nothing was spent, when a run was begun and did not come to anything."""
         if self._last(descriptor) == "begun":
             self.ledger.abandon(descriptor.series, descriptor.number)
 
-    def after_release(self, release: Path, descriptor: Descriptor) -> None:
+    def after_release(self, release: Path, descriptor: Agreed) -> None:
         """Score the starting model and the release on the institution's own held-out data. The figures stay here."""
         plan, wanted = descriptor.plan, self._scored()
         if not {"start", "release"} & wanted:
@@ -117,7 +117,7 @@ class LocalTraining:
             raise ConfigError("there is no [evaluation] to load held-out examples from")
         return load_examples(self.config.evaluation.to_config(), plan.task)
 
-    def _without_reserve(self, descriptor: Descriptor, base: LoadedBase, data: Examples) -> Examples:
+    def _without_reserve(self, descriptor: Agreed, base: LoadedBase, data: Examples) -> Examples:
         """What is trained on: all data, but for what the session reserves for an audit, and canaries."""
         if descriptor.audit is None:
             return data
@@ -131,7 +131,7 @@ class LocalTraining:
         )
         return drawn.training
 
-    def _check_not_drawn(self, descriptor: Descriptor, folder: Path) -> None:
+    def _check_not_drawn(self, descriptor: Agreed, folder: Path) -> None:
         """No result of an earlier round has left: that had a draw, and one draw is for all rounds (§4.6a)."""
         if any(entry.session == descriptor.series and entry.kind == "sealed" for entry in self.ledger.entries()):
             raise StorageError(
@@ -140,7 +140,7 @@ class LocalTraining:
                 "of the rounds that are left"
             )
 
-    def _last(self, descriptor: Descriptor) -> str | None:
+    def _last(self, descriptor: Agreed) -> str | None:
         run = (descriptor.series, descriptor.number)
         kinds = [entry.kind for entry in self.ledger.entries() if entry.run == run]
         return kinds[-1] if kinds else None
@@ -154,7 +154,7 @@ class LocalRun:
     """One run, checked and ready. The ledger is charged for all `data`, whatever of them is in `training`."""
 
     owner: LocalTraining
-    descriptor: Descriptor
+    descriptor: Agreed
     plan: Plan = field(repr=False)
     base: LoadedBase
     data: Examples

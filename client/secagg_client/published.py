@@ -8,9 +8,11 @@ from typing import Protocol
 
 from secagg import certificate as files
 from secagg import release
-from secagg.certificate import ReleaseCertificate
+from secagg.certificate import C, Certificate, ReleaseCertificate
 from secagg.descriptor import Descriptor
 from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, SecaggError, SizeLimitError
+from secagg.masked.certificate import SignedMaskedRelease
+from secagg.masked.descriptor import is_masked
 from secagg.plan import Plan
 from secagg.policy import Policy
 from secagg.rounds import check_follows, round_folder
@@ -54,7 +56,7 @@ class Releases:
 
         Raises a VerificationError, PolicyViolation or ProtocolViolation for what does not hold, StorageError.
         """
-        content = self.patience.ask(lambda: self._fetch(descriptor.ctx, self._limit(descriptor)))
+        content = self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, self._limit(descriptor)))
         report = self._verify(content, descriptor.ctx)
         folder = self.place(descriptor)
         certificate = folder / files.CERTIFICATE
@@ -92,7 +94,7 @@ class Releases:
             stored = (folder / files.CERTIFICATE).is_file()
         if stored:
             return self._stored(folder, ctx)
-        content = self.patience.ask(lambda: self._fetch(ctx, self._limit(descriptor)))
+        content = self.patience.ask(lambda: fetch_release(self.publication, ctx, self._limit(descriptor)))
         report = self._verify(content, ctx)
         write_folder(folder, content, PUBLIC_FILE)
         return content, report
@@ -116,24 +118,37 @@ class Releases:
     def _limit(descriptor: Descriptor) -> int:
         return MAX_SMALL_FILE + 8 * descriptor.parameters.ciphertext_bytes
 
-    def _fetch(self, ctx: str, limit: int) -> dict[str, bytes]:
-        """Every file of the release, each of bounded size."""
-        listed = self.publication.release_files(ctx)
-        expected = {*files.FILES, files.CERTIFICATE}
-        if set(listed) - {files.START} != expected:
-            raise MalformedError(f"the coordinator lists {sorted(listed)} as the release, not {sorted(expected)}")
-        for name, size in listed.items():
-            if size > limit:
-                raise SizeLimitError(f"{name} has {size} bytes, more than a release of this session can have")
-        return {name: self.publication.release_file(ctx, name, size) for name, size in listed.items()}
+
+def fetch_release(publication: Publication, ctx: str, limit: int) -> dict[str, bytes]:
+    """Every file of the release, each of at most `limit` bytes. Raises MalformedError or SizeLimitError."""
+    listed = publication.release_files(ctx)
+    expected = {*files.FILES, files.CERTIFICATE}
+    if set(listed) - {files.START} != expected:
+        raise MalformedError(f"the coordinator lists {sorted(listed)} as the release, not {sorted(expected)}")
+    for name, size in listed.items():
+        if size > limit:
+            raise SizeLimitError(f"{name} has {size} bytes, more than a release of this session can have")
+    return {name: publication.release_file(ctx, name, size) for name, size in listed.items()}
 
 
 def read_certificate(folder: Path) -> ReleaseCertificate:
-    """The certificate of a release whose adapter is the one that it names. Says nothing about who signed it.
+    """The certificate of a `sealed` release whose adapter is the one that it names. Says nothing about who signed it.
 
     Raises StorageError, MalformedError or HashMismatch.
     """
     certificate = files.parse_certificate(read_file(folder / files.CERTIFICATE)).statement
+    return _with_its_adapter(folder, certificate)
+
+
+def read_any_certificate(folder: Path) -> Certificate:
+    """The same, of whichever protocol."""
+    raw = read_file(folder / files.CERTIFICATE)
+    if is_masked(raw):
+        return _with_its_adapter(folder, SignedMaskedRelease.parse(raw).statement)
+    return read_certificate(folder)
+
+
+def _with_its_adapter(folder: Path, certificate: C) -> C:
     for name in (files.ADAPTER, files.ADAPTER_CONFIG):
         if hashlib.sha256(read_file(folder / name)).hexdigest() != certificate.files.get(name):
             raise HashMismatch(f"{folder / name} is not the file that the certificate names: it was altered")

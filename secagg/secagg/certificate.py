@@ -1,6 +1,7 @@
 """The files of a release, and the signed certificate that lists and proves them (protocol.md §10)."""
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -15,7 +16,7 @@ from secagg.messages import (
     SignedShareSum,
     SignedUpload,
 )
-from secagg.plan import Frozen, Hash
+from secagg.plan import Frozen, Hash, Plan
 from secagg.signing import Signed, Statement
 
 ADAPTER = "adapter_model.safetensors"
@@ -95,25 +96,13 @@ class Evaluation(Frozen):
     exposure: ExposureCheck | None = Field(default=None, exclude_if=lambda check: check is None)
 
 
-class ReleaseCertificate(Statement):
-    """All that the coordinator states about a release; every part is checked again by `secagg verify`."""
+class Certificate(Statement):
+    """What the certificates of all protocols state. Nothing in one is believed: every part is checked again."""
 
-    version: Literal[1] = 1
-    session: SignedDescriptor
     ctx: Hash
-    uploads: tuple[SignedUpload, ...]
     excluded: tuple[Excluded, ...]
-    candidate: SignedCandidate
-    candidate_endorsements: tuple[SignedEndorsement, ...]
-    final: SignedFinalSet
-    final_endorsements: tuple[SignedEndorsement, ...]
-    share_sums: tuple[SignedShareSum, ...]
-    degree_check: Literal["unchecked"] = "unchecked"
-    committee_note: Short
     security_bits: int
     security_note: Annotated[str, Field(max_length=1000)]
-    error_max: int
-    error_bound: int
     privacy_note: Annotated[str, Field(max_length=2000)]
     timeline: tuple[TimelineEvent, ...]
     software: dict[str, str]
@@ -121,13 +110,61 @@ class ReleaseCertificate(Statement):
     evaluation: Evaluation | None = None
     released_at: Seconds
 
+    @property
+    @abstractmethod
+    def plan(self) -> Plan:
+        """What was trained, as the session states it."""
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[str, ...]:
+        """Fingerprints of those whose updates are in the sum."""
+
+    @property
+    @abstractmethod
+    def trust_note(self) -> str:
+        """Whom one trusts that no single contribution was opened, in words."""
+
+
+class ReleaseCertificate(Certificate):
+    """All that the coordinator states about a `sealed` release; every part is checked again by `secagg verify`."""
+
+    version: Literal[1] = 1
+    session: SignedDescriptor
+    uploads: tuple[SignedUpload, ...]
+    candidate: SignedCandidate
+    candidate_endorsements: tuple[SignedEndorsement, ...]
+    final: SignedFinalSet
+    final_endorsements: tuple[SignedEndorsement, ...]
+    share_sums: tuple[SignedShareSum, ...]
+    degree_check: Literal["unchecked"] = "unchecked"
+    committee_note: Short
+    error_max: int
+    error_bound: int
+
     @classmethod
     def purpose(cls) -> str:
         """Domain of the signature."""
         return "release"
 
+    @property
+    def plan(self) -> Plan:
+        """What was trained, as the session states it."""
+        return self.session.descriptor.statement.plan
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Fingerprints of the final set."""
+        return tuple(member.client for member in self.final.statement.members)
+
+    @property
+    def trust_note(self) -> str:
+        """The committee and the lattice estimate."""
+        return f"Committee: {self.committee_note}. Security: {self.security_bits} bits (core-SVP)."
+
 
 SignedRelease = Signed[ReleaseCertificate]
+C = TypeVar("C", bound=Certificate)
 
 
 def names(descriptor: Descriptor) -> tuple[str, ...]:
@@ -143,6 +180,6 @@ def parse_certificate(raw: bytes) -> SignedRelease:
         raise MalformedError(f"{CERTIFICATE} is no certificate: it was altered or cut off ({error})") from None
 
 
-def certificate_file(signed: SignedRelease) -> bytes:
+def certificate_file(signed: Signed[C]) -> bytes:
     """`release.json`, in its one form."""
     return pretty_bytes(signed)

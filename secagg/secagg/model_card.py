@@ -2,7 +2,7 @@
 
 import json
 
-from secagg.certificate import ADAPTER, ReleaseCertificate
+from secagg.certificate import ADAPTER, Certificate
 from secagg.plan import Plan
 
 PIPELINES = {
@@ -12,13 +12,14 @@ PIPELINES = {
 """What model hubs call a kind of task; others have no name there."""
 
 
-def model_card(certificate: ReleaseCertificate) -> bytes:
-    """`README.md`, a model card with the front matter that model hubs read."""
-    descriptor = certificate.session.descriptor.statement
-    plan = descriptor.plan
+def model_card(certificate: Certificate, how: str = "under encryption in one round", audit: str = "") -> bytes:
+    """`README.md`, a model card with the front matter that model hubs read.
+
+    `how` the updates were summed, and what was reserved for an `audit`, are put into words by the caller.
+    """
+    plan = certificate.plan
     pipeline = PIPELINES.get(plan.task.kind)
     what = f"A LoRA adapter ({plan.method})" if plan.adapter_config.get("peft_type") == "LORA" else "Trained weights"
-    rounds = "one round" if descriptor.round is None else descriptor.round.title
     lines = [
         "---",
         f"base_model: {json.dumps(plan.base_model)}",
@@ -30,16 +31,15 @@ def model_card(certificate: ReleaseCertificate) -> bytes:
         "# A jointly trained adapter",
         "",
         f"{what} for `{plan.base_model}` ({plan.architecture}), from the updates of "
-        f"{len(certificate.final.statement.members)} institutions, summed under encryption in {rounds}.",
+        f"{len(certificate.members)} institutions, summed {how}.",
         "",
         "## Privacy",
         "",
         certificate.privacy_note,
         "",
-        f"Committee: {certificate.committee_note}. Security: {certificate.security_bits} bits (core-SVP). "
-        "No single contribution was opened.",
+        f"{certificate.trust_note} No single contribution was opened.",
         "",
-        *([f"Reserved for an audit: {descriptor.audit.summary}.", ""] if descriptor.audit else []),
+        *([f"Reserved for an audit: {audit}.", ""] if audit else []),
         "## Use",
         "",
         "```python",

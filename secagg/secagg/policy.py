@@ -47,6 +47,15 @@ def adapter_schema_hash(plan: Plan) -> str:
     return statement_hash("adapter-schema", schema)
 
 
+def check_model(plan: Plan, base_models: tuple[str, ...], schemas: tuple[str, ...]) -> None:
+    """Raise PolicyViolation unless base model and adapter schema are pinned; empty tuples allow any."""
+    if base_models and plan.base_model_hash not in base_models:
+        raise PolicyViolation(f"base model {plan.base_model_hash[:16]} is not one that is pinned")
+    schema = adapter_schema_hash(plan)
+    if schemas and schema not in schemas:
+        raise PolicyViolation(f"adapter schema {schema[:16]} is not one that is pinned")
+
+
 class Anchors(Frozen):
     """Whom a party trusts, and for what. Fingerprints are SHA-256 of certificates, by a name of the party's own choice.
 
@@ -56,6 +65,7 @@ class Anchors(Frozen):
     leave them so.
     """
 
+    protocols: tuple[Literal["sealed"], ...] = ("sealed",)
     coordinator: Hash
     committee: Fingerprints
     corrupt_keyholders: int = Field(ge=0, default=1)
@@ -104,11 +114,7 @@ class Anchors(Frozen):
                 "corrupt ones are assumed here: the noise of the others would be too little"
             )
         plan = descriptor.plan
-        if self.base_model_hashes and plan.base_model_hash not in self.base_model_hashes:
-            raise PolicyViolation(f"base model {plan.base_model_hash[:16]} is not one that is pinned")
-        schema = adapter_schema_hash(plan)
-        if self.adapter_schema_hashes and schema not in self.adapter_schema_hashes:
-            raise PolicyViolation(f"adapter schema {schema[:16]} is not one that is pinned")
+        check_model(plan, self.base_model_hashes, self.adapter_schema_hashes)
 
     def check_institutions(self, clients: Iterable[str], where: str) -> None:
         """Raise PolicyViolation when too few pinned institutions are among `clients` (fingerprints)."""
@@ -120,12 +126,47 @@ class Anchors(Frozen):
             )
 
 
-class Policy(Anchors):
-    """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released.
+class TrainingLimits(Frozen):
+    """What a client or key-holder accepts of a plan, whichever protocol adds up the results.
 
     `min_weight` is the smallest public weight that any client may have; 1 means equal weights. Among very small weights
     one full one would stand out of the sum as if it were alone. `units` of privacy (protocol.md §2.6a) are accepted:
     `("user",)` for data in which one person has many records.
+    """
+
+    base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
+    adapter_schema_hashes: tuple[Hash, ...] = Field(min_length=1)
+    max_epsilon: float = Field(gt=0)
+    max_delta: float = Field(gt=0, lt=1)
+    noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
+    units: tuple[Unit, ...] = ("record", "user")
+    min_weight: float = Field(gt=0, le=1, default=1.0)
+
+    def check_plan(self, plan: Plan, weights: Iterable[float]) -> None:
+        """Raise PolicyViolation, naming the first rule that weights or training break."""
+        lightest = min(weights)
+        if lightest < self.min_weight:
+            raise PolicyViolation(
+                f"a client has weight {lightest}, at least {self.min_weight} is asked for: the sum would show the "
+                "heavier ones"
+            )
+        training = plan.training
+        if training.epsilon is None:
+            raise PolicyViolation("the session trains without differential privacy")
+        if training.epsilon > self.max_epsilon:
+            raise PolicyViolation(f"epsilon {training.epsilon} is above the policy's {self.max_epsilon}")
+        if training.delta > self.max_delta:
+            raise PolicyViolation(f"delta {training.delta} is above the policy's {self.max_delta}")
+        if training.noise not in self.noise:
+            raise PolicyViolation(f"{training.noise} noise is not among {', '.join(self.noise)}")
+        if training.unit not in self.units:
+            raise PolicyViolation(
+                f"the session's unit of privacy is the {training.unit}, the policy's units are {', '.join(self.units)}"
+            )
+
+
+class Policy(Anchors, TrainingLimits):
+    """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released.
 
     `client_noise` says whether a session may, must or must not add noise with whole clients as the unit (protocol.md
     §14), and `max_client_epsilon` what that may spend over all rounds; any, unless it is given.
@@ -136,14 +177,8 @@ class Policy(Anchors):
 
     max_releases: int = Field(ge=1, default=1)
     max_rounds: int = Field(ge=1, default=1)
-    protocols: tuple[Literal["sealed"], ...] = ("sealed",)
     base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
     adapter_schema_hashes: tuple[Hash, ...] = Field(min_length=1)
-    max_epsilon: float = Field(gt=0)
-    max_delta: float = Field(gt=0, lt=1)
-    noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
-    units: tuple[Unit, ...] = ("record", "user")
-    min_weight: float = Field(gt=0, le=1, default=1.0)
     client_noise: ClientNoiseRule = Field(default="allowed", exclude_if=lambda rule: rule == "allowed")
     max_client_epsilon: float | None = Field(gt=0, default=None, exclude_if=lambda most: most is None)
     max_audit_hold_out: float = Field(ge=0, le=0.5, default=0.0)
@@ -161,31 +196,10 @@ class Policy(Anchors):
                 f"the session is one of {descriptor.rounds} rounds, the policy allows {self.max_rounds}: more rounds "
                 "show more of each client. To accept that, set max_rounds"
             )
-        lightest = min(member.weight for member in descriptor.roster)
-        if lightest < self.min_weight:
-            raise PolicyViolation(
-                f"a client has weight {lightest}, at least {self.min_weight} is asked for: the sum would show the "
-                "heavier ones"
-            )
-        self._check_privacy(descriptor)
+        self.check_plan(descriptor.plan, (member.weight for member in descriptor.roster))
         self._check_client_noise(descriptor)
         if descriptor.audit is not None:
             self._check_audit(descriptor.audit)
-
-    def _check_privacy(self, descriptor: Descriptor) -> None:
-        training = descriptor.plan.training
-        if training.epsilon is None:
-            raise PolicyViolation("the session trains without differential privacy")
-        if training.epsilon > self.max_epsilon:
-            raise PolicyViolation(f"epsilon {training.epsilon} is above the policy's {self.max_epsilon}")
-        if training.delta > self.max_delta:
-            raise PolicyViolation(f"delta {training.delta} is above the policy's {self.max_delta}")
-        if training.noise not in self.noise:
-            raise PolicyViolation(f"{training.noise} noise is not among {', '.join(self.noise)}")
-        if training.unit not in self.units:
-            raise PolicyViolation(
-                f"the session's unit of privacy is the {training.unit}, the policy's units are {', '.join(self.units)}"
-            )
 
     def _check_client_noise(self, descriptor: Descriptor) -> None:
         noise, grid = descriptor.client_noise, descriptor.noise_grid

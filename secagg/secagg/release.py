@@ -19,6 +19,7 @@ from secagg.certificate import (
     OPENING,
     REPORT,
     START,
+    Certificate,
     Evaluation,
     Excluded,
     ReleaseCertificate,
@@ -174,6 +175,14 @@ def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseC
     )
 
 
+def sealed_card(certificate: ReleaseCertificate) -> bytes:
+    """The model card of a `sealed` release."""
+    descriptor = certificate.session.descriptor.statement
+    rounds = "one round" if descriptor.round is None else descriptor.round.title
+    audit = descriptor.audit.summary if descriptor.audit is not None else ""
+    return model_card(certificate, f"under encryption in {rounds}", audit)
+
+
 def build_release(
     parts: ReleaseParts, signer: Signer, software: dict[str, str], render: Callable[[ReleaseCertificate], bytes]
 ) -> dict[str, bytes]:
@@ -186,13 +195,13 @@ def build_release(
     contents = {
         ADAPTER: adapter_file(descriptor, parts),
         ADAPTER_CONFIG: adapter_config_file(descriptor.plan),
-        MODEL_CARD: model_card(draft),
+        MODEL_CARD: sealed_card(draft),
         OPENING: opening_file(parts),
         REPORT: render(draft),
     }
     if parts.start is not None:
         contents[START] = parts.start
-    return _sign_files(draft, signer, contents)
+    return sign_files(draft, signer, contents)
 
 
 def annotate_release(
@@ -210,12 +219,13 @@ def annotate_release(
     draft = certificate.model_copy(update={"evaluation": evaluation})
     listed = names(certificate.session.descriptor.statement)
     contents = {name: content[name] for name in listed if name not in (MODEL_CARD, REPORT)}
-    contents[MODEL_CARD] = model_card(draft)
+    contents[MODEL_CARD] = sealed_card(draft)
     contents[REPORT] = render(draft)
-    return _sign_files(draft, signer, contents)
+    return sign_files(draft, signer, contents)
 
 
-def _sign_files(draft: ReleaseCertificate, signer: Signer, contents: dict[str, bytes]) -> dict[str, bytes]:
+def sign_files(draft: Certificate, signer: Signer, contents: dict[str, bytes]) -> dict[str, bytes]:
+    """The files with their certificate, which states their hashes."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
     signed = signer.sign(draft.model_copy(update={"files": hashes}))
     return {**contents, CERTIFICATE: certificate_file(signed)}

@@ -69,7 +69,7 @@ def verify_release(
     descriptor = certificate.session.check(approved=True)
     _check_anchors(certificate, descriptor, anchors)
     checks.append(f"the session was approved by {descriptor.threshold} or more pinned key-holders")
-    _check_files(content, certificate, descriptor)
+    check_files(content, certificate.files, set(files.names(descriptor)))
     checks.append(f"{len(certificate.files)} files have the hashes that the certificate states")
     uploads = _check_uploads(certificate, descriptor)
     _check_sets(certificate, descriptor, anchors)
@@ -133,14 +133,17 @@ def _check_anchors(certificate: ReleaseCertificate, descriptor: Descriptor, anch
         raise ProtocolViolation("the release is dated before its session")
 
 
-def _check_files(content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor) -> None:
-    listed = set(files.names(descriptor))
-    if set(certificate.files) != listed:
+def check_files(content: Mapping[str, bytes], hashes: Mapping[str, str], listed: set[str]) -> None:
+    """The folder holds the `listed` files, with the hashes that the certificate states, and no other.
+
+    Raises VerificationError or HashMismatch.
+    """
+    if set(hashes) != listed:
         raise VerificationError("the certificate does not list the files of a release")
     strangers = set(content) - listed - {files.CERTIFICATE}
     if strangers:
         raise VerificationError(f"{min(strangers)} does not belong to the release; remove it")
-    for name, expected in certificate.files.items():
+    for name, expected in hashes.items():
         if name not in content:
             raise HashMismatch(f"{name} is missing")
         if hashlib.sha256(content[name]).hexdigest() != expected:

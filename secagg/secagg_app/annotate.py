@@ -10,6 +10,11 @@ import click
 from secagg.certificate import CERTIFICATE, Evaluation, SignedRelease
 from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError
+from secagg.masked.certificate import SignedMaskedRelease
+from secagg.masked.descriptor import is_masked
+from secagg.masked.policy import MaskedAnchors
+from secagg.masked.release import annotate_masked
+from secagg.masked.verify import verify_masked
 from secagg.policy import Anchors
 from secagg.release import annotate_release
 from secagg.signing import Signer, parse_model
@@ -41,16 +46,20 @@ def annotate(folder: Path, evaluation: Path, identity: Path) -> None:
 
     Never for private data: a figure on them is exact, and no accountant has seen it.
     """
-    from secagg_server.report import render
+    from secagg_server import masked_report, report
 
     finish_exchange(folder)
     signer = load_identity(identity).signer
     content = read_release(folder)
     if CERTIFICATE not in content:
         raise ConfigError(f"{folder}: no {CERTIFICATE} in it; this folder is not a release")
-    verify_release(content, own_anchors(SignedRelease.parse(content[CERTIFICATE]), signer))
     found = parse_model(Evaluation, read_file(evaluation))
-    exchange_folder(folder, annotate_release(content, signer, found, render))
+    if is_masked(content[CERTIFICATE]):
+        verify_masked(content, own_masked_anchors(SignedMaskedRelease.parse(content[CERTIFICATE]), signer))
+        exchange_folder(folder, annotate_masked(content, signer, found, masked_report.render))
+    else:
+        verify_release(content, own_anchors(SignedRelease.parse(content[CERTIFICATE]), signer))
+        exchange_folder(folder, annotate_release(content, signer, found, report.render))
     click.echo(f"{folder}: {len(found.metrics)} figures attached and signed; report and model card made anew")
 
 
@@ -65,6 +74,20 @@ def own_anchors(signed: SignedRelease, signer: Signer) -> Anchors:
         coordinator=signer.identity.fingerprint,
         committee={holder.fingerprint: holder.fingerprint for holder in descriptor.holders},
         corrupt_keyholders=descriptor.corrupt_keyholders,
+        institutions=clients,
+        required_institutions=min(descriptor.n_min, len(clients)),
+        assumed_corrupt_clients=0,
+        n_min=descriptor.n_min,
+    )
+
+
+def own_masked_anchors(signed: SignedMaskedRelease, signer: Signer) -> MaskedAnchors:
+    """The same for a masked release."""
+    descriptor = signed.verify(signer.identity).session.verify(signer.identity)
+    clients = {client.fingerprint: client.fingerprint for client in descriptor.clients}
+    return MaskedAnchors(
+        protocols=("masked",),
+        coordinator=signer.identity.fingerprint,
         institutions=clients,
         required_institutions=min(descriptor.n_min, len(clients)),
         assumed_corrupt_clients=0,

@@ -4,10 +4,10 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import click
 from pydantic import Field
@@ -19,7 +19,15 @@ from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import AuditReserve, CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.encodings.registry import encoding_of
 from secagg.errors import ConfigError, SecaggError
-from secagg.identity import Role, identify
+from secagg.identity import Role, check_issued_by, identify
+from secagg.masked.certificate import SECURITY_BITS
+from secagg.masked.descriptor import (
+    MaskedDescriptor,
+    MaskedSpec,
+    SignedMaskedDescriptor,
+    create_masked_session,
+    is_masked,
+)
 from secagg.messages import SignedOffer
 from secagg.plan import Frozen, Plan
 from secagg.policy import adapter_schema_hash, check_authority
@@ -29,9 +37,9 @@ from secagg.signing import Signer, parse_model
 from secagg.verify import verify_release
 from secagg_app.annotate import own_anchors
 from secagg_app.verify import read_release
-from secagg_host.config import LocalPath, load_toml
+from secagg_host.config import LocalPath, check_config, read_toml
 from secagg_host.durable import read_file, write_atomic
-from secagg_host.identity import load_identity
+from secagg_host.identity import PartyFiles, load_identity
 
 PUBLIC_FILE = 0o644
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -58,6 +66,7 @@ class SessionConfig(Frozen):
     `rounds` shares the plan's steps among so many sessions; each but the first is made with `--continue`.
     """
 
+    protocol: Literal["sealed"] = "sealed"
     plan: LocalPath
     roster: tuple[RosterEntry, ...] = Field(min_length=2)
     committee: tuple[CommitteeEntry, ...] = Field(min_length=1)
@@ -85,6 +94,33 @@ class SessionConfig(Frozen):
         )
 
 
+class MaskedSessionConfig(Frozen):
+    """`session.toml` of a masked session. Rates are shares of the roster that may vanish, or be corrupt."""
+
+    protocol: Literal["masked"]
+    plan: LocalPath
+    roster: tuple[RosterEntry, ...] = Field(min_length=3)
+    n_min: int = Field(ge=2)
+    dropout_rate: float = Field(ge=0, lt=1, default=0.1)
+    corruption_rate: float = Field(ge=0, lt=1, default=0.1)
+    bits: int = Field(ge=2, le=24, default=16)
+    upload_minutes: float = Field(gt=0)
+    round_seconds: int = Field(ge=1, default=60)
+    expiry_minutes: float = Field(gt=0)
+
+    def spec(self) -> MaskedSpec:
+        """The numbers, with times in seconds."""
+        return MaskedSpec(
+            n_min=self.n_min,
+            dropout_rate=self.dropout_rate,
+            corruption_rate=self.corruption_rate,
+            bits=self.bits,
+            upload_seconds=max(1, round(60 * self.upload_minutes)),
+            round_seconds=self.round_seconds,
+            expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+        )
+
+
 @click.group(epilog="Example: secagg session show session.json")
 def session() -> None:
     """Make and read session descriptors: everything that is agreed before anybody trains."""
@@ -97,15 +133,26 @@ def session() -> None:
 @click.option("--continue", "earlier", type=click.Path(file_okay=False, path_type=Path), metavar="RELEASE",
               help="The round before, released: make the session of the next round.")  # fmt: skip
 def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> None:
-    """Put a session together from CONFIG (TOML) and sign it as the coordinator."""
-    wanted = load_toml(config, SessionConfig)
+    """Put a session together from CONFIG (TOML) and sign it as the coordinator.
+
+    `protocol = "masked"` in CONFIG makes a session without key-holders; the default is "sealed".
+    """
     party = load_identity(identity)
     if party.identity.role is not Role.COORDINATOR:
         raise ConfigError(f"{identity}: holds the identity of a {party.identity.role}; a coordinator signs sessions")
     if out.exists():
         raise ConfigError(f"{out} exists; a session is made once. Take another name, or remove it if nobody saw it")
+    plain = read_toml(config)
+    if plain.get("protocol") == "masked":
+        if earlier is not None:
+            raise ConfigError(f"{config}: masked sessions do not go on from another; --continue is for sealed ones")
+        made = _create_masked(check_config(plain, MaskedSessionConfig, config), party)
+        write_atomic(out, pretty_bytes(made), PUBLIC_FILE)
+        click.echo(f"{out}: masked session {made.statement.ctx}")
+        return
+    wanted = check_config(plain, SessionConfig, config)
     now = int(time.time())
-    roster = [RosterMember(certificate=_certificate(entry.certificate), weight=entry.weight) for entry in wanted.roster]
+    roster = _roster(wanted.roster)
     committee = [
         CommitteeMember(certificate=_certificate(entry.certificate), offer=_offer(entry.offer))
         for entry in wanted.committee
@@ -122,6 +169,19 @@ def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> Non
     click.echo(f"{out}: session {signed.descriptor.statement.ctx}{title}")
     if (grid := signed.descriptor.statement.noise_grid) is not None:
         click.echo(grid.ratio_in_words)
+
+
+def _roster(entries: Sequence[RosterEntry]) -> list[RosterMember]:
+    return [RosterMember(certificate=_certificate(entry.certificate), weight=entry.weight) for entry in entries]
+
+
+def _create_masked(wanted: MaskedSessionConfig, party: PartyFiles) -> SignedMaskedDescriptor:
+    """Raises ParameterError when no graph serves the numbers, CertificateInvalid, MalformedError."""
+    now, plan = int(time.time()), _read(wanted.plan, lambda raw: parse_model(Plan, raw))
+    signed = create_masked_session(wanted.spec(), plan, _roster(wanted.roster), party.signer, now, secrets.token_bytes)
+    for identity in (signed.statement.coordinator_identity, *signed.statement.clients):
+        check_issued_by(identity, party.authority, now)
+    return signed
 
 
 def _first(rounds: int) -> Round | None:
@@ -166,8 +226,12 @@ class _Last:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def show(file: Path, as_json: bool) -> None:
     """Check the signatures in FILE and show what it says, with the hashes that policies pin."""
-    signed = _read(file, lambda raw: parse_model(SignedDescriptor, raw))
-    fields = describe(signed.check(approved=False)) | {"approvals": len(signed.approvals)}
+    if is_masked(read_file(file)):
+        masked = _read(file, SignedMaskedDescriptor.parse)
+        fields = describe_masked(masked.verify(masked.statement.coordinator_identity))
+    else:
+        signed = _read(file, lambda raw: parse_model(SignedDescriptor, raw))
+        fields = describe(signed.check(approved=False)) | {"approvals": len(signed.approvals)}
     if as_json:
         click.echo(json.dumps(fields, indent=2))
         return
@@ -176,24 +240,16 @@ def show(file: Path, as_json: bool) -> None:
             click.echo(f"{name:<20} {line}")
 
 
-def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] | None]:
+Shown = dict[str, str | int | float | list[str] | None]
+
+
+def describe(descriptor: Descriptor) -> Shown:
     """What people and policies want to know of a descriptor."""
-    plan = descriptor.plan
     return {
         "session": descriptor.ctx,
         "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
         **({"round": descriptor.round.title} if descriptor.round is not None else {}),
-        "base model": plan.base_model,
-        "base model hash": plan.base_model_hash,
-        "adapter schema hash": adapter_schema_hash(plan),
-        "task": plan.task.kind,
-        "method": plan.method,
-        "reveals": encoding_of(plan).reveals,
-        "values": descriptor.parameters.length,
-        "epsilon": plan.training.epsilon,
-        "delta": plan.training.delta,
-        "unit of privacy": unit_in_words(plan.training.unit, plan.training.records_per_user),
-        "noise": plan.training.noise,
+        **_described_plan(descriptor.plan, descriptor.parameters.length),
         **_client_noise(descriptor),
         "audit reserve": descriptor.audit.summary if descriptor.audit else "nothing",
         "protocol": descriptor.protocol,
@@ -210,13 +266,54 @@ def describe(descriptor: Descriptor) -> dict[str, str | int | float | list[str] 
     }
 
 
-def _client_noise(descriptor: Descriptor) -> dict[str, str | int | float | list[str] | None]:
+def _client_noise(descriptor: Descriptor) -> Shown:
     grid = descriptor.noise_grid
     if grid is None:
         return {"client noise": "none"}
     return {
         "client noise": grid.guarantee_in_words(descriptor.rounds * descriptor.releases),
         "noise over signal": grid.ratio_in_words,
+    }
+
+
+def describe_masked(descriptor: MaskedDescriptor) -> Shown:
+    """The same of a masked session."""
+    graph = descriptor.graph
+    return {
+        "session": descriptor.ctx,
+        "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
+        **_described_plan(descriptor.plan, descriptor.shape.length),
+        "protocol": descriptor.protocol,
+        "security bits": SECURITY_BITS,
+        "upload bytes": descriptor.shape.packed_bytes,
+        "n_min": descriptor.n_min,
+        "graph": "complete" if graph.complete else f"{graph.holders} holders of each client",
+        "threshold": f"{graph.threshold} of {graph.holders} holders give a secret back",
+        "corrupt clients": f"at most {graph.corrupt} assumed",
+        "may vanish": f"up to {graph.dropouts}, in any round",
+        "smallest sum": f"{graph.smallest_sum} honest clients",
+        "sums": f"a lying coordinator could open {'one' if graph.most_sums == 1 else f'up to {graph.most_sums}'}",
+        "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients],
+        "joining until": _utc(descriptor.upload_deadline),
+        "seconds a round": descriptor.round_seconds,
+        "expires": _utc(descriptor.expires_at),
+    }
+
+
+def _described_plan(plan: Plan, values: int) -> Shown:
+    training = plan.training
+    return {
+        "base model": plan.base_model,
+        "base model hash": plan.base_model_hash,
+        "adapter schema hash": adapter_schema_hash(plan),
+        "task": plan.task.kind,
+        "method": plan.method,
+        "reveals": encoding_of(plan).reveals,
+        "values": values,
+        "epsilon": training.epsilon,
+        "delta": training.delta,
+        "unit of privacy": unit_in_words(training.unit, training.records_per_user),
+        "noise": training.noise,
     }
 
 

@@ -2,17 +2,21 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from secagg.certificate import CERTIFICATE, FILES, START, parse_certificate
-from secagg.errors import HashMismatch, SecaggError, VerificationError
-from secagg.policy import Anchors, Policy
+from secagg.errors import HashMismatch, PolicyViolation, ProtocolViolation, SecaggError, VerificationError
+from secagg.masked.certificate import SignedMaskedRelease
+from secagg.masked.descriptor import is_masked
+from secagg.masked.policy import MaskedAnchors
+from secagg.masked.verify import MaskedReport, verify_masked
+from secagg.policy import Anchors
 from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
-from secagg_host.config import load_toml
+from secagg_client.policies import load_anchors
 from secagg_host.durable import guard, read_file
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -48,7 +52,7 @@ def verify(release: Path, trust: Path, uploads: Path | None, earlier: tuple[Path
     try:
         content = read_release(release)
         before = [read_release(folder) for folder in earlier]
-        report = verify_release(content, load_anchors(trust), _reader(uploads, content), before)
+        report = verify_any(content, load_anchors(trust), _reader(uploads, content), before)
     except SecaggError as error:
         if as_json:
             click.echo(json.dumps({"verified": False, "error": error.code, "reason": str(error)}))
@@ -70,17 +74,30 @@ def read_release(folder: Path) -> dict[str, bytes]:
     return {path.name: read_file(path) for path in entries}
 
 
-def load_anchors(path: Path) -> Anchors:
-    """Anchors, or the anchors that a policy holds. Raises ConfigError."""
-    is_policy = b"max_epsilon" in read_file(path)
-    return load_toml(path, Policy if is_policy else Anchors)
+def verify_any(
+    content: Mapping[str, bytes],
+    anchors: Anchors | MaskedAnchors,
+    read_upload: ReadUpload | None = None,
+    earlier: Sequence[Mapping[str, bytes]] = (),
+) -> VerificationReport | MaskedReport:
+    """Verify a release of whichever protocol the anchors are for. Raises a SecaggError for the first thing wrong."""
+    masked = is_masked(content.get(CERTIFICATE, b""))
+    if masked != isinstance(anchors, MaskedAnchors):
+        found, wanted = ("masked", "sealed") if masked else ("sealed", "masked")
+        raise PolicyViolation(f"this is a {found} release, and the anchors are for {wanted} ones")
+    if not isinstance(anchors, MaskedAnchors):
+        return verify_release(content, anchors, read_upload, earlier)
+    if earlier:
+        raise ProtocolViolation("a masked session has no earlier rounds: leave --earlier out")
+    return verify_masked(content, anchors, read_upload)
 
 
 def _reader(folder: Path | None, content: Mapping[str, bytes]) -> ReadUpload | None:
     """Reads stored ciphertexts from `folder`, or from the session's folder in it, as the coordinator keeps them."""
     if folder is None or CERTIFICATE not in content:
         return None
-    inner = folder / parse_certificate(content[CERTIFICATE]).statement.ctx
+    raw = content[CERTIFICATE]
+    inner = folder / (SignedMaskedRelease.parse(raw) if is_masked(raw) else parse_certificate(raw)).statement.ctx
     chosen = inner if inner.is_dir() else folder
 
     def blocks(client: str, size: int) -> Iterable[bytes]:
@@ -98,14 +115,14 @@ def _blocks(folder: Path, client: str, size: int) -> Iterator[bytes]:
             yield block
 
 
-def summary(report: VerificationReport) -> dict[str, object]:
+def summary(report: VerificationReport | MaskedReport) -> dict[str, object]:
     """The report for machines."""
     certificate = report.certificate
     return {
         "verified": True,
         "linked": report.linked,
         "session": certificate.ctx,
-        "members": [member.client for member in certificate.final.statement.members],
+        "members": list(certificate.members),
         "excluded": [{"client": item.client, "reason": item.reason} for item in certificate.excluded],
         "security_bits": certificate.security_bits,
         "released_at": certificate.released_at,
@@ -113,13 +130,13 @@ def summary(report: VerificationReport) -> dict[str, object]:
     }
 
 
-def lines(report: VerificationReport) -> list[str]:
+def lines(report: VerificationReport | MaskedReport) -> list[str]:
     """The report for people."""
     certificate = report.certificate
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(certificate.released_at))
     return [
         *(f"{'note' if check in NOTES else 'ok':<4} {check}" for check in report.checks),
-        f"verified: session {certificate.ctx[:16]}, {len(certificate.final.statement.members)} members, "
+        f"verified: session {certificate.ctx[:16]}, {len(certificate.members)} members, "
         f"{certificate.security_bits} bits, released {when}",
         certificate.privacy_note,
     ]

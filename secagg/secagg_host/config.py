@@ -41,13 +41,17 @@ LocalPath = Annotated[Path, AfterValidator(_resolve)]
 
 def load_toml(path: Path, model: type[M]) -> M:
     """Read and check a TOML file. Raises ConfigError that names the file, the field and the reason."""
+    return check_config(read_toml(path), model, path)
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The plain content of a TOML file. Raises ConfigError."""
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: is not TOML: {error}") from error
-    return check_config(plain, model, path)
 
 
 def check_config(plain: dict[str, object], model: type[M], path: Path) -> M:

@@ -22,6 +22,13 @@ ALLOWED: dict[str, frozenset[Role]] = {
         for method in ("GetSession", "Enrol", "BeginUpload", "Upload", "GetStatus")
     },
     **{
+        f"/secagg.v1.MaskedService/{method}": frozenset({Role.CLIENT})
+        for method in (
+            "GetMaskedSession", "Advertise", "GetDirectory", "ShareKey", "GetShared", "BeginMaskedUpload",
+            "UploadMasked", "GetSurvivors", "EndorseSurvivors", "GetUnmasking", "Unmask", "GetMaskedStatus",
+        )
+    },
+    **{
         f"/secagg.v1.CommitteeService/{method}": frozenset({Role.KEYHOLDER})
         for method in ("GetProposal", "Approve", "GetWork", "GetEvidence", "Endorse", "SubmitShareSum")
     },

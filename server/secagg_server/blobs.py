@@ -60,13 +60,14 @@ class UploadFiles:
     def _path(self, client: str, suffix: str) -> Path:
         return self.folder / f"{client}{suffix}"
 
-    def _stored_path(self, client: str) -> Path:
+    def path(self, client: str) -> Path:
+        """Where the client's upload is: whole, or as far as it has come."""
         whole = self._path(client, WHOLE)
         return whole if whole.exists() else self._path(client, PART)
 
     def stored(self, client: str) -> int:
         """How many bytes of the client's ciphertext are here."""
-        path = self._stored_path(client)
+        path = self.path(client)
         with guard(path):
             return path.stat().st_size if path.exists() else 0
 
@@ -76,7 +77,7 @@ class UploadFiles:
 
     def blocks(self, client: str, block_bytes: int) -> Iterator[bytes]:
         """The client's ciphertext in blocks; the last may be shorter when the file is. Raises StorageError."""
-        path = self._stored_path(client)
+        path = self.path(client)
         with guard(path), path.open("rb") as file:
             while block := file.read(block_bytes):
                 yield block

@@ -40,9 +40,12 @@ class Mark:
 
 MARKS = (
     Mark("enrolled", "enrolled", "o", "#d9a35b"),
+    Mark("advertised its keys", "advertised keys", "o", "#d9a35b", 0.2),
+    Mark("shared its mask key", "shared a key", "^", "#6b8f3c", -0.2),
     Mark("uploaded", "uploaded", "s", ACCENT),
     Mark("approved the", "approved", "^", "#6b8f3c"),
     Mark("endorsed", "endorsed a set", "D", "#8a5a9e", 0.2),
+    Mark("gave its shares", "gave its shares", "v", "#b5483c", -0.2),
     Mark("gave", "gave its share sum", "v", "#b5483c", -0.2),
     Mark("", "next stage", "|", INK),
 )
@@ -118,7 +121,8 @@ def timeline_plot(timeline: Sequence[TimelineEvent]) -> Markup:
         axes.scatter(seconds, lanes, marker=mark.shape, color=mark.colour, s=34, zorder=3)
     axes.set_yticks(list(rows.values()), [plain(party) for party in rows])
     axes.set_ylim(-0.6, len(parties) - 0.4)
-    axes.set_xlabel("seconds after the first event; the bars are from enrolment to upload")
+    bars = any(mark_of(event.event).name == "enrolled" for event in timeline)
+    axes.set_xlabel("seconds after the first event" + ("; the bars are from enrolment to upload" if bars else ""))
     legend(axes, [(mark.name, mark.colour, mark.shape) for mark in used])
     return svg(figure)
 
@@ -126,7 +130,7 @@ def timeline_plot(timeline: Sequence[TimelineEvent]) -> Markup:
 def _lane(party: str, timeline: Sequence[TimelineEvent]) -> tuple[int, str]:
     """Coordinator first, then clients, then key-holders, each by name."""
     events = [mark_of(event.event).name for event in timeline if event.party == party]
-    if "enrolled" in events or "uploaded" in events:
+    if {"enrolled", "uploaded", "advertised keys"} & set(events):
         return 1, party
     return (2, party) if {"approved", "endorsed a set", "gave its share sum"} & set(events) else (0, party)
 

@@ -4,16 +4,16 @@ It shows what the certificate holds, and no figure that no accountant has seen (
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from secagg.certificate import ReleaseCertificate
+from secagg.certificate import Certificate, ReleaseCertificate
 from secagg.descriptor import Descriptor
 from secagg.evidence import box_bytes
 from secagg.identity import Identity
-from secagg.messages import Upload
 from secagg.privacy import PrivacyStatement
 from secagg_server import plots
 from secagg_server.pages import templates
@@ -102,40 +102,47 @@ class Member:
 def render(certificate: ReleaseCertificate) -> bytes:
     """The page, from nothing but the certificate's content. The same content gives the same bytes."""
     descriptor = certificate.session.descriptor.statement
-    chosen = {member.client for member in certificate.final.statement.members}
+    chosen = set(certificate.members)
     uploads = [upload.statement for upload in certificate.uploads if upload.statement.client in chosen]
+    sizes = ClientBytes.of(descriptor)
+    members = [Member(descriptor.client(one.client), one.privacy, descriptor.weights[one.client]) for one in uploads]
+    return render_page(
+        "report.html.j2",
+        certificate,
+        members,
+        descriptor=descriptor,
+        sizes=sizes,
+        shown_by=len(certificate.share_sums),
+        bytes_plot=plots.bytes_plot(sizes.rows),
+    )
+
+
+def render_page(template: str, certificate: Certificate, members: Sequence[Member], **more: object) -> bytes:
+    """A release's page of whichever protocol: what is common to all, and what its template needs beside it."""
     environment = templates()
     environment.filters["moment"] = _moment
     environment.filters["clock"] = _clock
     environment.filters["figure"] = plots.figure_text
     environment.filters["count"] = lambda value: f"{value:,}"
-    sizes = ClientBytes.of(descriptor)
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template(template).render(
         certificate=certificate,
-        descriptor=descriptor,
-        members=sorted((_member(descriptor, upload) for upload in uploads), key=lambda member: member.identity.title),
-        guess=_weakest(uploads),
-        seeded=any(upload.privacy.noise == "seeded" for upload in uploads),
-        sizes=sizes,
-        shown_by=len(certificate.share_sums),
-        bytes_plot=plots.bytes_plot(sizes.rows),
+        members=sorted(members, key=lambda member: member.identity.title),
+        guess=_weakest([member.privacy for member in members]),
+        seeded=any(member.privacy.noise == "seeded" for member in members),
         timeline_plot=plots.timeline_plot(certificate.timeline) if certificate.timeline else Markup(),
         quality_plot=plots.quality_plot(certificate.evaluation) if certificate.evaluation else Markup(),
+        **more,
     )
     return page.encode()
 
 
-def _member(descriptor: Descriptor, upload: Upload) -> Member:
-    return Member(descriptor.client(upload.client), upload.privacy, descriptor.weights[upload.client])
-
-
-def _weakest(uploads: list[Upload]) -> Guess | None:
+def _weakest(statements: Sequence[PrivacyStatement]) -> Guess | None:
     """The members' weakest guarantee; None when one of them has none."""
-    epsilons = [upload.privacy.epsilon for upload in uploads]
+    epsilons = [statement.epsilon for statement in statements]
     known = [epsilon for epsilon in epsilons if epsilon is not None]
     if not known or len(known) < len(epsilons):
         return None
-    return Guess(max(known), max(upload.privacy.delta for upload in uploads))
+    return Guess(max(known), max(statement.delta for statement in statements))
 
 
 def _moment(seconds: int) -> str:

@@ -13,6 +13,8 @@ from typing import TextIO
 from secagg.certificate import ADAPTER
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConfigError, SecaggError, SizeLimitError, TransportError
+from secagg.identity import check_issued_by
+from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor, is_masked
 from secagg.policy import check_authority
 from secagg.rounds import check_start
 from secagg.signing import Signed, parse_model
@@ -26,6 +28,10 @@ from secagg_server.blobs import UploadFiles
 from secagg_server.config import ServerConfig
 from secagg_server.driver import Driver
 from secagg_server.intake import Intake
+from secagg_server.masked_driver import MaskedDriver
+from secagg_server.masked_services import Masked, MaskedDirectory
+from secagg_server.masked_session import MaskedSession
+from secagg_server.masked_storage import MaskedStore
 from secagg_server.services import Committee, Contribution, Directory, Publication
 from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
 from secagg_server.storage import Store
@@ -36,22 +42,27 @@ MAX_WORKERS = 256
 ROOM_FOR_APPROVALS = 1 << 20
 
 
-def load_session(path: Path, files: PartyFiles) -> Signed[Descriptor]:
-    """Read and check a signed session file. Raises ConfigError or VerificationError."""
+def load_session(path: Path, files: PartyFiles) -> Signed[Descriptor] | SignedMaskedDescriptor:
+    """Read and check a signed session file, of either protocol. Raises ConfigError or VerificationError."""
     raw = read_file(path)
     if len(raw) > MAX_MESSAGE_BYTES - ROOM_FOR_APPROVALS:
         raise SizeLimitError(f"{path}: {len(raw)} bytes do not fit a message; embed less in the plan")
+    proposal: Signed[Descriptor] | SignedMaskedDescriptor
     try:
-        signed = parse_model(SignedDescriptor, raw)
-        descriptor = signed.check(approved=False)
+        if is_masked(raw):
+            proposal = SignedMaskedDescriptor.parse(raw)
+            owner = proposal.verify(proposal.statement.coordinator_identity).coordinator_identity
+        else:
+            signed = parse_model(SignedDescriptor, raw)
+            owner, proposal = signed.check(approved=False).coordinator_identity, signed.descriptor
     except SecaggError as error:
         raise type(error)(f"{path}: {error}") from error
-    if descriptor.coordinator_identity.fingerprint != files.identity.fingerprint:
+    if owner.fingerprint != files.identity.fingerprint:
         raise ConfigError(f"{path}: the session belongs to another coordinator than {files.identity.title}")
-    return signed.descriptor
+    return proposal
 
 
-def release_folders(base: Path, descriptors: Sequence[Descriptor]) -> dict[str, Path]:
+def release_folders(base: Path, descriptors: Sequence[Descriptor | MaskedDescriptor]) -> dict[str, Path]:
     """Where each session's release goes, by ctx: a folder a series when there are several, and in it one a round."""
     several = len({descriptor.series for descriptor in descriptors}) > 1
     tops = {descriptor.ctx: base / descriptor.series if several else base for descriptor in descriptors}
@@ -81,13 +92,35 @@ def start_of(descriptor: Descriptor, folders: Mapping[str, Path]) -> bytes | Non
     return adapter
 
 
+def _check_sealed(
+    path: Path, config: ServerConfig, descriptor: Descriptor, store: Store, files: PartyFiles, host: Host
+) -> None:
+    """What the operator set fits the session; a new one has certificates of the authority only."""
+    if config.close_at_uploads is not None and config.close_at_uploads < descriptor.n_min:
+        raise ConfigError(f"close_at_uploads is below n_min = {descriptor.n_min} of {path}")
+    if not store.has_session(descriptor.ctx):
+        check_authority(descriptor, files.authority, host.clock())
+
+
+def _check_masked(
+    path: Path, config: ServerConfig, descriptor: MaskedDescriptor, store: Store, files: PartyFiles, host: Host
+) -> None:
+    """The same for a masked session."""
+    if config.close_at_uploads is not None:
+        raise ConfigError(f"close_at_uploads is for sealed sessions, and {path} is masked: remove it")
+    if not store.has_session(descriptor.ctx):
+        for identity in (descriptor.coordinator_identity, *descriptor.clients):
+            check_issued_by(identity, files.authority, host.clock())
+
+
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """All that a running server holds. Nothing in it can open anything alone."""
 
     sessions: dict[str, ServedSession]
+    masked: dict[str, MaskedSession]
     intakes: dict[str, Intake]
-    drivers: tuple[Driver, ...]
+    drivers: tuple[Driver | MaskedDriver, ...]
     store: Store
     host: Host
 
@@ -95,26 +128,26 @@ class Coordinator:
     def load(cls, config: ServerConfig, files: PartyFiles, host: Host) -> "Coordinator":
         """Open the state and take on the configured sessions. Raises ConfigError, StorageError, VerificationError."""
         store = Store(config.state / "coordinator.sqlite")
-        sessions = dict[str, ServedSession]()
         proposals = [(path, load_session(path, files)) for path in config.sessions]
         folders = release_folders(config.release, [proposal.statement for _, proposal in proposals])
+        sessions, masked = dict[str, ServedSession](), dict[str, MaskedSession]()
         for path, proposal in proposals:
-            descriptor = proposal.statement
-            if config.close_at_uploads is not None and config.close_at_uploads < descriptor.n_min:
-                raise ConfigError(f"close_at_uploads is below n_min = {descriptor.n_min} of {path}")
-            if not store.has_session(descriptor.ctx):
-                check_authority(descriptor, files.authority, host.clock())
-            sessions[descriptor.ctx] = ServedSession(
-                proposal,
-                store.add_session(proposal),
-                UploadFiles(config.state / "uploads" / descriptor.ctx),
-                folders[descriptor.ctx],
-                host,
-                config.close_at_uploads,
-                start_of(descriptor, folders),
-            )
+            ctx = proposal.statement.ctx
+            uploads = UploadFiles(config.state / "uploads" / ctx)
+            if isinstance(proposal.statement, MaskedDescriptor):
+                _check_masked(path, config, proposal.statement, store, files, host)
+                masked[ctx] = MaskedSession(proposal, MaskedStore.of(store, proposal), uploads, folders[ctx], host)
+            else:
+                _check_sealed(path, config, proposal.statement, store, files, host)
+                start = start_of(proposal.statement, folders)
+                stored = store.add_session(proposal)
+                sessions[ctx] = ServedSession(
+                    proposal, stored, uploads, folders[ctx], host, config.close_at_uploads, start
+                )
+        drivers: list[Driver | MaskedDriver] = [Driver(session) for session in sessions.values()]
+        drivers += [MaskedDriver(session) for session in masked.values()]
         intakes = {ctx: Intake(session) for ctx, session in sessions.items()}
-        return cls(sessions, intakes, tuple(Driver(session) for session in sessions.values()), store, host)
+        return cls(sessions, masked, intakes, tuple(drivers), store, host)
 
     def advance(self) -> None:
         """Let every session take the steps that it can take now."""
@@ -135,6 +168,7 @@ class Listener:
 def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listener:
     """Start the gRPC services. Raises TransportError when the address cannot be used."""
     parties = sum(len(s.descriptor.roster) + len(s.descriptor.committee) for s in coordinator.sessions.values())
+    parties += sum(len(s.descriptor.roster) for s in coordinator.masked.values())
     server = grpc.server(
         ThreadPoolExecutor(min(MAX_WORKERS, 16 + CALLS_AT_ONCE * parties), thread_name_prefix="rpc"),
         interceptors=[RoleInterceptor(coordinator.host.events)],
@@ -144,7 +178,9 @@ def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listene
     contribution = Contribution(directory, coordinator.intakes)
     services.add_ContributionServiceServicer_to_server(contribution, server)  # type: ignore[no-untyped-call]
     services.add_CommitteeServiceServicer_to_server(Committee(directory), server)  # type: ignore[no-untyped-call]
-    services.add_PublicationServiceServicer_to_server(Publication(directory), server)  # type: ignore[no-untyped-call]
+    masked, publication = Masked(MaskedDirectory(coordinator.masked)), Publication(directory, coordinator.masked)
+    services.add_MaskedServiceServicer_to_server(masked, server)  # type: ignore[no-untyped-call]
+    services.add_PublicationServiceServicer_to_server(publication, server)  # type: ignore[no-untyped-call]
     try:
         port = server.add_secure_port(address, server_credentials(files))
     except RuntimeError as error:
@@ -172,7 +208,11 @@ def serve(
         listener = listen(coordinator, config.listen, files)
         stack.callback(lambda: listener.server.stop(GRACE_SECONDS).wait())
         check_refuses_tls12(listener.host, listener.port, config.identity)
-        events.emit("listening", address=f"{listener.host}:{listener.port}", sessions=list(coordinator.sessions))
+        events.emit(
+            "listening",
+            address=f"{listener.host}:{listener.port}",
+            sessions=[*coordinator.sessions, *coordinator.masked],
+        )
         while not stop.is_set():
             coordinator.advance()
             stop.wait(TICK_SECONDS)

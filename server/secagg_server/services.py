@@ -2,8 +2,10 @@
 # ruff: noqa: N802  (gRPC names the methods)
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
 
-from secagg.certificate import CERTIFICATE, names
+from secagg.certificate import CERTIFICATE
 from secagg.errors import MalformedError, NotReady, UnknownSession
 from secagg.evidence import ShareAnswer
 from secagg.identity import Identity
@@ -20,7 +22,7 @@ from secagg_server.storage import SessionState
 
 MAX_WAIT_SECONDS = 20.0
 
-_STATES = {
+STATES = {
     SessionState.PROPOSED: pb.SESSION_STATE_PROPOSED,
     SessionState.OPEN: pb.SESSION_STATE_OPEN,
     SessionState.CLOSING: pb.SESSION_STATE_CLOSING,
@@ -110,7 +112,7 @@ class Contribution(services.ContributionServiceServicer):
         state, reason = session.status()
         receipt = session.receipt(peer.fingerprint)
         raw = b"" if receipt is None else receipt.to_bytes()
-        return pb.GetStatusResponse(state=_STATES[state], reason=reason, signed_receipt_json=raw)
+        return pb.GetStatusResponse(state=STATES[state], reason=reason, signed_receipt_json=raw)
 
     def _intake(self, signed: SignedUpload, peer: Identity) -> Intake:
         return self._intakes[self._directory.find(signed.statement.ctx, peer).ctx]
@@ -149,7 +151,7 @@ class Committee(services.CommitteeServiceServicer):
         seconds = min(request.wait_milliseconds / 1000, MAX_WAIT_SECONDS)
         task = session.await_task(peer.fingerprint, seconds)
         state, reason = session.status()
-        response = pb.GetWorkResponse(state=_STATES[state], reason=reason)
+        response = pb.GetWorkResponse(state=STATES[state], reason=reason)
         _put_task(response, task)
         return response
 
@@ -194,11 +196,31 @@ def _put_task(response: pb.GetWorkResponse, task: Task | None) -> None:
             pass
 
 
+class Published(Protocol):
+    """A session of whichever protocol, in so far as it has a release."""
+
+    release_folder: Path
+
+    @property
+    def ctx(self) -> str:
+        """Its name."""
+
+    @property
+    def release_names(self) -> tuple[str, ...]:
+        """The files of its release, but for the certificate."""
+
+    def admit(self, peer: Identity) -> None:
+        """Raise RoleViolation unless `peer` belongs to it."""
+
+    def status(self) -> tuple[SessionState, str]:
+        """State and reason."""
+
+
 class Publication(services.PublicationServiceServicer):
     """What every party of a session, and auditors, may read."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, directory: Directory, others: Mapping[str, Published] | None = None) -> None:
+        self._directory, self._others = directory, others or {}
 
     def ListReleaseFiles(
         self, request: pb.ListReleaseFilesRequest, context: grpc.ServicerContext
@@ -207,7 +229,7 @@ class Publication(services.PublicationServiceServicer):
         session = self._released(request.ctx, context)
         folder = session.release_folder
         with guard(folder):
-            listed = (*names(session.descriptor), CERTIFICATE)
+            listed = (*session.release_names, CERTIFICATE)
             files = [pb.ReleaseFile(name=name, size=(folder / name).stat().st_size) for name in listed]
         return pb.ListReleaseFilesResponse(files=files)
 
@@ -216,15 +238,20 @@ class Publication(services.PublicationServiceServicer):
     ) -> Iterator[pb.GetReleaseFileResponse]:
         """One file in chunks."""
         session = self._released(request.ctx, context)
-        if request.name not in (*names(session.descriptor), CERTIFICATE):
+        if request.name not in (*session.release_names, CERTIFICATE):
             raise MalformedError(f"this release has no file {request.name[:100]!r}")
         path = session.release_folder / request.name
         with guard(path), path.open("rb") as file:
             while chunk := file.read(MAX_CHUNK_BYTES):
                 yield pb.GetReleaseFileResponse(chunk=chunk)
 
-    def _released(self, ctx: bytes, context: grpc.ServicerContext) -> ServedSession:
-        session, _ = self._directory.of(ctx, context)
+    def _released(self, ctx: bytes, context: grpc.ServicerContext) -> Published:
+        session: Published
+        if ctx.hex() in self._others:
+            session = self._others[ctx.hex()]
+            session.admit(peer_identity(context))
+        else:
+            session, _ = self._directory.of(ctx, context)
         state, reason = session.status()
         if state != SessionState.RELEASED:
             raise NotReady(f"session {session.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from secagg.certificate import TimelineEvent
+from secagg.certificate import TimelineEvent, names
 from secagg.coordinator import Settlement, check_share_answer
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, NotReady, ProtocolViolation, RoleViolation, SessionClosed
@@ -119,6 +119,11 @@ class ServedSession:
     def ctx(self) -> str:
         """The session's name."""
         return self.descriptor.ctx
+
+    @property
+    def release_names(self) -> tuple[str, ...]:
+        """The files of its release, but for the certificate."""
+        return names(self.descriptor)
 
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""

@@ -218,12 +218,14 @@ class Store:
 
     def add_session(self, signed: Signed[Descriptor]) -> "SessionStore":
         """The store of a session, new or known."""
-        ctx = signed.statement.ctx
+        self.add_row(signed.statement.ctx, signed.to_bytes(), SessionState.PROPOSED)
+        return SessionStore(self, signed.statement.ctx)
+
+    def add_row(self, ctx: str, descriptor: bytes, state: SessionState) -> None:
+        """Take a session on, in a first state. Does nothing when it is known."""
         with self.write() as db:
             if db.get(SessionRow, ctx) is None:
-                row = SessionRow(ctx=ctx, descriptor=signed.to_bytes(), state=SessionState.PROPOSED, reason="")
-                db.add(row)
-        return SessionStore(self, ctx)
+                db.add(SessionRow(ctx=ctx, descriptor=descriptor, state=state, reason=""))
 
     def has_session(self, ctx: str) -> bool:
         """Whether the session was taken on before."""
@@ -235,8 +237,8 @@ class Store:
         self._engine.dispose()
 
 
-class SessionStore:
-    """Everything stored about one session. Writes that matter to people take a line for the timeline."""
+class StateStore:
+    """State and timeline of one session, of whichever protocol."""
 
     def __init__(self, store: Store, ctx: str) -> None:
         self._store, self.ctx = store, ctx
@@ -272,6 +274,10 @@ class SessionStore:
         with self._store.read() as db:
             rows = db.scalars(select(EventRow).where(EventRow.ctx == self.ctx).order_by(EventRow.number))
             return tuple(TimelineEvent(at=row.at, party=row.party, event=row.event) for row in rows)
+
+
+class SessionStore(StateStore):
+    """Everything stored about one session. Writes that matter to people take a line for the timeline."""
 
     def approvals(self) -> dict[str, SignedApproval]:
         """By key-holder."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from secagg.certificate import SignedRelease
+from secagg.masked.certificate import SignedMaskedRelease
 from tests.tiny import LABELS, sentences
 
 PATIENCE = 240.0
@@ -120,6 +121,35 @@ def _refuses_a_second_run(out: Path) -> None:
     assert status == 1
     assert "error[config]" in error
     assert "holds an earlier run; add --replace" in error
+
+
+@pytest.mark.slow
+def test_a_masked_run_in_which_a_client_vanishes(tmp_path: Path, tiny_bert_dir: Path, texts: Path) -> None:
+    """The fifth client is killed when the others already mask with it: their shares take its masks out of the sum."""
+    out = tmp_path / "run"
+    options = (*own(tiny_bert_dir, texts), "--protocol", "masked", "--clients", "4", "--no-baselines")
+    with demo(out, *options) as running:
+        status, error = running.end()
+    assert status == 0, error
+    result = running.events[-1]
+    assert not [event for event in running.events if event.get("party", "").startswith("keyholder")]
+    assert any("4 uploads were hashed and added again" in check for check in result["checks"])
+    certificate = SignedMaskedRelease.parse((out / "release" / "release.json").read_bytes()).statement
+    assert len(certificate.members) == 4
+    assert [(item.title, item.reason.split(";")[0]) for item in certificate.excluded] == [
+        ("Harbour desk/trainer", "no masked vector before the set was fixed")
+    ]
+    assert certificate.evaluation is not None
+    for index in range(1, 5):
+        assert (out / f"client-{index}" / "release" / "release.json").is_file()
+
+
+def test_a_masked_run_that_cannot_bear_what_is_asked_is_refused(tmp_path: Path) -> None:
+    with demo(tmp_path / "run", "--protocol", "masked", *OPTIONS) as running:
+        status, error = running.end()
+    assert status == 1
+    assert "error[config]" in error
+    assert "take more --clients or fewer --drop" in error
 
 
 def test_too_many_failed_key_holders_are_named(tmp_path: Path, tiny_bert_dir: Path, texts: Path) -> None:

@@ -126,7 +126,7 @@ def test_lines_say_who_did_what_and_not_every_step() -> None:
     assert "client North: trains: 8 steps, epsilon 8" in text
     assert text.count("step ") == 4
     assert "step 8/8, loss 0.125, epsilon 8.00 spent" in text
-    assert "uploaded 1,234,567 bytes, sealed" in text
+    assert "uploaded 1,234,567 bytes, none of them readable" in text
     assert "coordinator: ended with status 3" in text
     assert "client North: was killed" in text
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import secagg_client.calls as calls
-from secagg.descriptor import Descriptor
+from secagg.agreed import Agreed
 from secagg.plan import Plan
 from secagg.policy import Policy
 from secagg.privacy import PrivacyStatement
@@ -44,26 +44,26 @@ class CountedTraining:
     def notes(self) -> list[str]:
         return self.book.read_text().split() if self.book.exists() else []
 
-    def prepare(self, descriptor: Descriptor, plan: Plan) -> "CountedRun":
+    def prepare(self, descriptor: Agreed, plan: Plan) -> "CountedRun":
         self.note("prepared")
         self.plans.append(plan)
         return CountedRun(self, descriptor)
 
-    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
+    def mark_sealed(self, descriptor: Agreed, upload_root: str) -> None:
         if "sealed" not in self.notes:
             self.note("sealed")
 
-    def abandon(self, descriptor: Descriptor) -> None:
+    def abandon(self, descriptor: Agreed) -> None:
         self.note("abandoned")
 
-    def after_release(self, release: Path, descriptor: Descriptor) -> None:
+    def after_release(self, release: Path, descriptor: Agreed) -> None:
         self.note("measured")
 
 
 @dataclass(frozen=True)
 class CountedRun:
     owner: CountedTraining
-    descriptor: Descriptor
+    descriptor: Agreed
 
     def charge(self) -> None:
         self.owner.note("charged")

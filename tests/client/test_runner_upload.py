@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import secagg_client.calls as calls
-from secagg.descriptor import Descriptor
+from secagg.agreed import Agreed
 from secagg.errors import LedgerError, ProtocolViolation, SessionClosed, StorageError, TransportError
 from secagg.messages import SignedReceipt, SignedUpload
 from secagg_client.calls import ContributionCalls, PublicationCalls
@@ -157,7 +157,7 @@ class Booked(CountedTraining):
 
     ledger: Ledger
 
-    def mark_sealed(self, descriptor: Descriptor, upload_root: str) -> None:
+    def mark_sealed(self, descriptor: Agreed, upload_root: str) -> None:
         self.ledger.mark_sealed(descriptor.ctx, upload_root)
 
 

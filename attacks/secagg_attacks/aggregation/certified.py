@@ -4,16 +4,17 @@ Says nothing about whom the coordinator's key belongs to: that is `secagg verify
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 from secagg.certificate import CERTIFICATE, parse_certificate
-from secagg.descriptor import Descriptor
 from secagg.errors import AuditError, ProtocolViolation
 from secagg.identity import Identity, plain_name
-from secagg.messages import FinalSet
+from secagg.masked.certificate import SignedMaskedRelease
+from secagg.masked.descriptor import is_masked
+from secagg.plan import Plan
 from secagg.policy import adapter_schema_hash
 from secagg.sets import check_members
 from secagg_attacks.aggregation.cohorts import Cohort, Member
@@ -22,11 +23,18 @@ from secagg_host.durable import read_file
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """A release by its folder: what its session was, and the set that its coordinator signed."""
+    """A release by its folder: what its session was, and the set that its coordinator signed.
+
+    `clients` and public `weights` are the roster's, `members` the set's with what each signed; all by fingerprint.
+    """
 
     folder: Path
-    descriptor: Descriptor = field(repr=False)
-    final: FinalSet = field(repr=False)
+    plan: Plan = field(repr=False)
+    n_min: int
+    clients: Mapping[str, Identity] = field(repr=False)
+    weights: Mapping[str, float] = field(repr=False)
+    members: Mapping[str, str] = field(repr=False)
+    start: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> "Certified":
@@ -36,18 +44,40 @@ class Certified:
         path = folder / CERTIFICATE
         if not path.is_file():
             raise AuditError(f"{folder} has no {CERTIFICATE}: only a certificate says who was in a sum. Leave it out")
-        certificate = parse_certificate(read_file(path)).statement
+        raw = read_file(path)
+        return cls._masked(folder, raw) if is_masked(raw) else cls._sealed(folder, raw)
+
+    @classmethod
+    def _sealed(cls, folder: Path, raw: bytes) -> "Certified":
+        certificate = parse_certificate(raw).statement
         descriptor = certificate.session.check(approved=False)
         final = certificate.final.verify(descriptor.coordinator_identity)
         check_members(descriptor, final.members)
-        if final.ctx != descriptor.ctx:
-            raise ProtocolViolation(f"{path}: its final set is of session {final.ctx[:16]}, not of its own: altered")
-        return cls(folder, descriptor, final)
+        _check_own(folder, final.ctx, descriptor.ctx)
+        members = {member.client: member.upload_root for member in final.members}
+        start = descriptor.previous.adapter if descriptor.previous else ""
+        return cls(folder, descriptor.plan, descriptor.n_min, descriptor.clients, descriptor.weights, members, start)
 
-    @property
-    def members(self) -> dict[str, str]:
-        """Upload root by fingerprint."""
-        return {member.client: member.upload_root for member in self.final.members}
+    @classmethod
+    def _masked(cls, folder: Path, raw: bytes) -> "Certified":
+        certificate = SignedMaskedRelease.parse(raw).statement
+        descriptor = certificate.session.verify(certificate.session.statement.coordinator_identity)
+        final = certificate.final.verify(descriptor.coordinator_identity)
+        _check_own(folder, final.ctx, descriptor.ctx)
+        clients = {identity.fingerprint: identity for identity in descriptor.clients}
+        weights = {name: one.weight for name, one in zip(clients, descriptor.roster, strict=True)}
+        signed = {upload.signer: upload.statement.digest for upload in certificate.uploads}
+        chosen = [descriptor.member(number).fingerprint for number in final.members]
+        if sorted(chosen) != sorted(signed):
+            raise ProtocolViolation(f"{folder / CERTIFICATE}: its set is not that of its uploads: altered")
+        return cls(folder, descriptor.plan, descriptor.n_min, clients, weights, signed)
+
+
+def _check_own(folder: Path, found: str, ctx: str) -> None:
+    if found != ctx:
+        raise ProtocolViolation(
+            f"{folder / CERTIFICATE}: its final set is of session {found[:16]}, not of its own: altered"
+        )
 
 
 def cohorts_of(releases: Sequence[Certified]) -> tuple[tuple[Cohort, ...], tuple[str, ...]]:
@@ -61,9 +91,9 @@ def cohorts_of(releases: Sequence[Certified]) -> tuple[tuple[Cohort, ...], tuple
     cohorts = tuple(
         Cohort(
             f"release {number} ({each.folder})",
-            each.descriptor.n_min,
+            each.n_min,
             {
-                names[client]: Member(Fraction(str(each.descriptor.weights[client])), upload)
+                names[client]: Member(Fraction(str(each.weights[client])), upload)
                 for client, upload in each.members.items()
             },
         )
@@ -75,7 +105,7 @@ def cohorts_of(releases: Sequence[Certified]) -> tuple[tuple[Cohort, ...], tuple
 def _check_alike(first: Certified, other: Certified, number: int) -> None:
     """The sums are of one space: the same base model, tensors, start values and method."""
     where = f"{other.folder} (release {number})"
-    one, two = first.descriptor.plan, other.descriptor.plan
+    one, two = first.plan, other.plan
     if one.base_model_hash != two.base_model_hash:
         raise AuditError(
             f"{where} is of another base model than release 1: {two.base_model} {two.base_model_hash[:16]}, not "
@@ -94,8 +124,8 @@ def _names(releases: Sequence[Certified]) -> dict[str, str]:
 
     Names that differ only in case or spaces are one (protocol.md §4.4). Two clients of one roster are never one.
     """
-    everybody = {client: identity for each in releases for client, identity in each.descriptor.clients.items()}
-    doubled = {title for each in releases for title in _doubled(each.descriptor)}
+    everybody = {client: identity for each in releases for client, identity in each.clients.items()}
+    doubled = {title for each in releases for title in _doubled(each.clients)}
     titles = {plain_name(identity.title): identity for identity in reversed(everybody.values())}
     institutions = Counter(plain_name(identity.institution) for identity in titles.values())
 
@@ -109,8 +139,8 @@ def _names(releases: Sequence[Certified]) -> dict[str, str]:
     return {client: name(client, identity) for client, identity in everybody.items()}
 
 
-def _doubled(descriptor: Descriptor) -> Iterator[str]:
-    counts = Counter(plain_name(identity.title) for identity in descriptor.clients.values())
+def _doubled(clients: Mapping[str, Identity]) -> Iterator[str]:
+    counts = Counter(plain_name(identity.title) for identity in clients.values())
     return (title for title, count in counts.items() if count > 1)
 
 
@@ -119,9 +149,9 @@ def _notes(releases: Sequence[Certified], names: dict[str, str]) -> Iterator[str
     renewed = sorted(name for name, count in certificates.items() if count > 1)
     if renewed:
         yield f"taken as one client by name, with different certificates: {', '.join(renewed)}"
-    if len({each.descriptor.plan.training for each in releases}) > 1:
+    if len({each.plan.training for each in releases}) > 1:
         yield "the releases' training settings differ, so a client's updates differ by more than samples and noise"
-    starts = {each.descriptor.previous.adapter if each.descriptor.previous else "" for each in releases}
+    starts = {each.start for each in releases}
     if len(starts) > 1:
         yield (
             "the releases start from different adapters (they are rounds): a client's updates are alike at most in "

@@ -256,3 +256,145 @@ class GetReleaseFileResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+
+class AdvertiseRequest(_message.Message):
+    __slots__ = ("signed_advertisement_json",)
+    SIGNED_ADVERTISEMENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_advertisement_json: bytes
+    def __init__(self, signed_advertisement_json: _Optional[bytes] = ...) -> None: ...
+
+class AdvertiseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetDirectoryRequest(_message.Message):
+    __slots__ = ("ctx",)
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+
+class GetDirectoryResponse(_message.Message):
+    __slots__ = ("signed_advertisement_json",)
+    SIGNED_ADVERTISEMENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_advertisement_json: bytes
+    def __init__(self, signed_advertisement_json: _Optional[bytes] = ...) -> None: ...
+
+class MaskedLeaf(_message.Message):
+    __slots__ = ("receiver", "commitment", "box")
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    receiver: int
+    commitment: bytes
+    box: bytes
+    def __init__(self, receiver: _Optional[int] = ..., commitment: _Optional[bytes] = ..., box: _Optional[bytes] = ...) -> None: ...
+
+class ShareKeyRequest(_message.Message):
+    __slots__ = ("signed_sharing_json", "leaves")
+    SIGNED_SHARING_JSON_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    signed_sharing_json: bytes
+    leaves: _containers.RepeatedCompositeFieldContainer[MaskedLeaf]
+    def __init__(self, signed_sharing_json: _Optional[bytes] = ..., leaves: _Optional[_Iterable[_Union[MaskedLeaf, _Mapping]]] = ...) -> None: ...
+
+class ShareKeyResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MaskedDelivery(_message.Message):
+    __slots__ = ("signed_json", "index", "commitment", "path", "box")
+    SIGNED_JSON_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    signed_json: bytes
+    index: int
+    commitment: bytes
+    path: _containers.RepeatedScalarFieldContainer[bytes]
+    box: bytes
+    def __init__(self, signed_json: _Optional[bytes] = ..., index: _Optional[int] = ..., commitment: _Optional[bytes] = ..., path: _Optional[_Iterable[bytes]] = ..., box: _Optional[bytes] = ...) -> None: ...
+
+class MaskedMembers(_message.Message):
+    __slots__ = ("members",)
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, members: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetSharedRequest(_message.Message):
+    __slots__ = ("ctx",)
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+
+class GetSharedResponse(_message.Message):
+    __slots__ = ("shared", "delivery")
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    shared: MaskedMembers
+    delivery: MaskedDelivery
+    def __init__(self, shared: _Optional[_Union[MaskedMembers, _Mapping]] = ..., delivery: _Optional[_Union[MaskedDelivery, _Mapping]] = ...) -> None: ...
+
+class MaskedUploadHeader(_message.Message):
+    __slots__ = ("signed_upload_json", "leaves", "offset")
+    SIGNED_UPLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    signed_upload_json: bytes
+    leaves: _containers.RepeatedCompositeFieldContainer[MaskedLeaf]
+    offset: int
+    def __init__(self, signed_upload_json: _Optional[bytes] = ..., leaves: _Optional[_Iterable[_Union[MaskedLeaf, _Mapping]]] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class MaskedUploadRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: MaskedUploadHeader
+    chunk: bytes
+    def __init__(self, header: _Optional[_Union[MaskedUploadHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class GetSurvivorsRequest(_message.Message):
+    __slots__ = ("ctx",)
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+
+class GetSurvivorsResponse(_message.Message):
+    __slots__ = ("signed_set_json",)
+    SIGNED_SET_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_set_json: bytes
+    def __init__(self, signed_set_json: _Optional[bytes] = ...) -> None: ...
+
+class EndorseSurvivorsRequest(_message.Message):
+    __slots__ = ("signed_endorsement_json",)
+    SIGNED_ENDORSEMENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_endorsement_json: bytes
+    def __init__(self, signed_endorsement_json: _Optional[bytes] = ...) -> None: ...
+
+class EndorseSurvivorsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetUnmaskingRequest(_message.Message):
+    __slots__ = ("ctx",)
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+
+class GetUnmaskingResponse(_message.Message):
+    __slots__ = ("signed_endorsement_json", "delivery")
+    SIGNED_ENDORSEMENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    signed_endorsement_json: bytes
+    delivery: MaskedDelivery
+    def __init__(self, signed_endorsement_json: _Optional[bytes] = ..., delivery: _Optional[_Union[MaskedDelivery, _Mapping]] = ...) -> None: ...
+
+class UnmaskRequest(_message.Message):
+    __slots__ = ("signed_unmasking_json",)
+    SIGNED_UNMASKING_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_unmasking_json: bytes
+    def __init__(self, signed_unmasking_json: _Optional[bytes] = ...) -> None: ...
+
+class UnmaskResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

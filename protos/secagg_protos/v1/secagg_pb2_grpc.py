@@ -686,3 +686,562 @@ class PublicationService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class MaskedServiceStub:
+    """What clients of a masked session may call (protocol.md §12). A round's call fails with NOT_READY before its time and
+    with SESSION_CLOSED after it; doing it again with the same bytes changes nothing.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetMaskedSession = channel.unary_unary(
+                '/secagg.v1.MaskedService/GetMaskedSession',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
+        self.Advertise = channel.unary_unary(
+                '/secagg.v1.MaskedService/Advertise',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.AdvertiseRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.AdvertiseResponse.FromString,
+                _registered_method=True)
+        self.GetDirectory = channel.unary_stream(
+                '/secagg.v1.MaskedService/GetDirectory',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetDirectoryRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetDirectoryResponse.FromString,
+                _registered_method=True)
+        self.ShareKey = channel.unary_unary(
+                '/secagg.v1.MaskedService/ShareKey',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.ShareKeyRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.ShareKeyResponse.FromString,
+                _registered_method=True)
+        self.GetShared = channel.unary_stream(
+                '/secagg.v1.MaskedService/GetShared',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSharedRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSharedResponse.FromString,
+                _registered_method=True)
+        self.BeginMaskedUpload = channel.unary_unary(
+                '/secagg.v1.MaskedService/BeginMaskedUpload',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadResponse.FromString,
+                _registered_method=True)
+        self.UploadMasked = channel.stream_unary(
+                '/secagg.v1.MaskedService/UploadMasked',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.MaskedUploadRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.UploadResponse.FromString,
+                _registered_method=True)
+        self.GetSurvivors = channel.unary_unary(
+                '/secagg.v1.MaskedService/GetSurvivors',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSurvivorsRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSurvivorsResponse.FromString,
+                _registered_method=True)
+        self.EndorseSurvivors = channel.unary_unary(
+                '/secagg.v1.MaskedService/EndorseSurvivors',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseSurvivorsRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseSurvivorsResponse.FromString,
+                _registered_method=True)
+        self.GetUnmasking = channel.unary_stream(
+                '/secagg.v1.MaskedService/GetUnmasking',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetUnmaskingRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetUnmaskingResponse.FromString,
+                _registered_method=True)
+        self.Unmask = channel.unary_unary(
+                '/secagg.v1.MaskedService/Unmask',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.UnmaskRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.UnmaskResponse.FromString,
+                _registered_method=True)
+        self.GetMaskedStatus = channel.unary_unary(
+                '/secagg.v1.MaskedService/GetMaskedStatus',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+
+
+class MaskedServiceServicer:
+    """What clients of a masked session may call (protocol.md §12). A round's call fails with NOT_READY before its time and
+    with SESSION_CLOSED after it; doing it again with the same bytes changes nothing.
+    """
+
+    def GetMaskedSession(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Advertise(self, request, context):
+        """Public keys for this session, signed (§12.3).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDirectory(self, request, context):
+        """All signed advertisements, by member number.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShareKey(self, request, context):
+        """Shares of the mask key, sealed (§12.4).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShared(self, request, context):
+        """Who has shared, and the boxes that are for the caller (§12.5.1).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginMaskedUpload(self, request, context):
+        """Announces the one masked vector; says how much of it is already stored, or gives the receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadMasked(self, request_iterator, context):
+        """Sends the rest, from the offset that BeginMaskedUpload named (§12.5). The first message is the header.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSurvivors(self, request, context):
+        """U, signed by the coordinator (§12.6.1).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndorseSurvivors(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUnmasking(self, request, context):
+        """Endorsements by holders of the caller, and the boxes that are for it (§12.6.2, §12.7.1).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unmask(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMaskedStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_MaskedServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetMaskedSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMaskedSession,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'Advertise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Advertise,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.AdvertiseRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.AdvertiseResponse.SerializeToString,
+            ),
+            'GetDirectory': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetDirectory,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetDirectoryRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetDirectoryResponse.SerializeToString,
+            ),
+            'ShareKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareKey,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.ShareKeyRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.ShareKeyResponse.SerializeToString,
+            ),
+            'GetShared': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetShared,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSharedRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSharedResponse.SerializeToString,
+            ),
+            'BeginMaskedUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginMaskedUpload,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadResponse.SerializeToString,
+            ),
+            'UploadMasked': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadMasked,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.MaskedUploadRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.UploadResponse.SerializeToString,
+            ),
+            'GetSurvivors': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSurvivors,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSurvivorsRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSurvivorsResponse.SerializeToString,
+            ),
+            'EndorseSurvivors': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndorseSurvivors,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseSurvivorsRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseSurvivorsResponse.SerializeToString,
+            ),
+            'GetUnmasking': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetUnmasking,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetUnmaskingRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetUnmaskingResponse.SerializeToString,
+            ),
+            'Unmask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unmask,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.UnmaskRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.UnmaskResponse.SerializeToString,
+            ),
+            'GetMaskedStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMaskedStatus,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'secagg.v1.MaskedService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('secagg.v1.MaskedService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class MaskedService:
+    """What clients of a masked session may call (protocol.md §12). A round's call fails with NOT_READY before its time and
+    with SESSION_CLOSED after it; doing it again with the same bytes changes nothing.
+    """
+
+    @staticmethod
+    def GetMaskedSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/GetMaskedSession',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSessionRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Advertise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/Advertise',
+            secagg__protos_dot_v1_dot_secagg__pb2.AdvertiseRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.AdvertiseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDirectory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secagg.v1.MaskedService/GetDirectory',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetDirectoryRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetDirectoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/ShareKey',
+            secagg__protos_dot_v1_dot_secagg__pb2.ShareKeyRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.ShareKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShared(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secagg.v1.MaskedService/GetShared',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSharedRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSharedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginMaskedUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/BeginMaskedUpload',
+            secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadMasked(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/secagg.v1.MaskedService/UploadMasked',
+            secagg__protos_dot_v1_dot_secagg__pb2.MaskedUploadRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.UploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSurvivors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/GetSurvivors',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSurvivorsRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSurvivorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndorseSurvivors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/EndorseSurvivors',
+            secagg__protos_dot_v1_dot_secagg__pb2.EndorseSurvivorsRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.EndorseSurvivorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUnmasking(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secagg.v1.MaskedService/GetUnmasking',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetUnmaskingRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetUnmaskingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unmask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/Unmask',
+            secagg__protos_dot_v1_dot_secagg__pb2.UnmaskRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.UnmaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMaskedStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.MaskedService/GetMaskedStatus',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -78,7 +78,7 @@ class MaskedClient:
         Raises SignatureInvalid, CertificateInvalid, PolicyViolation, RoleViolation or SessionClosed.
         """
         descriptor = signed.verify(signed.statement.coordinator_identity)
-        descriptor.number(signer.identity.fingerprint)
+        descriptor.number_of(signer.identity.fingerprint)
         for identity in (descriptor.coordinator_identity, *descriptor.clients):
             check_issued_by(identity, authority, now)
         policy.check(descriptor)
@@ -89,7 +89,7 @@ class MaskedClient:
     @property
     def number(self) -> int:
         """This client's member number."""
-        return self.descriptor.number(self.signer.identity.fingerprint)
+        return self.descriptor.number_of(self.signer.identity.fingerprint)
 
     def check_open(self, now: int) -> None:
         """Raise SessionClosed after the session's end."""

@@ -3,17 +3,15 @@
 `ConsistencyRound.close` -> `UnmaskRound.open` -> `MaskedSum`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import ConflictError, NotReady, OpeningError, ProtocolViolation, ShareError
+from secagg.errors import ConflictError, NotReady, ProtocolViolation, ShareError
 from secagg.masked.descriptor import MaskedDescriptor
-from secagg.masked.keys import PairContext, commitment, pair_seed, public_key, self_mask_hash
-from secagg.masked.masks import Mask
+from secagg.masked.keys import commitment
 from secagg.masked.messages import (
     DeliveredSelfShare,
     Directory,
@@ -26,6 +24,7 @@ from secagg.masked.messages import (
     UnmaskRequest,
 )
 from secagg.masked.passing import Post
+from secagg.masked.recovered import Recovered, check_mask_key, check_seed, inconsistent
 from secagg.masked.sharing import Secret, Share, combine
 from secagg.masked.vectors import MaskedTotal
 from secagg.signing import Signed, Statement
@@ -50,7 +49,7 @@ def check_statement(descriptor: MaskedDescriptor, signed: Signed[S], ctx: str, c
 
     Raises RoleViolation, SignatureInvalid or ProtocolViolation.
     """
-    number = descriptor.number(signed.signer)
+    number = descriptor.number_of(signed.signer)
     identity = descriptor.member(number)
     signed.verify(identity)
     if (ctx, client) != (descriptor.ctx, identity.fingerprint):
@@ -166,54 +165,47 @@ class UnmaskRound:
         wanted = [(number, self.self_shares if number in self.uploads else self.key_shares) for number in self.sharings]
         return tuple(sorted(number for number, kept in wanted if len(kept.get(number, {})) < t))
 
-    def open(self, threads: int = 1) -> MaskedSum:
-        """Rebuild the secrets, take the masks away (protocol.md §12.7.2, §12.7.3). Masks are made on `threads` threads.
+    def recover(self) -> Recovered:
+        """Rebuild the secrets that open the sum, each checked against what was signed (protocol.md §12.7.2).
 
-        Raises NotReady with fewer than t shares of somebody, OpeningError when shares or masks are inconsistent.
+        Raises NotReady with fewer than t shares of somebody, OpeningError when shares are inconsistent.
         """
         if self.missing:
             raise NotReady(
                 f"fewer than {self.descriptor.graph.threshold} shares are there of members {list(self.missing)[:10]}"
             )
-        masks = [self._self_mask(number) for number in self.uploads]
+        seeds = {number: self._combined(number, self.self_shares[number]) for number in self.uploads}
+        for number, seed in seeds.items():
+            check_seed(self.descriptor, self.uploads[number].signed.statement, seed)
+        gone = [number for number in self.sharings if number not in self.uploads]
+        keys = {number: self._combined(number, self.key_shares[number]) for number in gone}
+        advertised = {self.descriptor.number_of(signed.signer): signed.statement for signed in self.directory}
+        for number, key in keys.items():
+            check_mask_key(self.descriptor, advertised[number], key)
         holders = {number: {leaf.receiver for leaf in shared.leaves} for number, shared in self.sharings.items()}
-        for number in self.sharings:
-            if number not in self.uploads:
-                masks += self._left_masks(number, holders)
+        pairs = [
+            (number, member)
+            for number in gone
+            for member in self.uploads
+            if member in holders[number] or number in holders[member]
+        ]
+        return Recovered(seeds, keys, tuple(sorted(pairs)))
+
+    def open(self, threads: int = 1) -> MaskedSum:
+        """Rebuild the secrets, take the masks away (protocol.md §12.7.2, §12.7.3). Masks are made on `threads` threads.
+
+        Raises NotReady with fewer than t shares of somebody, OpeningError when shares or masks are inconsistent.
+        """
+        return self.open_with(self.recover(), threads)
+
+    def open_with(self, recovered: Recovered, threads: int = 1) -> MaskedSum:
+        """The same, with secrets that were rebuilt before. Raises OpeningError."""
+        masks = recovered.masks(self.descriptor, self.directory)
         sums = self.total.opened(masks, self.descriptor.quantiser, threads)
         return MaskedSum(sums, self.chosen.statement.members)
-
-    def _self_mask(self, number: int) -> Mask:
-        seed = self._combined(number, self.self_shares[number])
-        statement = self.uploads[number].signed.statement
-        if self_mask_hash(self.descriptor.ctx, statement.client, seed) != statement.self_mask:
-            raise self._inconsistent(number)
-        return Mask.expand("self", seed, negative=True)
-
-    def _left_masks(self, vanished: int, holders: Mapping[int, set[int]]) -> list[Mask]:
-        """The masks that members of U have in common with one that is not, with their signs turned."""
-        key = self._combined(vanished, self.key_shares[vanished])
-        keys = {self.descriptor.number(signed.signer): signed.statement.mask_key for signed in self.directory}
-        if public_key(key).hex() != keys[vanished]:
-            raise self._inconsistent(vanished)
-        gone = self.descriptor.member(vanished).fingerprint
-        masks = list[Mask]()
-        for number in self.uploads:
-            if number in holders[vanished] or vanished in holders[number]:
-                low, high = sorted((gone, self.descriptor.member(number).fingerprint))
-                context = PairContext(ctx=self.descriptor.ctx, low=low, high=high)
-                seed = pair_seed(key, bytes.fromhex(keys[number]), context)
-                masks.append(Mask.expand("pair", seed, negative=number < vanished))
-        return masks
 
     def _combined(self, number: int, shares: dict[int, Share]) -> Secret:
         try:
             return combine(shares, self.descriptor.graph.threshold)
         except ShareError as error:
-            raise self._inconsistent(number) from error
-
-    def _inconsistent(self, number: int) -> OpeningError:
-        return OpeningError(
-            f"{self.descriptor.member(number).title} committed to shares that do not give its secret back. The session "
-            "is burnt; start one without it"
-        )
+            raise inconsistent(self.descriptor, number) from error

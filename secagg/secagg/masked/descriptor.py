@@ -1,5 +1,6 @@
 """The descriptor of a masked session, which binds everything that it is (protocol.md §12.2)."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, Self
@@ -8,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from secagg.canonical import canonical_bytes, tagged_hash
 from secagg.codec import Quantiser
-from secagg.descriptor import Pem, RosterMember
+from secagg.descriptor import AuditReserve, Pem, RosterMember
 from secagg.encodings.layout import Layout
 from secagg.encodings.registry import encoding_of
 from secagg.errors import MalformedError, RoleViolation, SecaggError
@@ -20,6 +21,9 @@ from secagg.plan import Frozen, Hash, Plan
 from secagg.randomness import Randomness
 from secagg.signing import Signed, Signer, Statement
 from secagg.validation import first_problem
+
+LATER_ROUNDS = 4
+"""Rounds after the advertisements: share, upload, endorse, unmask."""
 
 
 class Masking(Frozen):
@@ -45,6 +49,8 @@ class MaskedDescriptor(Statement):
     coordinator: Pem
     releases: Literal[1] = 1
     created_at: Seconds
+    upload_deadline: Seconds
+    round_seconds: int = Field(ge=1, le=7 * 86_400)
     expires_at: Seconds
 
     @classmethod
@@ -56,6 +62,39 @@ class MaskedDescriptor(Statement):
     def ctx(self) -> str:
         """The session's name, 32 bytes in hex; every other statement carries it."""
         return tagged_hash("secagg/v1/masked/ctx", canonical_bytes(self)).hex()
+
+    @property
+    def series(self) -> str:
+        """What the ledger counts under: a masked session is a series of its own."""
+        return self.ctx
+
+    @property
+    def number(self) -> int:
+        """The first round and the last."""
+        return 0
+
+    @property
+    def rounds(self) -> int:
+        """One: a masked session does not go on from another."""
+        return 1
+
+    @property
+    def round(self) -> None:
+        """No place in a series."""
+
+    @property
+    def previous(self) -> None:
+        """No round before."""
+
+    @property
+    def steps(self) -> range:
+        """All of the plan's steps."""
+        return range(self.plan.training.steps)
+
+    @property
+    def audit(self) -> AuditReserve | None:
+        """Nothing is set aside."""
+        return None
 
     @cached_property
     def graph(self) -> Graph:
@@ -93,7 +132,7 @@ class MaskedDescriptor(Statement):
         """Length and width of a masked vector (protocol.md §12.1.4). Raises ParameterError."""
         return Shape(self.layout.length, width(len(self.roster), self.bits))
 
-    def number(self, fingerprint: str) -> int:
+    def number_of(self, fingerprint: str) -> int:
         """The member number of a client, or RoleViolation."""
         try:
             return self.numbers[fingerprint]
@@ -131,8 +170,12 @@ class MaskedDescriptor(Statement):
             raise MalformedError("the roster must be in order of fingerprint")
 
     def _check_numbers(self) -> None:
-        if not self.created_at < self.expires_at:
-            raise MalformedError("times must be in the order created_at < expires_at")
+        if not self.created_at < self.upload_deadline < self.expires_at:
+            raise MalformedError("times must be in the order created_at < upload_deadline < expires_at")
+        if self.upload_deadline + LATER_ROUNDS * self.round_seconds > self.expires_at:
+            raise MalformedError(
+                f"{LATER_ROUNDS} rounds of {self.round_seconds} s do not fit between upload_deadline and expires_at"
+            )
         weights = [member.weight for member in self.roster]
         if max(weights) != 1.0:
             raise MalformedError("weights are fractions of the largest, which must be 1")
@@ -145,14 +188,28 @@ class MaskedDescriptor(Statement):
 SignedMaskedDescriptor = Signed[MaskedDescriptor]
 
 
+def is_masked(raw: bytes) -> bool:
+    """Whether a signed session or certificate, in its JSON form, is of a masked session. Says nothing else about it."""
+    try:
+        statement = json.loads(raw)["statement"]
+        return bool("masking" in statement or "masking_note" in statement)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 class MaskedSpec(Frozen):
-    """What the coordinator's operator decides. Rates are shares of the roster; seconds count from creation."""
+    """What the coordinator's operator decides. Rates are shares of the roster; seconds count from creation.
+
+    `round_seconds` is how long each round after the advertisements waits for clients that are silent.
+    """
 
     n_min: int = Field(ge=2)
     dropout_rate: float = Field(ge=0, lt=1, default=0.1)
     corruption_rate: float = Field(ge=0, lt=1, default=0.1)
     bits: int = Field(ge=2, le=24, default=16)
-    expiry_seconds: int = Field(ge=1)
+    upload_seconds: int = Field(ge=1)
+    round_seconds: int = Field(ge=1, default=60)
+    expiry_seconds: int = Field(ge=2)
 
 
 def create_masked_session(
@@ -176,6 +233,8 @@ def create_masked_session(
             roster=tuple(sorted(roster, key=lambda member: identify(member.certificate).fingerprint)),
             coordinator=signer.identity.pem,
             created_at=now,
+            upload_deadline=now + spec.upload_seconds,
+            round_seconds=spec.round_seconds,
             expires_at=now + spec.expiry_seconds,
         )
     except ValidationError as error:

@@ -45,7 +45,7 @@ class Receiver:
 
         Raises what shows a lie of the coordinator: RoleViolation, SignatureInvalid, ProtocolViolation or HashMismatch.
         """
-        sender = self.descriptor.number(delivered.signed.statement.client)
+        sender = self.descriptor.number_of(delivered.signed.statement.client)
         identity = self.descriptor.member(sender)
         statement = delivered.signed.verify(identity)
         if statement.ctx != self.descriptor.ctx:
@@ -70,7 +70,7 @@ def read_directory(
     """The directory by member number, signatures not yet verified. Raises RoleViolation or MalformedError."""
     listed, last = dict[int, SignedAdvertisement](), -1
     for signed in directory:
-        number = descriptor.number(signed.statement.client)
+        number = descriptor.number_of(signed.statement.client)
         if number <= last:
             raise MalformedError("the directory must list distinct members in order of member number")
         listed[number], last = signed, number

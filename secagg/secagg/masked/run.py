@@ -22,6 +22,7 @@ from secagg.masked.descriptor import MaskedDescriptor, MaskedSpec, SignedMaskedD
 from secagg.masked.policy import MaskedPolicy
 from secagg.masked.server import AdvertiseRound
 from secagg.plan import Plan
+from secagg.policy import adapter_schema_hash
 from secagg.privacy import stated
 from secagg.randomness import Randomness
 from secagg.run import DAY, MemoryJournal, Parties, certify
@@ -41,12 +42,21 @@ class MaskedRun:
 
 def policy_for_masked(parties: Parties, descriptor: MaskedDescriptor) -> MaskedPolicy:
     """A policy that pins exactly these parties. For one-machine runs: nobody else's policy is theirs."""
+    training = descriptor.plan.training
     return MaskedPolicy(
+        protocols=("masked",),
         coordinator=parties.coordinator.identity.fingerprint,
         institutions={name: signer.identity.fingerprint for name, signer in parties.clients.items()},
         required_institutions=descriptor.n_min,
         assumed_corrupt_clients=descriptor.graph.corrupt,
         n_min=descriptor.n_min,
+        base_model_hashes=(descriptor.plan.base_model_hash,),
+        adapter_schema_hashes=(adapter_schema_hash(descriptor.plan),),
+        max_epsilon=training.epsilon or 1.0,
+        max_delta=training.delta,
+        noise=(training.noise,),
+        units=(training.unit,),
+        min_weight=min(member.weight for member in descriptor.roster),
     )
 
 
@@ -72,7 +82,7 @@ def run_masked(
     Raises the SecaggError of the first check that fails; with more dropouts than the session allows,
     TooFewContributions or NotReady.
     """
-    spec = spec or MaskedSpec(n_min=3, dropout_rate=0.2, expiry_seconds=DAY)
+    spec = spec or MaskedSpec(n_min=3, dropout_rate=0.2, upload_seconds=DAY // 2, expiry_seconds=DAY)
     parties = certify(sorted(changes), 0, now)
     roster = [RosterMember(certificate=signer.identity.pem) for signer in parties.clients.values()]
 
@@ -98,7 +108,7 @@ def run_masked(
     # Clients: mask, upload, share the seed of the own mask (§12.5). Coordinator: adds.
     uploading, uploaded = sharing.close(), {}
     for name in filter(lambda name: there(name, "upload"), shared):
-        number = descriptor.number(parties.clients[name].identity.fingerprint)
+        number = descriptor.number_of(parties.clients[name].identity.fingerprint)
         told = uploading.shared_with(number)
         uploaded[name], upload = shared[name].upload(told, changes[name], statement, random, now, threads)
         uploading.add(upload)
@@ -112,7 +122,7 @@ def run_masked(
     # Clients: accept U on t endorsements, give one share of each (§12.7.1). Coordinator: opens (§12.7.2, §12.7.3).
     unmasking = consistency.close()
     for name in filter(lambda name: there(name, "unmask"), endorsed):
-        number = descriptor.number(parties.clients[name].identity.fingerprint)
+        number = descriptor.number_of(parties.clients[name].identity.fingerprint)
         unmasking.add(endorsed[name].unmask(unmasking.request(number), now))
     opened = unmasking.open(threads)
     return MaskedRun(session, opened, masked_mean(descriptor, opened))

@@ -47,7 +47,7 @@ class AdvertiseRound:
 
     def add(self, signed: SignedAdvertisement) -> None:
         """Take one. Raises RoleViolation, SignatureInvalid, ProtocolViolation, MalformedError or ConflictError."""
-        number = self.descriptor.number(signed.signer)
+        number = self.descriptor.number_of(signed.signer)
         statement = check_advertisement(self.descriptor, signed, number)
         for key in (statement.mask_key, statement.box_key):
             check_public_key(bytes.fromhex(key))
@@ -74,7 +74,7 @@ class ShareRound:
         """Take one. Raises RoleViolation, SignatureInvalid, ProtocolViolation, HashMismatch or ConflictError."""
         statement = message.signed.statement
         number = check_statement(self.descriptor, message.signed, statement.ctx, statement.client)
-        listed = {self.descriptor.number(signed.signer) for signed in self.directory}
+        listed = {self.descriptor.number_of(signed.signer) for signed in self.directory}
         check_leaves(statement.root, statement.holders, message.leaves)
         receivers = {leaf.receiver for leaf in message.leaves}
         expected = min(self.descriptor.graph.holders, len(listed) - 1)

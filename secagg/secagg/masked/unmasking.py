@@ -129,7 +129,7 @@ class Endorsed:
         able = {descriptor.member(number).fingerprint for number in self.holders if number in self.chosen.members}
         seen = set[str]()
         for signed in request.endorsements:
-            identity = descriptor.member(descriptor.number(signed.signer))
+            identity = descriptor.member(descriptor.number_of(signed.signer))
             statement = signed.verify(identity)
             found = (statement.ctx, statement.client, statement.set_digest)
             if found != (descriptor.ctx, identity.fingerprint, self.chosen.digest):

@@ -124,6 +124,17 @@ class MaskedTotal:
         in_ranges(self.shape.values, threads, work)
         self.count += 1
 
+    @property
+    def values(self) -> U32:
+        """The sum so far, uint32 [L + guards], modulo 2^W."""
+        return self._values & np.uint32((1 << self.shape.width) - 1)
+
+    def take(self, values: U32, count: int) -> None:
+        """Go on from the sum of `count` vectors, as a release holds it. Raises MalformedError."""
+        if values.shape != (self.shape.values,) or int(values.max()) >> self.shape.width:
+            raise MalformedError("the masked sum has values that are wider than the session's")
+        self._values, self.count = values.astype(np.uint32), count
+
     def opened(self, masks: Sequence[Mask], quantiser: Quantiser, threads: int = 1) -> U32:
         """The sums uint32 [L], after `masks` (with their signs turned by the caller) are added to a copy.
 

@@ -32,7 +32,7 @@ def together(folders: Sequence[Path]) -> Together:
     """
     releases = [Certified.read(folder) for folder in folders]
     cohorts, notes = cohorts_of(releases)
-    return Together(releases[0].descriptor.plan.base_model, tuple(folders), overlap(cohorts), notes)
+    return Together(releases[0].plan.base_model, tuple(folders), overlap(cohorts), notes)
 
 
 def to_json(found: Together) -> dict[str, Any]:

@@ -149,7 +149,7 @@ _LANGUAGE = {
 QUICK = Study(
     name="quick",
     families=(
-        Family(name="equal steps", pool=800, asked=150, rounds=(1, 5), runs=3, steps=10, held_out=200, **_TWEETS),  # type: ignore[arg-type]
+        Family(name="equal steps", pool=800, asked=100, rounds=(1, 5), runs=3, steps=10, held_out=200, **_TWEETS),  # type: ignore[arg-type]
         Family(
             name="overtrained", rounds=(1, 5), runs=3, held_out=200,
             **{**_OVERTRAINED, "steps": 40, "pool": 128, "batch_size": 16},  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ QUICK = Study(
     ),
     inversion=Inversion(ranks=(8,), repeats=2),
     pictures=2,
-    beginnings=6,
+    beginnings=3,
 )  # fmt: skip
 FULL = Study(
     name="full",

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.certificate import CERTIFICATE
+from secagg.certificate import ADAPTER_CONFIG, CERTIFICATE
 from secagg.errors import AuditError
 from secagg.plan import Plan, TaskSpec
 from secagg_app.audit.units import Units
@@ -97,6 +97,9 @@ def target_of(folder: Path, earlier: "Sequence[Path]", base: str | None, task: T
         return Target(folder, public, run, dict(run.last.adapter))
     if earlier:
         raise AuditError(f"{folder} has no certificate, so it has no earlier rounds: leave --earlier out")
+    if not (folder / ADAPTER_CONFIG).is_file():
+        there = "holds neither a release nor a PEFT adapter" if folder.is_dir() else "there is no such folder"
+        raise AuditError(f"{folder}: {there} ({CERTIFICATE}, or {ADAPTER_CONFIG} with its weights)")
     if task is None:
         raise AuditError(
             f"{folder} is a PEFT adapter without a certificate: say what it does with --task, and --labels for classes"

@@ -75,7 +75,11 @@ INTERRUPTED = 130
     help="Privacy of each client's records, at delta 1e-5; smaller is more private.",
 )
 @click.option(
-    "--protocol", type=click.Choice(["sealed"]), default="sealed", show_default=True, help="How uploads are summed."
+    "--protocol",
+    type=click.Choice(["sealed", "masked"]),
+    default="sealed",
+    show_default=True,
+    help="How uploads are summed: under keys of four key-holders, or under masks of the clients themselves.",
 )
 @click.option("--model", help="Base model: a Hugging Face id or a local folder. Default: one that is fetched once.")
 @click.option(
@@ -93,17 +97,18 @@ INTERRUPTED = 130
 @click.option("--steps", type=click.IntRange(1), help="Steps of training; default by task.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Compute what to compare with.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON lines; the last is the result.")
-def demo(as_json: bool, replace: bool, protocol: str, **options: Any) -> None:  # noqa: ARG001 - one protocol so far
+def demo(as_json: bool, replace: bool, **options: Any) -> None:
     """Start a coordinator, four key-holders and clients on this machine, train, seal, release, verify, compare.
 
     Each party is a process of its own with its own certificate, policy and folder below OUT, run by the same
-    commands as between institutions; one client more enrols and is then killed.
+    commands as between institutions; one client more enrols and is then killed. With --protocol masked there are no
+    key-holders, and the client is killed when the others already mask with it.
     """
     settings = DemoSettings(**options)
     with _interruptible(), FolderLock(settings.out):
         layout.claim(settings.out, replace=replace)
         titles = {COORDINATOR: "coordinator"}
-        names = RunFolder(settings.out, settings.parties)
+        names = RunFolder(settings.out, settings.parties, settings.holders)
         titles |= {name: f"client {institution(i)}" for i, name in enumerate(names.client_names, 1)}
         titles |= {name: f"key-holder {holder_name(i)}" for i, name in enumerate(names.holder_names, 1)}
         start = time.monotonic()

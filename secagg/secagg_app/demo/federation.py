@@ -15,6 +15,8 @@ from secagg_host.durable import guard
 
 COORDINATOR = "coordinator"
 POLL_SECONDS = 0.5
+VANISHES_AT = {"enrolled": "enrolled", "key-shared": "shared its mask key"}
+"""Where a client that is to vanish is killed: when the others already count on it."""
 SPARE_HOLDERS = HOLDERS - ((HOLDERS + CORRUPT_HOLDERS) // 2 + 1)
 """So many key-holders may fail (protocol.md §3.4)."""
 
@@ -43,7 +45,7 @@ class Federation:
 
     @property
     def vanishing(self) -> list[str]:
-        """Clients that are killed when they have enrolled."""
+        """Clients that are killed when they have enrolled, or in a masked session shared their mask keys."""
         return self.folder.client_names[self.settings.clients :]
 
     def run(self) -> None:
@@ -86,10 +88,11 @@ class Federation:
     def _take(self, event: Event) -> None:
         self.view.event(event)
         running = self.supervisor.running[event.party]
-        if event.name == "enrolled" and event.party in self.vanishing:
+        if event.name in VANISHES_AT and event.party in self.vanishing:
             running.kill()
-            self.view.mark(event.party, "vanished", "enrolled, and was killed: it is never heard of again")
-        elif event.name == "evaluated" and event.fields.get("model") == "own":
+            what = VANISHES_AT[event.name]
+            self.view.mark(event.party, "vanished", f"{what}, and was killed: it is never heard of again")
+        elif event.name == "evaluated" and event.fields.get("model") == "own" and event.party in self.stayers:
             numbers = {k: v for k, v in event.fields.items() if isinstance(v, int | float) and k != "time"}
             self.own[event.party] = numbers
         elif event.name == "ended":

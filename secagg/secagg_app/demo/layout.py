@@ -18,14 +18,23 @@ from secagg.plan import Plan
 from secagg.policy import adapter_schema_hash
 from secagg.signing import parse_model
 from secagg_app.demo.processes import run_command
-from secagg_app.demo.settings import CORRUPT_HOLDERS, DELTA, HOLDERS, DemoSettings, TaskRecipe, holder_name, institution
+from secagg_app.demo.settings import (
+    CORRUPT_HOLDERS,
+    DELTA,
+    HOLDERS,
+    MIN_CLIENTS,
+    DemoSettings,
+    TaskRecipe,
+    holder_name,
+    institution,
+)
 from secagg_app.demo.split import Split, write_jsonl
 from secagg_app.demo.toml import Value, write_toml
 from secagg_host.durable import guard, make_folder, read_file, write_atomic
 from secagg_host.identity import CERTIFICATE
 
 MARKER = "demo.json"
-UPLOAD_MINUTES, EXPIRY_MINUTES = 60, 120
+UPLOAD_MINUTES, EXPIRY_MINUTES, ROUND_SECONDS = 60, 120, 20
 _AHEAD = 3
 """Commands at once while the folder is made."""
 
@@ -107,7 +116,7 @@ def claim(out: Path, *, replace: bool) -> None:
 
 def build(settings: DemoSettings, recipe: TaskRecipe, base: Base, split: Split, say: Say) -> RunFolder:
     """Everything that must exist before the processes start. Raises ProcessFailed for a command that fails."""
-    folder = RunFolder(settings.out.resolve(), settings.parties)
+    folder = RunFolder(settings.out.resolve(), settings.parties, settings.holders)
     write_atomic(
         folder.root / MARKER, (json.dumps({"clients": settings.clients, "drop": settings.drop}) + "\n").encode()
     )
@@ -185,20 +194,24 @@ def _plan(settings: DemoSettings, recipe: TaskRecipe, base: Base, folder: RunFol
 
 def _policies(settings: DemoSettings, folder: RunFolder) -> None:
     plan = folder.plan()
+    masked = settings.protocol == "masked"
     anchors: dict[str, Value] = {
+        **({"protocols": ["masked"]} if masked else {"corrupt_keyholders": CORRUPT_HOLDERS}),
         "coordinator": folder.fingerprint("coordinator"),
-        "corrupt_keyholders": CORRUPT_HOLDERS,
         "required_institutions": 3,
         "assumed_corrupt_clients": 1,
         "n_min": 3,
         "base_model_hashes": [plan.base_model_hash],
         "adapter_schema_hashes": [adapter_schema_hash(plan)],
     }
+    committee: Value = {holder_name(i): folder.fingerprint(n) for i, n in enumerate(folder.holder_names, 1)}
     pins: dict[str, Value] = {
-        "committee": {holder_name(i): folder.fingerprint(n) for i, n in enumerate(folder.holder_names, 1)},
+        **({} if masked else {"committee": committee}),
         "institutions": {institution(i): folder.fingerprint(n) for i, n in enumerate(folder.client_names, 1)},
     }
-    limits: dict[str, Value] = {"max_epsilon": float(settings.epsilon), "max_delta": DELTA, "max_releases": 1}
+    limits: dict[str, Value] = {"max_epsilon": float(settings.epsilon), "max_delta": DELTA}
+    if not masked:
+        limits["max_releases"] = 1
     write_toml(folder.anchors, {**anchors, **pins}, "Whom an auditor trusts: for `secagg verify --trust`.")
     for name in [*folder.client_names, *folder.holder_names]:
         comment = "What this party accepts. Each writes its own; nothing in it comes from the coordinator."
@@ -214,9 +227,9 @@ def _party_configs(settings: DemoSettings, base: Base, split: Split, folder: Run
             "state": "state",
             "release": "../release",
             "sessions": ["../session.json"],
-            "close_at_uploads": settings.clients,
+            **({} if settings.protocol == "masked" else {"close_at_uploads": settings.clients}),
         },
-        "The coordinator. Closes as soon as it has so many uploads; without that, at the deadline.",
+        "The coordinator. A sealed session closes as soon as it has so many uploads; without that, at the deadline.",
     )
     for name in folder.holder_names:
         write_toml(
@@ -258,23 +271,32 @@ def _session(settings: DemoSettings, folder: RunFolder) -> None:
         commands.append(["client", "ledger", "init", "--config", folder.root / name / "client.toml"])
     _run_all(folder, commands)
     roster: list[Value] = [{"certificate": f"{name}/identity/{CERTIFICATE}"} for name in folder.client_names]
+    common: dict[str, Value] = {
+        "plan": "coordinator/plan.json",
+        "n_min": MIN_CLIENTS,
+        "bits": 16,
+        "upload_minutes": UPLOAD_MINUTES,
+        "expiry_minutes": EXPIRY_MINUTES,
+        "roster": roster,
+    }
+    own = _masked_session(settings) if settings.protocol == "masked" else _sealed_session(settings, folder)
+    comment = "What the operator decides; `secagg session create` makes session.json of it."
+    config = write_toml(folder.root / "session.toml", {**own, **common}, comment)
+    identity, out = folder.root / "coordinator" / "identity", folder.root / "session.json"
+    run_command(_setup_log(folder), "session", "create", config, "--identity", identity, "--out", out)
+
+
+def _masked_session(settings: DemoSettings) -> dict[str, Value]:
+    return {
+        "protocol": "masked",
+        "dropout_rate": settings.dropout_rate,
+        "corruption_rate": settings.corruption_rate,
+        "round_seconds": ROUND_SECONDS,
+    }
+
+
+def _sealed_session(settings: DemoSettings, folder: RunFolder) -> dict[str, Value]:
     committee: list[Value] = [
         {"certificate": f"{name}/identity/{CERTIFICATE}", "offer": f"{name}/offer.json"} for name in folder.holder_names
     ]
-    config = write_toml(
-        folder.root / "session.toml",
-        {
-            "plan": "coordinator/plan.json",
-            "corrupt_keyholders": CORRUPT_HOLDERS,
-            "n_min": 3,
-            "n_max": max(settings.parties, 3),
-            "bits": 16,
-            "upload_minutes": UPLOAD_MINUTES,
-            "expiry_minutes": EXPIRY_MINUTES,
-            "roster": roster,
-            "committee": committee,
-        },
-        "What the operator decides; `secagg session create` makes session.json of it.",
-    )
-    identity, out = folder.root / "coordinator" / "identity", folder.root / "session.json"
-    run_command(_setup_log(folder), "session", "create", config, "--identity", identity, "--out", out)
+    return {"corrupt_keyholders": CORRUPT_HOLDERS, "n_max": max(settings.parties, 3), "committee": committee}

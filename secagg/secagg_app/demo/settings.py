@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, ParameterError
+from secagg.masked.parameters import choose_graph
 from secagg_app.demo.split import Recipe
 from secagg_client.plan_defaults import DEFAULT_CLIP, DEFAULT_TRAINING, names_a_path
 
@@ -38,17 +39,41 @@ class DemoSettings:
     baselines: bool = True
     target_modules: tuple[str, ...] = ()
     group_column: str | None = None
+    protocol: Literal["sealed", "masked"] = "sealed"
 
     def __post_init__(self) -> None:
         if self.model is not None and names_a_path(self.model) and not Path(self.model).exists():
             raise ConfigError(f"--model {self.model}: no such folder")
         if self.clients < MIN_CLIENTS:
             raise ConfigError(f"--clients {self.clients}: at least {MIN_CLIENTS} must stay for the sum to be opened")
+        if self.protocol == "masked":
+            try:
+                choose_graph(self.parties, self.dropout_rate, self.corruption_rate, MIN_CLIENTS)
+            except ParameterError as error:
+                raise ConfigError(
+                    f"--protocol masked with --clients {self.clients} --drop {self.drop}: {error}. With one corrupt "
+                    "client assumed, take more --clients or fewer --drop"
+                ) from error
 
     @property
     def parties(self) -> int:
         """Clients on the roster, those that will vanish included."""
         return self.clients + self.drop
+
+    @property
+    def holders(self) -> int:
+        """Key-holders: a masked session has none."""
+        return HOLDERS if self.protocol == "sealed" else 0
+
+    @property
+    def dropout_rate(self) -> float:
+        """Of a masked session: those that will vanish."""
+        return self.drop / self.parties
+
+    @property
+    def corruption_rate(self) -> float:
+        """Of a masked session: one client."""
+        return 1 / self.parties
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def _training(row: Row, fields: Mapping[str, Any]) -> str:
 
 def _uploaded(row: Row, fields: Mapping[str, Any]) -> str:
     row.state, row.bytes = "uploaded", int(fields["bytes"])
-    return f"uploaded {row.bytes:,} bytes, sealed"
+    return f"uploaded {row.bytes:,} bytes, none of them readable"
 
 
 def _ended(row: Row, fields: Mapping[str, Any]) -> str | None:
@@ -109,6 +109,10 @@ _SERVED = {
     "approved": ("took the approval of {holder}: {count}, {needed} needed", "collects approvals"),
     "endorsed": ("took the endorsement of the {stage} set by {holder}", "collects endorsements"),
     "share": ("took the share sum of {holder}: {count}, {needed} needed", "collects share sums"),
+    "masked-advertise": ("took the keys of {client}: {have} of {of}", "collects keys"),
+    "masked-share": ("took the shares of {client}: {have} of {of}", "collects shares of keys"),
+    "masked-endorse": ("took the endorsement of {client}: {have} of {of}", "collects endorsements"),
+    "masked-unmask": ("took what {client} gave to unmask the sum: {have} of {of}", "unmasks the sum"),
     "refused": ("refused an upload of {client}: {message}", "waits for uploads"),
 }
 """What the coordinator did at the request of a `client` or `holder`: the line, and the state that it is in."""
@@ -122,6 +126,11 @@ _WORDS = {
     "final": "final set: {members} members",
     "endorsed": "endorsed the {stage} set",
     "shared": "gave its share sum",
+    "advertised": "advertised its keys",
+    "key-shared": "shared its mask key with {holders} others",
+    "unmasked": "gave its shares: {shares}",
+    "late": "was late: {reason}",
+    "round": "round '{closed}' closed: {have} of {of}",
     "erased": "erased its session key",
     "released": "released",
     "problem": "problem: {message}",

@@ -40,7 +40,7 @@ class Masked:
     @cached_property
     def signed(self) -> SignedMaskedDescriptor:
         roster = [RosterMember(certificate=signer.identity.pem) for signer in self.signers_any()]
-        spec = MaskedSpec(n_min=self.n_min, dropout_rate=self.dropout_rate, expiry_seconds=DAY)
+        spec = MaskedSpec(n_min=self.n_min, dropout_rate=self.dropout_rate, upload_seconds=DAY // 2, expiry_seconds=DAY)
         return create_masked_session(spec, self.plan, roster, self.parties.coordinator, NOW, os.urandom)
 
     def signers_any(self) -> list[Signer]:

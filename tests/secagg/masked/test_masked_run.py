@@ -119,7 +119,7 @@ def test_a_sparse_graph_gives_the_exact_sum(gone: dict[Step, set[int]], monkeypa
 def test_other_numbers_of_bits() -> None:
     updates = changes(4)
     for bits in (8, 16, 24):
-        spec = MaskedSpec(n_min=3, dropout_rate=0, bits=bits, expiry_seconds=DAY)
+        spec = MaskedSpec(n_min=3, dropout_rate=0, bits=bits, upload_seconds=DAY // 2, expiry_seconds=DAY)
         run = run_masked(small_plan(), updates, now=NOW, random=os.urandom, spec=spec)
         assert np.abs(run.mean - np.mean(list(updates.values()), axis=0)).max() <= 2 * 0.5 / (2**bits - 1) + 1e-7
 
@@ -129,7 +129,7 @@ def test_a_real_sparse_session_of_105_clients_with_four_that_vanish() -> None:
     vanish: dict[str, Step] = {
         "Hospital 3": "advertise", "Hospital 5": "upload", "Hospital 9": "unmask", "Hospital 11": "share",
     }  # fmt: skip
-    spec = MaskedSpec(n_min=40, dropout_rate=0.05, corruption_rate=0.05, expiry_seconds=DAY)
+    spec = MaskedSpec(n_min=40, dropout_rate=0.05, corruption_rate=0.05, upload_seconds=DAY // 2, expiry_seconds=DAY)
     run = run_masked(small_plan(40), updates, now=NOW, random=os.urandom, spec=spec, vanish=vanish)
     inside = [update for name, update in updates.items() if vanish.get(name) not in STEPS[:3]]
     assert len(run.opened.members) == 102

@@ -1,0 +1,352 @@
+"""A client's process in a masked session: accept, train, then take every round with the others (protocol.md §12).
+
+Until the advertisement a client may be killed and started again: it goes on where it was. From then on its secrets are
+in memory alone, so that a client that is restarted has vanished from the session; with a receipt it still waits for
+the release, in which its vector is.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from secagg import certificate as files
+from secagg.errors import (
+    HashMismatch,
+    MalformedError,
+    NotReady,
+    ProtocolViolation,
+    SecaggError,
+    SessionClosed,
+    TransportError,
+)
+from secagg.keyholder import MAX_CLOCK_SKEW, Journal
+from secagg.masked.client import MaskedClient
+from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
+from secagg.masked.messages import (
+    Directory,
+    SharedSet,
+    SharingMessage,
+    SignedAdvertisement,
+    SignedMaskedUpload,
+    SignedSetEndorsement,
+    SignedSurvivorSet,
+    SignedUnmasking,
+    UnmaskRequest,
+    UploadMessage,
+)
+from secagg.masked.policy import MaskedPolicy
+from secagg.masked.unmasking import Uploaded
+from secagg.masked.verify import verify_masked
+from secagg.messages import SignedReceipt
+from secagg.randomness import Randomness
+from secagg.signing import Signer
+from secagg_client.calls import SessionState, Status, chunks_of, ending
+from secagg_client.client_run import PROGRESS_STEPS, RELEASED, no_checkpoint
+from secagg_client.client_state import MaskedFolder, MaskedShelf, Step
+from secagg_client.folders import write_folder
+from secagg_client.patience import Patience
+from secagg_client.published import MAX_SMALL_FILE, PUBLIC_FILE, Publication, fetch_release
+from secagg_client.training_steps import Training
+from secagg_host.durable import read_file
+
+POLL = 1.0
+T = TypeVar("T")
+VANISHED = (
+    "this client was stopped after it had advertised its keys, which are in no file: it has vanished from the session, "
+    "and the others go on without it"
+)
+
+
+class MaskedContribution(Protocol):
+    """The coordinator as a client sees it: `secagg_client.masked_calls.MaskedCalls`."""
+
+    def session(self, ctx: str | None) -> SignedMaskedDescriptor:
+        """The session."""
+
+    def advertise(self, signed: SignedAdvertisement) -> None:
+        """Hand in the public keys."""
+
+    def directory(self, ctx: str) -> Directory:
+        """Everybody's."""
+
+    def share(self, message: SharingMessage) -> None:
+        """Hand in the shares of the mask key."""
+
+    def shared(self, ctx: str) -> SharedSet:
+        """Who has shared, and what is for this client."""
+
+    def begin_upload(self, signed: SignedMaskedUpload) -> int | SignedReceipt:
+        """Bytes that are stored, or the receipt."""
+
+    def upload(self, message: UploadMessage, offset: int, chunks: Iterator[bytes]) -> SignedReceipt:
+        """Send the rest."""
+
+    def survivors(self, ctx: str) -> SignedSurvivorSet:
+        """U."""
+
+    def endorse(self, signed: SignedSetEndorsement) -> None:
+        """Hand in the endorsement."""
+
+    def unmasking(self, ctx: str) -> UnmaskRequest:
+        """What is shown before shares are given."""
+
+    def unmask(self, signed: SignedUnmasking) -> None:
+        """Hand in the shares."""
+
+    def status(self, ctx: str) -> Status:
+        """Where the session is."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedClientRun:
+    """One client and its coordinator. `journal` is durable and write-once; `checkpoint` is for tests that kill."""
+
+    signer: Signer
+    authority: str
+    policy: MaskedPolicy
+    shelf: MaskedShelf
+    journal: Journal
+    contribution: MaskedContribution
+    publication: Publication
+    training: Training
+    release: Path
+    patience: Patience
+    random: Randomness
+    checkpoint: Callable[[str], None] = no_checkpoint
+    threads: int = 1
+
+    def run(self, ctx: str | None = None, *, wait_for_release: bool = True) -> None:
+        """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
+
+        Returns when the release is stored (or its shares are given, unless `wait_for_release`).
+        Raises the SecaggError that ended it; before training for anything outside the policy.
+        """
+        descriptor, folder = self._resume(ctx, wait_for_release=wait_for_release) or self._join(ctx)
+        if folder.state.next_step is Step.DONE:
+            self.patience.log.emit("already", session=descriptor.ctx, outcome=folder.ended().outcome)
+        if folder.state.next_step in {Step.JOIN, Step.TRAIN}:
+            self._train(descriptor, folder)
+        if folder.state.next_step is Step.SEAL:
+            self._take_rounds(descriptor, folder)
+        if folder.state.next_step is Step.AWAIT:
+            if not wait_for_release:
+                return
+            self._await(descriptor, folder)
+        ended = folder.ended()
+        if ended.outcome != RELEASED:
+            raise SessionClosed(f"session {descriptor.ctx[:16]} is over for this client: {ended.reason}")
+
+    # -- joining and training --------------------------------------------------------------------------------------
+
+    def _resume(self, ctx: str | None, *, wait_for_release: bool) -> tuple[MaskedDescriptor, MaskedFolder] | None:
+        """The session that was accepted earlier and is not over. Those that were left half-way are closed."""
+        for descriptor, folder in self.shelf.unfinished():
+            receipted = folder.state.receipted
+            if ctx not in {None, descriptor.ctx} or (receipted and not wait_for_release):
+                continue
+            if not receipted and self.patience.now > descriptor.expires_at:
+                self._give_up(descriptor, folder, "the session expired before this client had uploaded")
+                continue
+            if not receipted and self.journal.get(self._client(folder.session()).slot("advertised")) is not None:
+                self._give_up(descriptor, folder, VANISHED)
+                if ctx is None:
+                    continue
+            self.patience.log.emit("resumed", session=descriptor.ctx, step=folder.state.next_step)
+            return descriptor, folder
+        return None
+
+    def _join(self, ctx: str | None) -> tuple[MaskedDescriptor, MaskedFolder]:
+        """Fetch a session and accept it if the policy allows (protocol.md §12.1.5, §12.2)."""
+        signed = self.patience.ask(lambda: self.contribution.session(ctx))
+        descriptor = signed.statement
+        if ctx is not None and descriptor.ctx != ctx:
+            raise ProtocolViolation(f"asked for session {ctx[:16]}, the coordinator showed {descriptor.ctx[:16]}")
+        folder = self.shelf.of(descriptor.ctx)
+        if not folder.state.accepted:
+            self.check(signed)
+            folder.accept(signed)
+            self.checkpoint("accepted")
+        self.patience.log.emit(
+            "session",
+            session=descriptor.ctx,
+            protocol=descriptor.protocol,
+            coordinator=descriptor.coordinator_identity.title,
+            values=descriptor.shape.length,
+            epsilon=descriptor.plan.training.epsilon,
+            roster=len(descriptor.roster),
+        )
+        return descriptor, folder
+
+    def check(self, signed: SignedMaskedDescriptor) -> MaskedClient:
+        """Everything that must hold of a session before this client trains for it.
+
+        Raises SignatureInvalid, CertificateInvalid, PolicyViolation, RoleViolation, ProtocolViolation (clocks) or
+        SessionClosed.
+        """
+        client = self._client(signed)
+        if client.descriptor.created_at > self.patience.now + MAX_CLOCK_SKEW:
+            raise ProtocolViolation("the session is dated in the future; check the clocks")
+        if self.patience.now > client.descriptor.upload_deadline:
+            raise SessionClosed(f"session {client.descriptor.ctx[:16]} takes nobody any more: its deadline has passed")
+        return client
+
+    def _client(self, signed: SignedMaskedDescriptor) -> MaskedClient:
+        return MaskedClient.join(signed, self.signer, self.policy, self.authority, self.journal, self.patience.now)
+
+    def _train(self, descriptor: MaskedDescriptor, folder: MaskedFolder) -> None:
+        try:
+            self.check(folder.session())
+        except SessionClosed as error:
+            self._give_up(descriptor, folder, str(error))
+            raise
+        prepared = self.training.prepare(descriptor, descriptor.plan)
+        prepared.charge()
+        self.checkpoint("charged")
+        settings = descriptor.plan.training
+        self.patience.log.emit("training", steps=settings.steps, epsilon=settings.epsilon, delta=settings.delta)
+        trained = prepared.train()
+        folder.keep_trained(descriptor.ctx, trained)
+        self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)
+        self.checkpoint("trained")
+
+    def _give_up(self, descriptor: MaskedDescriptor, folder: MaskedFolder, reason: str) -> None:
+        """The session is over for this client before it had a receipt."""
+        self.training.abandon(descriptor)
+        folder.erase_trained()
+        folder.end("closed", reason)
+        self.patience.log.emit("closed", session=descriptor.ctx, reason=reason)
+
+    # -- the rounds ------------------------------------------------------------------------------------------------
+
+    def _take_rounds(self, descriptor: MaskedDescriptor, folder: MaskedFolder) -> None:
+        """Advertise, share, upload, endorse, unmask, in one go."""
+        try:
+            uploaded = self._until_receipt(descriptor, folder)
+        except SecaggError as error:
+            if not isinstance(error, TransportError | NotReady):
+                self._give_up(descriptor, folder, str(error))
+            raise
+        try:
+            self._until_unmasked(descriptor, uploaded)
+        except SessionClosed as error:
+            # The vector is there, and the others may open the sum without this client's shares.
+            self.patience.log.emit("late", session=descriptor.ctx, reason=str(error))
+
+    def _until_receipt(self, descriptor: MaskedDescriptor, folder: MaskedFolder) -> Uploaded:
+        trained, ctx, log = folder.trained(descriptor.ctx), descriptor.ctx, self.patience.log
+        advertised, advertisement = self.check(folder.session()).advertise(self.random, self.patience.now)
+        self.checkpoint("advertised")
+        self._ask(descriptor, lambda: self.contribution.advertise(advertisement))
+        log.emit("advertised", session=ctx)
+        directory = self._ask(descriptor, lambda: self.contribution.directory(ctx))
+        shared, sharing = advertised.share(directory, self.random, self.patience.now)
+        self._ask(descriptor, lambda: self.contribution.share(sharing))
+        log.emit("key-shared", session=ctx, advertised=len(directory), holders=len(sharing.leaves))
+        self.checkpoint("shared")
+        told = self._ask(descriptor, lambda: self.contribution.shared(ctx))
+        uploaded, message = shared.upload(
+            told, trained.change, trained.privacy, self.random, self.patience.now, self.threads
+        )
+        self.training.mark_sealed(descriptor, message.signed.statement.digest)
+        self.checkpoint("marked")
+        folder.erase_trained()
+        receipt = self._ask(descriptor, lambda: self._offer(message))
+        self._check_receipt(descriptor, message.signed, receipt)
+        folder.keep_receipt(receipt)
+        log.emit("uploaded", bytes=message.vector.nbytes, upload_root=receipt.statement.upload_root)
+        self.checkpoint("receipt")
+        return uploaded
+
+    def _until_unmasked(self, descriptor: MaskedDescriptor, uploaded: Uploaded) -> None:
+        chosen = self._ask(descriptor, lambda: self.contribution.survivors(descriptor.ctx))
+        endorsed, endorsement = uploaded.endorse(chosen, self.patience.now)
+        self._ask(descriptor, lambda: self.contribution.endorse(endorsement))
+        self.patience.log.emit("endorsed", session=descriptor.ctx, stage="final", members=len(chosen.statement.members))
+        self.checkpoint("endorsed")
+        request = self._ask(descriptor, lambda: self.contribution.unmasking(descriptor.ctx))
+        answer = endorsed.unmask(request, self.patience.now)
+        self._ask(descriptor, lambda: self.contribution.unmask(answer))
+        given = len(answer.statement.self_shares) + len(answer.statement.key_shares)
+        self.patience.log.emit("unmasked", session=descriptor.ctx, shares=given)
+        self.checkpoint("unmasked")
+
+    def _ask(self, descriptor: MaskedDescriptor, call: Callable[[], T]) -> T:
+        return self.patience.ask(call, until=descriptor.expires_at)
+
+    def _offer(self, message: UploadMessage) -> SignedReceipt:
+        """One attempt, from where the last one stopped: always the same bytes (protocol.md §12.5.4)."""
+        answer = self.contribution.begin_upload(message.signed)
+        if not isinstance(answer, int):
+            return answer
+        content = message.vector.data.cast("B")
+        if answer > len(content):
+            raise ProtocolViolation(f"the coordinator claims {answer} stored bytes of {len(content)}")
+        try:
+            return self.contribution.upload(message, answer, self._counted(content, answer))
+        except (HashMismatch, MalformedError) as error:
+            raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
+
+    def _counted(self, content: memoryview, offset: int) -> Iterator[bytes]:
+        """The chunks from `offset`, with progress."""
+        sent, total = offset, len(content)
+        for chunk in chunks_of(content, offset):
+            yield chunk
+            before, sent = sent, sent + len(chunk)
+            if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
+                self.patience.log.emit("uploading", sent=sent, total=total)
+
+    @staticmethod
+    def _check_receipt(descriptor: MaskedDescriptor, upload: SignedMaskedUpload, signed: SignedReceipt) -> None:
+        receipt = signed.verify(descriptor.coordinator_identity)
+        expected = (descriptor.ctx, upload.signer, upload.statement.digest)
+        if (receipt.ctx, receipt.client, receipt.upload_root) != expected:
+            raise ProtocolViolation("the coordinator's receipt is for another session, client or upload")
+
+    # -- the release -----------------------------------------------------------------------------------------------
+
+    def _await(self, descriptor: MaskedDescriptor, folder: MaskedFolder) -> None:
+        """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
+        status = self._wait(descriptor)
+        if status.state is not SessionState.RELEASED:
+            error = ending(status.state, status.reason)
+            folder.end(status.state, str(error))
+            raise error
+        limit = MAX_SMALL_FILE + 16 * descriptor.shape.packed_bytes
+        content = self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, limit))
+        certificate = verify_masked(content, self.policy).certificate
+        if certificate.ctx != descriptor.ctx:
+            raise ProtocolViolation(f"the release is of session {certificate.ctx[:16]}, not of {descriptor.ctx[:16]}")
+        uploads = {signed.signer: signed.statement.digest for signed in certificate.uploads}
+        own = self.signer.identity.fingerprint
+        if own in uploads and uploads[own] != folder.receipt().statement.upload_root:
+            raise ProtocolViolation("the release holds another upload in this client's name")
+        stored = self.release / files.CERTIFICATE
+        if not (stored.exists() and read_file(stored) == content[files.CERTIFICATE]):
+            write_folder(self.release, content, PUBLIC_FILE)
+        self.checkpoint("release")
+        self.patience.log.emit(
+            RELEASED,
+            folder=str(self.release),
+            members=len(uploads),
+            included=own in uploads,
+            reason=next((item.reason for item in certificate.excluded if item.client == own), None),
+            certificate=hashlib.sha256(content[files.CERTIFICATE]).hexdigest(),
+        )
+        self.training.after_release(self.release, descriptor)
+        folder.end(RELEASED)
+        self.checkpoint("ended")
+
+    def _wait(self, descriptor: MaskedDescriptor) -> Status:
+        said = ""
+        while True:
+            status = self.patience.ask(lambda: self.contribution.status(descriptor.ctx))
+            if status.state.ended:
+                return status
+            if self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW:
+                return Status(SessionState.EXPIRED, "the session has expired without a release", None)
+            if (shown := f"{status.state}: {status.reason}") != said:
+                self.patience.log.emit("status", state=status.state, reason=status.reason)
+                said = shown
+            self.patience.sleep(POLL)

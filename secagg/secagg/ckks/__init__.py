@@ -1,0 +1,1 @@
+"""Sums under CKKS with one key-holder, on TenSEAL (protocol.md §13)."""

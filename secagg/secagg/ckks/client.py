@@ -1,0 +1,113 @@
+"""The client's side of a ckks session: from a vector to one signed upload (protocol.md §13.4)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
+from secagg.ckks.messages import CkksUpload, SignedCkksApproval, SignedCkksUpload
+from secagg.ckks.parameters import SLOTS
+from secagg.ckks.policy import CkksPolicy
+from secagg.ckks.scheme import pack
+from secagg.encodings.registry import encoding_of
+from secagg.errors import (
+    EncodingError,
+    EndorsementInvalid,
+    HashMismatch,
+    PolicyViolation,
+    ProtocolViolation,
+    SessionClosed,
+)
+from secagg.identity import check_issued_by
+from secagg.merkle import leaf_hash, root_of
+from secagg.privacy import PrivacyStatement
+from secagg.randomness import Randomness
+from secagg.signing import Signer
+
+
+@dataclass(frozen=True, slots=True)
+class CkksSealed:
+    """All that a client ever sends: statement and ciphertexts. Only the key-holder could open it."""
+
+    signed: SignedCkksUpload
+    blocks: tuple[bytes, ...] = field(repr=False)
+
+
+def accept_session(
+    signed: SignedCkksDescriptor, approval: SignedCkksApproval, policy: CkksPolicy, authority: str, now: int
+) -> CkksDescriptor:
+    """Everything that must hold of a session before a client trains for it (protocol.md §13.3.2, §13.3.3).
+
+    Raises SignatureInvalid, CertificateInvalid, PolicyViolation, EndorsementInvalid, MalformedError or SessionClosed.
+    """
+    descriptor = signed.verify(signed.statement.coordinator_identity)
+    for identity in (descriptor.coordinator_identity, descriptor.holder, *descriptor.clients.values()):
+        check_issued_by(identity, authority, now)
+    policy.check(descriptor)
+    word = approval.verify(descriptor.holder)
+    if (word.ctx, word.holder) != (descriptor.ctx, descriptor.holder.fingerprint):
+        raise EndorsementInvalid("the key-holder's approval is for another session")
+    if now > descriptor.upload_deadline:
+        raise SessionClosed(f"session {descriptor.ctx[:16]} takes no more uploads: its deadline has passed")
+    _ = descriptor.public  # a key that is no public key of these parameters is refused before anybody trains
+    return descriptor
+
+
+def seal_ckks(
+    descriptor: CkksDescriptor,
+    signer: Signer,
+    change: NDArray[np.float32],
+    privacy: PrivacyStatement,
+    random: Randomness,
+) -> CkksSealed:
+    """Encode, encrypt under the key-holder's public key, and sign the commitment. `change` is float32 [plan.length].
+
+    Call it once per session, keep what it gives, and resend the same bytes. Raises EncodingError or RoleViolation.
+    """
+    fingerprint, parameters = signer.identity.fingerprint, descriptor.parameters
+    descriptor.client(fingerprint)
+    if not np.isfinite(change).all():  # before it is encoded: an encoding may drop what is not
+        raise EncodingError("the change holds values that are not finite")
+    vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
+    encoded = descriptor.quantiser.encode(vector, random, descriptor.weights[fingerprint])
+    padded = np.zeros(parameters.blocks * parameters.block_values, dtype=np.uint32)
+    padded[: parameters.length] = encoded.values
+    blocks = tuple(
+        descriptor.public.encrypt(pack(parameters, list(limbs)))
+        for limbs in padded.reshape(parameters.blocks, parameters.limbs, SLOTS)
+    )
+    padded.fill(0)
+    upload = CkksUpload(
+        ctx=descriptor.ctx,
+        client=fingerprint,
+        blocks=len(blocks),
+        root=blocks_root(blocks),
+        privacy=privacy,
+    )
+    return CkksSealed(signer.sign(upload), blocks)
+
+
+def blocks_root(blocks: Iterable[bytes]) -> str:
+    """Merkle root over ciphertexts, each a leaf, hex."""
+    return root_of([leaf_hash(block) for block in blocks]).hex()
+
+
+def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> CkksUpload:
+    """The client's own signature, for this session and length, with the privacy that was agreed on (protocol.md §7.1).
+
+    Raises RoleViolation, SignatureInvalid, ProtocolViolation, HashMismatch or PolicyViolation.
+    """
+    identity = descriptor.client(signed.signer)
+    upload = signed.verify(identity)
+    if (upload.ctx, upload.client) != (descriptor.ctx, identity.fingerprint):
+        raise ProtocolViolation(f"the upload of {identity.title} is for another session or client")
+    if upload.blocks != descriptor.parameters.blocks:
+        raise HashMismatch(f"{identity.title} announces {upload.blocks} blocks, not {descriptor.parameters.blocks}")
+    agreed, stated = descriptor.plan.training, upload.privacy
+    weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)
+    units = (stated.unit, stated.records_per_user) != (agreed.unit, agreed.records_per_user)
+    if weaker or stated.delta > agreed.delta or stated.noise != agreed.noise or units:
+        raise PolicyViolation(f"{identity.title} states another privacy than the session agreed on")
+    return upload

@@ -1,0 +1,64 @@
+"""What the coordinator of a ckks session decides (protocol.md §13.5.1, §13.6). It holds no key and opens nothing."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.ckks.client import blocks_root, check_ckks_upload
+from secagg.ckks.descriptor import CkksDescriptor
+from secagg.ckks.keyholder import Opened, sums_hash
+from secagg.ckks.messages import Chosen, SignedCkksUpload, SignedUploadSet, UploadSet
+from secagg.errors import HashMismatch, OpeningError, ProtocolViolation, TooFewContributions
+from secagg.signing import Signer
+
+TRUST_NOTE = (
+    "one key-holder opened the sum. Coordinator and key-holder together could have opened single updates: they must "
+    "not work together"
+)
+"""For certificates and reports: weaker than a committee (§13.7)."""
+
+
+def check_arrived(descriptor: CkksDescriptor, signed: SignedCkksUpload, blocks: Iterable[bytes]) -> None:
+    """An upload as it comes in: signed by its client, whole, and made of ciphertexts of this session (§13.4.3).
+
+    Raises what `check_ckks_upload` raises, HashMismatch, SizeLimitError or MalformedError.
+    """
+    upload, received = check_ckks_upload(descriptor, signed), list[bytes]()
+    for block in blocks:
+        if len(received) == upload.blocks:
+            raise HashMismatch("the upload has more ciphertexts than its client signed")
+        descriptor.public.read(block)
+        received.append(block)
+    if len(received) != upload.blocks or blocks_root(received) != upload.root:
+        raise HashMismatch("the ciphertexts are not those that the client signed")
+
+
+def fix_set(descriptor: CkksDescriptor, uploads: Mapping[str, SignedCkksUpload], signer: Signer) -> SignedUploadSet:
+    """U over all uploads that have arrived. Raises TooFewContributions below n_min members or institutions."""
+    institutions = descriptor.institutions(tuple(uploads))
+    if min(len(uploads), institutions) < descriptor.n_min:
+        raise TooFewContributions(
+            f"{len(uploads)} uploads of {institutions} institutions; the session opens nothing below "
+            f"n_min = {descriptor.n_min}"
+        )
+    members = tuple(Chosen(client=name, upload=uploads[name].statement.digest) for name in sorted(uploads))
+    return signer.sign(UploadSet(ctx=descriptor.ctx, members=members))
+
+
+def check_opening(descriptor: CkksDescriptor, chosen: UploadSet, opened: Opened) -> NDArray[np.float32]:
+    """The decoded weighted mean, float32 [L], of sums that the key-holder signed for this set (§13.6.1).
+
+    Raises SignatureInvalid, ProtocolViolation, HashMismatch or OpeningError.
+    """
+    word = opened.signed.verify(descriptor.holder)
+    if (word.ctx, word.holder, word.set_digest) != (descriptor.ctx, descriptor.holder.fingerprint, chosen.digest):
+        raise ProtocolViolation("the opening is for another session or set")
+    if opened.sums.shape != (descriptor.parameters.length,) or sums_hash(opened.sums) != word.sums:
+        raise HashMismatch("the sums are not those that the key-holder signed")
+    if int(opened.sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
+        raise OpeningError("a sum is larger than its members can make it")
+    weights = [descriptor.weights[member.client] for member in chosen.members]
+    weight_sum = None if all(weight == 1.0 for weight in weights) else math.fsum(weights)
+    return descriptor.quantiser.decode_mean(opened.sums, len(weights), weight_sum)

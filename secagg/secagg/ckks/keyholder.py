@@ -1,0 +1,212 @@
+"""The one key-holder of a ckks session: it adds every upload itself, opens the sum once, and rounds it (§13.5).
+
+It could open each upload that it is given, and the coordinator could give it one in place of a sum: so it takes only
+uploads that their clients signed, of one set of at least n_min, ever, and the two must not work together.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.ckks.client import blocks_root, check_ckks_upload
+from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
+from secagg.ckks.messages import (
+    Approval,
+    KeyOffer,
+    SignedCkksApproval,
+    SignedCkksUpload,
+    SignedKeyOffer,
+    SignedSumOpening,
+    SignedUploadSet,
+    SumOpening,
+    UploadSet,
+)
+from secagg.ckks.parameters import ERROR_ROOM, SLOTS, CkksParameters
+from secagg.ckks.policy import CkksPolicy
+from secagg.ckks.scheme import SecretContext, unpack
+from secagg.errors import ConflictError, HashMismatch, MalformedError, OpeningError, ProtocolViolation, SessionClosed
+from secagg.gaussian import SECRET_VARIANCE, gaussian, sample, stream_bytes
+from secagg.identity import check_issued_by
+from secagg.keyholder import Journal
+from secagg.randomness import Randomness, fresh_keystream
+from secagg.signing import Signer
+
+FLOOD_PURPOSE = "secagg/v1/ckks/flood"
+FLOOD_UNIT = 1 / 192
+"""Of the grid. Flooding noise is a discrete Gaussian of deviation 4.5 and at most 41 of these (§5): below 0.22."""
+
+U32 = NDArray[np.uint32]
+
+
+class ContextStore(Protocol):
+    """Secret session keys by the hash of their offer; `secagg.keyholder.KeyStore` for this protocol."""
+
+    def put(self, offer_digest: str, key: SecretContext) -> None:
+        """Store durably, readable by this party alone."""
+
+    def get(self, offer_digest: str) -> SecretContext:
+        """Load. Raises SessionClosed when it was erased."""
+
+    def erase(self, offer_digest: str) -> None:
+        """Destroy; does nothing when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownUpload:
+    """One member's upload as the coordinator shows it: statement, and ciphertexts that are read once."""
+
+    signed: SignedCkksUpload
+    blocks: Iterable[bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The exact sums, uint32 [L], and the key-holder's word for them."""
+
+    signed: SignedSumOpening
+    sums: U32 = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CkksKeyHolder:
+    """The key-holder. `journal` is durable and write-once; `keys` holds secret contexts until a session ends."""
+
+    signer: Signer
+    policy: CkksPolicy
+    authority: str
+    journal: Journal
+    keys: ContextStore
+
+    def offer(self, bits: int, n_max: int, length: int, now: int, seconds: int) -> SignedKeyOffer:
+        """A fresh key for one session of so many bits, clients and values (§13.3.1). Raises ParameterError."""
+        parameters = CkksParameters(bits, n_max, length)
+        secret = SecretContext.generate(parameters.scale_log2)
+        offer = KeyOffer(
+            holder=self.signer.identity.fingerprint,
+            context=base64.b64encode(secret.public.raw).decode(),
+            scale_log2=parameters.scale_log2,
+            created_at=now,
+            expires_at=now + seconds,
+        )
+        self.keys.put(offer.digest, secret)
+        return self.signer.sign(offer)
+
+    def approve(self, signed: SignedCkksDescriptor, now: int) -> SignedCkksApproval:
+        """Accept a session, one for each key (§13.3.3).
+
+        Raises SignatureInvalid, CertificateInvalid, PolicyViolation, ConflictError or SessionClosed.
+        """
+        descriptor = signed.verify(signed.statement.coordinator_identity)
+        for identity in (descriptor.coordinator_identity, descriptor.holder, *descriptor.clients.values()):
+            check_issued_by(identity, self.authority, now)
+        self.policy.check(descriptor)
+        self._check_mine(descriptor, now)
+        self._once(f"ckks/{descriptor.offer.statement.digest}/session", descriptor.ctx, "key", "session")
+        return self.signer.sign(Approval(ctx=descriptor.ctx, holder=self.signer.identity.fingerprint))
+
+    def _check_mine(self, descriptor: CkksDescriptor, now: int) -> None:
+        if descriptor.holder.fingerprint != self.signer.identity.fingerprint:
+            raise ProtocolViolation("the session names another key-holder")
+        if now > descriptor.expires_at:
+            raise SessionClosed(f"session {descriptor.ctx[:16]} has expired")
+
+    def _once(self, slot: str, value: str, what: str, taken: str) -> None:
+        if self.journal.record(slot, value.encode()) != value.encode():
+            raise ConflictError(f"this {what} serves another {taken} already; only one is ever served")
+
+    def open(
+        self,
+        descriptor: CkksDescriptor,
+        signed: SignedUploadSet,
+        shown: Iterable[ShownUpload],
+        random: Randomness,
+        now: int,
+    ) -> Opened:
+        """Check the set and every upload of it, add them up, decrypt once, round (§13.5). The set is recorded first.
+
+        Asked again for the same set it gives the same sums. Memory is one running sum, whatever the cohort.
+        Raises what shows a lie of the coordinator, TooFewContributions, ConflictError (another set), MalformedError
+        that names a client whose ciphertexts are none, OpeningError for an error larger than it can be.
+        """
+        self._check_mine(descriptor, now)
+        approved = self.journal.get(f"ckks/{descriptor.offer.statement.digest}/session")
+        if approved != descriptor.ctx.encode():
+            raise ProtocolViolation("this key-holder has not approved the session")
+        chosen = signed.verify(descriptor.coordinator_identity)
+        if chosen.ctx != descriptor.ctx:
+            raise ProtocolViolation("the set is of another session")
+        self.policy.check_set(descriptor, tuple(member.client for member in chosen.members))
+        self._once(f"ckks/{descriptor.ctx}/set", chosen.digest, "session", "set")
+        secret = self.keys.get(descriptor.offer.statement.digest)
+        total = add_all(descriptor, chosen, shown, secret)
+        sums = _round(descriptor.parameters, total, secret, random)[: descriptor.parameters.length]
+        if int(sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
+            raise OpeningError("a sum is larger than its members can make it: some client sent values that are none")
+        statement = SumOpening(
+            ctx=descriptor.ctx,
+            holder=self.signer.identity.fingerprint,
+            set_digest=chosen.digest,
+            sums=sums_hash(sums),
+        )
+        return Opened(self.signer.sign(statement), sums)
+
+    def forget(self, descriptor: CkksDescriptor) -> None:
+        """The session is over: destroy its key (§13.5.6)."""
+        self.keys.erase(descriptor.offer.statement.digest)
+
+
+def sums_hash(sums: U32) -> str:
+    """What is signed of the sums."""
+    return hashlib.sha256(sums.astype("<u4").tobytes()).hexdigest()
+
+
+def add_all(
+    descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload], secret: SecretContext
+) -> list[Any]:
+    """The ciphertexts of every member, each checked against what it signed, added up block by block (§13.5.3)."""
+    wanted = {member.client: member.upload for member in chosen.members}
+    total = list[Any]()
+    for one in shown:
+        upload = check_ckks_upload(descriptor, one.signed)
+        if wanted.pop(upload.client, "") != upload.digest:
+            raise ProtocolViolation(f"the coordinator shows an upload of {upload.client[:16]} that is not in the set")
+        blocks = tuple(one.blocks)
+        if len(blocks) != upload.blocks or blocks_root(blocks) != upload.root:
+            raise HashMismatch(f"the ciphertexts of {upload.client[:16]} are not what the client signed")
+        try:
+            vectors = [secret.read(block) for block in blocks]
+        except MalformedError as error:
+            raise MalformedError(f"client {upload.client[:16]} sent ciphertexts that are none: {error}") from error
+        if not total:
+            total = vectors
+            continue
+        for held, vector in zip(total, vectors, strict=True):
+            secret.add(held, vector)
+    if wanted:
+        raise ProtocolViolation(f"the coordinator does not show {len(wanted)} uploads of the set")
+    return total
+
+
+def _round(parameters: CkksParameters, total: list[Any], secret: SecretContext, random: Randomness) -> U32:
+    """Decrypt each block, test its error, flood it, and round to the grid (§13.5.4)."""
+    stream = fresh_keystream(FLOOD_PURPOSE, random)
+    sums = list[U32]()
+    for vector in total:
+        slots = secret.decrypt(vector)
+        error = float(np.abs(slots - np.rint(slots)).max())
+        if not error <= ERROR_ROOM:
+            raise OpeningError(
+                "the error of the sum is larger than honest ciphertexts can make it: some client encrypted otherwise. "
+                "The session is burnt"
+            )
+        noise = sample(gaussian(SECRET_VARIANCE), stream.read(stream_bytes(SLOTS)), SLOTS) * FLOOD_UNIT
+        try:
+            sums.append(unpack(parameters, np.rint(slots + noise).astype(np.int64)))
+        except MalformedError as error:
+            raise OpeningError(f"the sum does not open: {error}. The session is burnt") from error
+    return np.concatenate(sums)

@@ -1,0 +1,111 @@
+"""The statements of a ckks session (protocol.md §13.3 to §13.6)."""
+
+import base64
+import binascii
+from itertools import pairwise
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from secagg.ckks.parameters import MAX_CLIENTS
+from secagg.errors import MalformedError
+from secagg.messages import Seconds
+from secagg.plan import Frozen, Hash
+from secagg.privacy import PrivacyStatement
+from secagg.signing import Signed, Statement
+
+
+class KeyOffer(Statement):
+    """A key-holder's fresh public context, for one session (protocol.md §13.3.1)."""
+
+    holder: Hash
+    context: Annotated[str, Field(min_length=1, max_length=300_000)]
+    scale_log2: int = Field(ge=1, le=60)
+    created_at: Seconds
+    expires_at: Seconds
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "ckks-offer"
+
+    @property
+    def raw(self) -> bytes:
+        """The serialised context. Raises MalformedError."""
+        try:
+            return base64.b64decode(self.context, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise MalformedError("the public context of a key offer is not base64") from error
+
+
+class Approval(Statement):
+    """The key-holder's word that the session is within its policy (protocol.md §13.3.3)."""
+
+    ctx: Hash
+    holder: Hash
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "ckks-approval"
+
+
+class CkksUpload(Statement):
+    """A client's commitment to its one upload (protocol.md §13.4.2). `root` is over its ciphertexts, in order."""
+
+    ctx: Hash
+    client: Hash
+    blocks: int = Field(ge=1, le=1 << 32)
+    root: Hash
+    privacy: PrivacyStatement
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "ckks-upload"
+
+
+class Chosen(Frozen):
+    """A member of the set, by fingerprint, with the digest of the upload statement it signed."""
+
+    client: Hash
+    upload: Hash
+
+
+class UploadSet(Statement):
+    """U: the uploads that are summed; the coordinator's word (protocol.md §13.5.1)."""
+
+    ctx: Hash
+    members: tuple[Chosen, ...] = Field(max_length=MAX_CLIENTS)
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "ckks-set"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(low.client >= high.client for low, high in pairwise(self.members)):
+            raise ValueError("members must be distinct and in order of fingerprint")
+        return self
+
+
+class SumOpening(Statement):
+    """The key-holder's word for the exact sums over U (protocol.md §13.5.5). `sums` is SHA-256 of them as u32."""
+
+    ctx: Hash
+    holder: Hash
+    set_digest: Hash
+    sums: Hash
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "ckks-opening"
+
+
+SignedKeyOffer = Signed[KeyOffer]
+SignedCkksApproval = Signed[Approval]
+SignedCkksUpload = Signed[CkksUpload]
+SignedUploadSet = Signed[UploadSet]
+SignedSumOpening = Signed[SumOpening]

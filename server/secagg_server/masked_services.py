@@ -1,0 +1,149 @@
+"""The gRPC service of masked sessions: bytes from outside become typed values here (protocol.md §11.2, §12)."""
+# ruff: noqa: N802  (gRPC names the methods)
+
+from collections.abc import Iterator, Mapping
+
+from secagg.errors import MalformedError, UnknownSession
+from secagg.identity import Identity
+from secagg.masked.messages import SignedAdvertisement, SignedMaskedUpload, SignedSetEndorsement, SignedUnmasking
+from secagg_host.tls import grpc
+from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_protos.v1 import secagg_pb2_grpc as services
+from secagg_server.authorisation import peer_identity
+from secagg_server.masked_border import delivery, header_bytes, leaves_of, sharing_of
+from secagg_server.masked_session import MaskedSession
+from secagg_server.services import STATES
+
+
+class MaskedDirectory:
+    """The masked sessions that this coordinator serves, by ctx."""
+
+    def __init__(self, sessions: Mapping[str, MaskedSession]) -> None:
+        self._sessions = sessions
+
+    def find(self, ctx: str, peer: Identity) -> MaskedSession:
+        """A session that `peer` belongs to; the empty ctx: the only one. Raises UnknownSession or RoleViolation."""
+        if not ctx and len(self._sessions) == 1:
+            ctx = next(iter(self._sessions))
+        session = self._sessions.get(ctx)
+        if session is None:
+            raise UnknownSession(f"no masked session {ctx[:16] or '(unnamed)'} at this coordinator")
+        session.admit(peer)
+        return session
+
+    def of(self, ctx: bytes, context: grpc.ServicerContext) -> tuple[MaskedSession, Identity]:
+        """The session of a request, and its caller."""
+        if len(ctx) not in (0, 32):
+            raise MalformedError(f"ctx has {len(ctx)} bytes, not 32")
+        peer = peer_identity(context)
+        return self.find(ctx.hex(), peer), peer
+
+
+class Masked(services.MaskedServiceServicer):
+    """What clients of a masked session call."""
+
+    def __init__(self, directory: MaskedDirectory) -> None:
+        self._directory = directory
+
+    def GetMaskedSession(self, request: pb.GetSessionRequest, context: grpc.ServicerContext) -> pb.GetSessionResponse:
+        """The signed descriptor."""
+        session, _ = self._directory.of(request.ctx, context)
+        return pb.GetSessionResponse(signed_descriptor_json=session.signed.to_bytes())
+
+    def Advertise(self, request: pb.AdvertiseRequest, context: grpc.ServicerContext) -> pb.AdvertiseResponse:
+        """A client's public keys."""
+        signed, peer = SignedAdvertisement.parse(request.signed_advertisement_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).advertise(peer, signed)
+        return pb.AdvertiseResponse()
+
+    def GetDirectory(
+        self, request: pb.GetDirectoryRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GetDirectoryResponse]:
+        """Every advertisement."""
+        session, _ = self._directory.of(request.ctx, context)
+        for signed in session.directory():
+            yield pb.GetDirectoryResponse(signed_advertisement_json=signed.to_bytes())
+
+    def ShareKey(self, request: pb.ShareKeyRequest, context: grpc.ServicerContext) -> pb.ShareKeyResponse:
+        """Shares of a client's mask key."""
+        body, peer = request.SerializeToString(deterministic=True), peer_identity(context)
+        signed = sharing_of(body).signed
+        self._directory.find(signed.statement.ctx, peer).share(peer, signed.signer, body)
+        return pb.ShareKeyResponse()
+
+    def GetShared(self, request: pb.GetSharedRequest, context: grpc.ServicerContext) -> Iterator[pb.GetSharedResponse]:
+        """B, and the caller's boxes."""
+        session, peer = self._directory.of(request.ctx, context)
+        told = session.shared_with(peer)
+        yield pb.GetSharedResponse(shared=pb.MaskedMembers(members=told.members))
+        for shown in told.deliveries:
+            yield pb.GetSharedResponse(delivery=delivery(shown))
+
+    def BeginMaskedUpload(
+        self, request: pb.BeginUploadRequest, context: grpc.ServicerContext
+    ) -> pb.BeginUploadResponse:
+        """Where to go on, or the receipt."""
+        signed, peer = SignedMaskedUpload.parse(request.signed_upload_json), peer_identity(context)
+        found = self._directory.find(signed.statement.ctx, peer).begin_upload(peer, signed)
+        if isinstance(found, int):
+            return pb.BeginUploadResponse(offset=found)
+        return pb.BeginUploadResponse(signed_receipt_json=found.to_bytes())
+
+    def UploadMasked(
+        self, request_iterator: Iterator[pb.MaskedUploadRequest], context: grpc.ServicerContext
+    ) -> pb.UploadResponse:
+        """Header, then chunks."""
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise MalformedError("an upload stream begins with its header")
+        header, peer = header_bytes(first.header), peer_identity(context)
+        signed, _ = leaves_of(header)
+        session = self._directory.find(signed.statement.ctx, peer)
+        found = session.begin_upload(peer, signed)
+        if not isinstance(found, int):
+            return pb.UploadResponse(signed_receipt_json=found.to_bytes())
+        session.check_offset(peer, first.header.offset)
+        with session.files.writer(peer.fingerprint) as writer:
+            for message in request_iterator:
+                if message.WhichOneof("part") != "chunk":
+                    raise MalformedError("after the header an upload stream carries chunks only")
+                session.receive(peer, message.chunk, writer)
+        return pb.UploadResponse(signed_receipt_json=session.finish_upload(peer, header).to_bytes())
+
+    def GetSurvivors(self, request: pb.GetSurvivorsRequest, context: grpc.ServicerContext) -> pb.GetSurvivorsResponse:
+        """U."""
+        session, _ = self._directory.of(request.ctx, context)
+        return pb.GetSurvivorsResponse(signed_set_json=session.survivors().to_bytes())
+
+    def EndorseSurvivors(
+        self, request: pb.EndorseSurvivorsRequest, context: grpc.ServicerContext
+    ) -> pb.EndorseSurvivorsResponse:
+        """A member's word for U."""
+        signed, peer = SignedSetEndorsement.parse(request.signed_endorsement_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).endorse(peer, signed)
+        return pb.EndorseSurvivorsResponse()
+
+    def GetUnmasking(
+        self, request: pb.GetUnmaskingRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GetUnmaskingResponse]:
+        """Endorsements by the caller's holders, and the caller's boxes."""
+        session, peer = self._directory.of(request.ctx, context)
+        asked = session.unmask_request(peer)
+        for endorsement in asked.endorsements:
+            yield pb.GetUnmaskingResponse(signed_endorsement_json=endorsement.to_bytes())
+        for shown in asked.deliveries:
+            yield pb.GetUnmaskingResponse(delivery=delivery(shown))
+
+    def Unmask(self, request: pb.UnmaskRequest, context: grpc.ServicerContext) -> pb.UnmaskResponse:
+        """A holder's shares."""
+        signed, peer = SignedUnmasking.parse(request.signed_unmasking_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).unmask(peer, signed)
+        return pb.UnmaskResponse()
+
+    def GetMaskedStatus(self, request: pb.GetStatusRequest, context: grpc.ServicerContext) -> pb.GetStatusResponse:
+        """State, reason, receipt."""
+        session, peer = self._directory.of(request.ctx, context)
+        state, reason = session.status()
+        receipt = session.receipt(peer.fingerprint)
+        raw = b"" if receipt is None else receipt.to_bytes()
+        return pb.GetStatusResponse(state=STATES[state], reason=reason, signed_receipt_json=raw)

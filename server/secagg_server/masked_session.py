@@ -1,0 +1,394 @@
+"""A masked session as the coordinator keeps it: its rounds, message by message (protocol.md §12.3 to §12.7).
+
+A message is checked by its round, recorded durably, and only then answered. `masked_driver` closes rounds.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from secagg.certificate import FILES, TimelineEvent
+from secagg.errors import (
+    ConflictError,
+    NotReady,
+    ProtocolViolation,
+    RoleViolation,
+    SecaggError,
+    SessionClosed,
+    SizeLimitError,
+)
+from secagg.identity import Identity, Role
+from secagg.masked.closing import ConsistencyRound, UnmaskRound
+from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
+from secagg.masked.messages import (
+    Directory,
+    SharedSet,
+    SignedAdvertisement,
+    SignedMaskedUpload,
+    SignedSetEndorsement,
+    SignedSurvivorSet,
+    SignedUnmasking,
+    UnmaskRequest,
+    UploadMessage,
+)
+from secagg.masked.server import AdvertiseRound, ShareRound, UploadRound
+from secagg.messages import Receipt, SignedReceipt
+from secagg_host.durable import read_file
+from secagg_host.tls import MAX_CHUNK_BYTES
+from secagg_server.blobs import PartWriter, UploadFiles
+from secagg_server.masked_border import leaves_of, sharing_of
+from secagg_server.masked_storage import MaskedStore
+from secagg_server.session import Host
+from secagg_server.storage import SessionState
+
+Stage = AdvertiseRound | ShareRound | UploadRound | ConsistencyRound | UnmaskRound
+
+STEPS = ("advertise", "share", "upload", "endorse", "unmask")
+DONE = {
+    "advertise": "advertised its keys",
+    "share": "shared its mask key",
+    "upload": "uploaded",
+    "endorse": "endorsed the set",
+    "unmask": "gave its shares",
+}
+"""What the timeline says of a step that a client has taken."""
+
+
+class MaskedSession:
+    """A masked session with its store and files. `lock` guards every decision.
+
+    Built anew from what is stored: the same messages, in the same order, give the same rounds.
+    """
+
+    def __init__(
+        self, signed: SignedMaskedDescriptor, store: MaskedStore, files: UploadFiles, release_folder: Path, host: Host
+    ) -> None:
+        self.signed, self.descriptor = signed, signed.statement
+        self.store, self.files, self.release_folder, self.host = store, files, release_folder, host
+        self.problem = ""
+        self.lock = threading.RLock()
+        self.stage: Stage = AdvertiseRound(self.descriptor)
+        if self.running:
+            self._replay()
+
+    @property
+    def ctx(self) -> str:
+        """The session's name."""
+        return self.descriptor.ctx
+
+    @property
+    def release_names(self) -> tuple[str, ...]:
+        """The files of its release, but for the certificate."""
+        return FILES
+
+    @property
+    def running(self) -> bool:
+        """Whether the session has not ended."""
+        return self.store.state()[0] in {SessionState.OPEN, SessionState.CLOSING}
+
+    @property
+    def step(self) -> str:
+        """The step that messages are taken for."""
+        kinds = (AdvertiseRound, ShareRound, UploadRound, ConsistencyRound, UnmaskRound)
+        return STEPS[[isinstance(self.stage, kind) for kind in kinds].index(True)]
+
+    def admit(self, peer: Identity) -> None:
+        """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""
+        if peer.role == Role.CLIENT:
+            self.descriptor.number_of(peer.fingerprint)
+        elif peer.role == Role.KEYHOLDER:
+            raise RoleViolation(f"session {self.ctx[:16]} is masked: it has no key-holders")
+        elif peer.role == Role.COORDINATOR and peer.fingerprint != self.host.signer.identity.fingerprint:
+            raise RoleViolation(f"{peer.title} is not the coordinator of session {self.ctx[:16]}")
+
+    def note(self, party: str, what: str) -> TimelineEvent:
+        """A line of the timeline, now."""
+        return TimelineEvent(at=self.host.clock(), party=party, event=what)
+
+    def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
+        """Log an event of this session."""
+        self.host.events.emit(event, ctx=self.ctx, **fields)
+
+    def status(self) -> tuple[SessionState, str]:
+        """State and reason; while it runs, what is waited for."""
+        state, reason = self.store.state()
+        if state in {SessionState.OPEN, SessionState.CLOSING}:
+            with self.lock:
+                missing = self.missing()
+            names = ", ".join(self.descriptor.member(number).title for number in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            reason = self.problem or (
+                f"round '{self.step}': waiting for {names}{more}" if names else f"'{self.step}' ends"
+            )
+        return state, reason
+
+    def receipt(self, client: str) -> SignedReceipt | None:
+        """The client's receipt, if it has one."""
+        return self.store.receipt(client)
+
+    def expected(self) -> set[int]:
+        """Members whose message this round can take."""
+        match self.stage:
+            case AdvertiseRound():
+                return set(range(len(self.descriptor.clients)))
+            case ShareRound(directory=directory):
+                return {self.descriptor.number_of(signed.signer) for signed in directory}
+            case UploadRound(sharings=sharings):
+                return set(sharings)
+            case ConsistencyRound(uploads=uploads):
+                return set(uploads)
+            case UnmaskRound(endorsements=endorsements):
+                return set(endorsements)
+
+    def missing(self) -> list[int]:
+        """Members that this round still waits for."""
+        return sorted(self.expected() - set(self.stage.taken))
+
+    # -- what clients hand in ------------------------------------------------------------------------------------
+
+    def advertise(self, peer: Identity, signed: SignedAdvertisement) -> None:
+        """Public keys for this session (protocol.md §12.3)."""
+        self._take("advertise", peer, signed.signer, signed.to_bytes())
+
+    def share(self, peer: Identity, signer: str, body: bytes) -> None:
+        """Shares of the mask key (protocol.md §12.4); `body` is the message as it came."""
+        self._take("share", peer, signer, body)
+
+    def endorse(self, peer: Identity, signed: SignedSetEndorsement) -> None:
+        """A member's word for U (protocol.md §12.6.1)."""
+        self._take("endorse", peer, signed.signer, signed.to_bytes())
+
+    def unmask(self, peer: Identity, signed: SignedUnmasking) -> None:
+        """A holder's shares (protocol.md §12.7.1)."""
+        self._take("unmask", peer, signed.signer, signed.to_bytes())
+
+    def _take(self, step: str, peer: Identity, signer: str, body: bytes) -> None:
+        """Check, record, answer. The same again changes nothing, also when the round is over."""
+        self._check_own(peer, signer)
+        with self.lock:
+            if self._known(step, peer, body):
+                return
+            self._check_turn(step)
+            self._apply(peer.fingerprint, body)
+            self.store.add_message(step, peer.fingerprint, body, self.note(peer.title, DONE[step]))
+            self.host.checkpoint(f"{step}-stored")
+            self.emit(f"masked-{step}", client=peer.title, have=len(self.stage.taken), of=len(self.expected()))
+
+    @staticmethod
+    def _check_own(peer: Identity, signer: str) -> None:
+        if signer != peer.fingerprint:
+            raise RoleViolation(f"{peer.title} hands in what another client signed")
+
+    def _known(self, step: str, peer: Identity, body: bytes) -> bool:
+        known = self.store.message(step, peer.fingerprint)
+        if known is not None and known != body:
+            raise ConflictError(f"{peer.title} took the step '{step}' otherwise before; the first one stays")
+        return known is not None
+
+    def _check_turn(self, step: str) -> None:
+        """Raise SessionClosed when the round of `step` is over, NotReady when it has not begun."""
+        self._check_running()
+        if STEPS.index(step) < STEPS.index(self.step):
+            raise SessionClosed(
+                f"the round '{step}' of session {self.ctx[:16]} is over: a client that was silent then has vanished "
+                "from it"
+            )
+        if step != self.step:
+            raise self._early()
+
+    def _early(self) -> NotReady:
+        """Said the same way while a round lasts, so that who asks again and again need not show it again."""
+        return NotReady(f"the round '{self.step}' goes on until the others have answered, or its time is up")
+
+    def _check_running(self) -> None:
+        state, reason = self.store.state()
+        if state not in {SessionState.OPEN, SessionState.CLOSING}:
+            raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing more is taken'}")
+
+    def _apply(self, client: str, body: bytes) -> None:
+        """Give a message to the round that it belongs to. Raises what the round raises."""
+        match self.stage:
+            case AdvertiseRound() as stage:
+                stage.add(SignedAdvertisement.parse(body))
+            case ShareRound() as stage:
+                stage.add(sharing_of(body))
+            case UploadRound() as stage:
+                stage.add(self._upload_of(client, body))
+            case ConsistencyRound() as stage:
+                stage.add(SignedSetEndorsement.parse(body))
+            case UnmaskRound() as stage:
+                stage.add(SignedUnmasking.parse(body))
+
+    # -- the masked vector ---------------------------------------------------------------------------------------
+
+    def begin_upload(self, peer: Identity, signed: SignedMaskedUpload) -> int | SignedReceipt:
+        """How much of the vector is stored, or the receipt. Raises ConflictError for another upload than before."""
+        self._check_own(peer, signed.signer)
+        with self.lock:
+            receipt = self.store.receipt(peer.fingerprint)
+            self._check_announced(peer, signed)
+            if receipt is not None:
+                return receipt
+            self._check_turn("upload")
+            signed.verify(self.descriptor.member(self.descriptor.number_of(peer.fingerprint)))
+            if self.store.message("announced", peer.fingerprint) is None:
+                self.files.discard(peer.fingerprint)
+                self.store.add_message("announced", peer.fingerprint, signed.to_bytes(), None)
+            return self.files.stored(peer.fingerprint)
+
+    def _check_announced(self, peer: Identity, signed: SignedMaskedUpload) -> None:
+        known = self.store.message("announced", peer.fingerprint)
+        if known is not None and SignedMaskedUpload.parse(known) != signed:
+            raise ConflictError(
+                f"{peer.title} announced another masked vector before; a client has one, and resends the same bytes"
+            )
+
+    def receive(self, peer: Identity, chunk: bytes, writer: PartWriter) -> None:
+        """Append a chunk to the announced vector. Raises SizeLimitError, SessionClosed or StorageError."""
+        if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
+            raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")
+        with self.lock:
+            self._check_turn("upload")
+            total, stored = self.descriptor.shape.packed_bytes, self.files.stored(peer.fingerprint)
+            if stored + len(chunk) > total:
+                raise SizeLimitError(f"the stream is longer than the {total} bytes of this session's vectors")
+            writer.append(chunk)
+        self.emit("bytes", client=peer.title, stored=stored + len(chunk), total=total)
+        self.host.checkpoint("chunk-stored")
+
+    def check_offset(self, peer: Identity, offset: int) -> None:
+        """Raise ProtocolViolation unless the stream goes on where the stored part ends."""
+        stored = self.files.stored(peer.fingerprint)
+        if offset != stored:
+            raise ProtocolViolation(f"the stream starts at byte {offset}, but {stored} are stored; resume there")
+
+    def finish_upload(self, peer: Identity, header: bytes) -> SignedReceipt:
+        """Verify the whole vector, add it to the sum, make it durable, and sign for it (protocol.md §12.5.4).
+
+        Raises SizeLimitError when bytes are missing; what the round raises when it is not what was signed: then it is
+        discarded.
+        """
+        client = peer.fingerprint
+        with self.lock:
+            known = self.store.receipt(client)
+            if known is not None:
+                return known
+            self._check_turn("upload")
+            stored, total = self.files.stored(client), self.descriptor.shape.packed_bytes
+            if stored < total:
+                raise SizeLimitError(f"the stream ended after {stored} of {total} bytes; resume from there")
+            message = self._upload_of(client, header)
+            try:
+                self._add_upload(message)
+            except SecaggError as error:
+                self.files.discard(client)
+                self.store.forget("announced", client)
+                self.emit("refused", client=peer.title, code=error.code, message=str(error))
+                raise
+            self.files.seal(client)
+            self.host.checkpoint("upload-sealed")
+            return self._sign(peer, header, message.signed)
+
+    def _add_upload(self, message: UploadMessage) -> None:
+        if isinstance(self.stage, UploadRound):
+            self.stage.add(message)
+
+    def _sign(self, peer: Identity, header: bytes, signed: SignedMaskedUpload) -> SignedReceipt:
+        receipt = self.host.signer.sign(
+            Receipt(
+                ctx=self.ctx,
+                client=peer.fingerprint,
+                upload_root=signed.statement.digest,
+                received_at=self.host.clock(),
+            )
+        )
+        self.store.add_message("upload", peer.fingerprint, header, self.note(peer.title, DONE["upload"]), receipt)
+        self.host.checkpoint("receipt-stored")
+        have = len(self.stage.taken)
+        self.emit(
+            "receipt", client=peer.title, uploads=have, bytes=signed.statement.vector_bytes, roster=len(self.expected())
+        )
+        return receipt
+
+    def _upload_of(self, client: str, header: bytes) -> UploadMessage:
+        """The message, with its vector from the file."""
+        signed, leaves = leaves_of(header)
+        vector = np.frombuffer(read_file(self.files.path(client)), np.uint8)
+        return UploadMessage(signed, vector, leaves)
+
+    # -- what clients are told -----------------------------------------------------------------------------------
+
+    def directory(self) -> Directory:
+        """All advertisements. Raises NotReady before their round is closed."""
+        with self.lock:
+            self._check_running()
+            if isinstance(self.stage, AdvertiseRound):
+                raise self._early()
+            return self.stage.directory
+
+    def shared_with(self, peer: Identity) -> SharedSet:
+        """What a client is told when B is fixed (protocol.md §12.5.1)."""
+        with self.lock:
+            self._check_turn("upload")
+            stage, number = self.stage, self.descriptor.number_of(peer.fingerprint)
+            if not isinstance(stage, UploadRound) or number not in stage.sharings:
+                raise SessionClosed(f"{peer.title} has not shared its mask key; it has vanished from this session")
+            return stage.shared_with(number)
+
+    def survivors(self) -> SignedSurvivorSet:
+        """U (protocol.md §12.6.1). Raises NotReady before it is fixed."""
+        with self.lock:
+            self._check_running()
+            if not isinstance(self.stage, ConsistencyRound | UnmaskRound):
+                raise self._early()
+            return self.stage.chosen
+
+    def unmask_request(self, peer: Identity) -> UnmaskRequest:
+        """What a client is shown before it answers (protocol.md §12.7.1)."""
+        with self.lock:
+            self._check_turn("unmask")
+            stage, number = self.stage, self.descriptor.number_of(peer.fingerprint)
+            if not isinstance(stage, UnmaskRound) or number not in stage.endorsements:
+                raise SessionClosed(f"{peer.title} has not endorsed the set; nothing is asked of it")
+            return stage.request(number)
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+
+    def close_round(self, now: int) -> None:
+        """Close the current round, durably, and begin the next. Raises TooFewContributions: then nothing is closed."""
+        step, following = self.step, self._following()
+        chosen = following.chosen.to_bytes() if isinstance(following, ConsistencyRound) else None
+        note = self.note(
+            self.host.signer.identity.title, f"closed the round '{step}' with {len(self.stage.taken)} of them"
+        )
+        self.store.close_round(step, now, note, chosen)
+        self.host.checkpoint(f"{step}-closed")
+        self.emit("round", closed=step, have=len(self.stage.taken), of=len(self.expected()))
+        self.stage = following
+
+    def _following(self) -> Stage:
+        match self.stage:
+            case AdvertiseRound() | ShareRound() | ConsistencyRound() as stage:
+                return stage.close()
+            case UploadRound() as stage:
+                return stage.close(self.host.signer)
+            case UnmaskRound():
+                raise ProtocolViolation("there is no round after the last")
+
+    def _replay(self) -> None:
+        """Take every stored message again, round by round."""
+        for step in STEPS:
+            for client, body in self.store.messages(step):
+                self._apply(client, body)
+            if self.store.closed_at(step) is None:
+                return
+            self.stage = self._following()
+
+
+def deadline(descriptor: MaskedDescriptor, step: str, closed_at: Callable[[str], int | None]) -> int:
+    """Until when a round waits for those who are silent, seconds since 1970."""
+    place = STEPS.index(step)
+    begun = closed_at(STEPS[place - 1]) if place else None
+    return descriptor.upload_deadline if begun is None else begun + descriptor.round_seconds
