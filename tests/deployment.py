@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from secagg.client_noise.setting import ClientNoise
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
@@ -84,6 +85,7 @@ class Deployment:
     close_at: int | None = None
     plan: Plan = field(default_factory=lambda: small_plan(LENGTH))
     clock: Clock = field(default_factory=Clock)
+    client_noise: ClientNoise | None = None
 
     @cached_property
     def authority(self) -> tuple[bytes, bytes]:
@@ -148,7 +150,13 @@ class Deployment:
             for h in self.committee
         ]
         roster = [RosterMember(certificate=files.identity.pem) for files in self.client_files]
-        spec = SessionSpec(n_min=self.n_min, n_max=10, upload_seconds=HOUR, expiry_seconds=2 * HOUR)
+        spec = SessionSpec(
+            n_min=self.n_min,
+            n_max=10,
+            upload_seconds=HOUR,
+            expiry_seconds=2 * HOUR,
+            client_noise=self.client_noise,
+        )
         return create_session(spec, self.plan, roster, members, self.coordinator_files.signer, now, os.urandom)
 
     @property

@@ -27,6 +27,7 @@ from secagg.randomness import Randomness
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, chunks_of, ending
+from secagg_client.client_noise_accounting import check_agreement
 from secagg_client.client_state import SessionFolder, SessionShelf, Step
 from secagg_client.patience import Patience
 from secagg_client.published import Publication, Releases
@@ -142,19 +143,25 @@ class ClientRun:
             roster=len(descriptor.roster),
             **({"round": descriptor.round.title} if descriptor.round is not None else {}),
         )
+        if (grid := descriptor.noise_grid) is not None:
+            epsilon = grid.epsilon(descriptor.rounds * descriptor.releases)
+            self.patience.log.emit("client-noise", epsilon=epsilon, delta=grid.noise.delta, note=grid.ratio_in_words)
         return descriptor, folder
 
     def check(self, signed: SignedDescriptor) -> Descriptor:
         """Everything that must hold of a session before this client trains for it.
 
         Raises SignatureInvalid, EndorsementInvalid, CertificateInvalid, PolicyViolation, RoleViolation,
-        MalformedError (a session key that seals nothing), ProtocolViolation (clocks) or SessionClosed.
+        MalformedError (a session key that seals nothing), AccountingError (client-level noise spends more than is
+        stated), ProtocolViolation (clocks) or SessionClosed.
         """
         descriptor = signed.check(approved=True)
         now = self.patience.now
         check_authority(descriptor, self.authority, now)
         self.policy.check(descriptor)
         check_offers(descriptor)
+        if descriptor.noise_grid is not None:
+            check_agreement(descriptor.noise_grid, descriptor.rounds * descriptor.releases)
         descriptor.client(self.signer.identity.fingerprint)
         if descriptor.created_at > now + MAX_CLOCK_SKEW:
             raise ProtocolViolation("the session is dated in the future; check the clocks")

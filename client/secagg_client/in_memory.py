@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.client_noise.encoding import encode
+from secagg.client_noise.setting import ClientNoise, NoiseGrid
 from secagg.coordinator import SessionSpec
 from secagg.encodings.registry import encoding_of
 from secagg.plan import Plan
@@ -73,16 +75,47 @@ def mean_of(vectors: Sequence[Vector]) -> Vector:
     return mean
 
 
-def encoded_mean(plan: Plan, changes: Sequence[Vector], random: Randomness) -> Vector:
+def noise_grid(plan: Plan, noise: ClientNoise, clients: int) -> NoiseGrid:
+    """Client-level noise in a session that all `clients` complete (protocol.md §14).
+
+    Raises ParameterError: it does not fit, or would drown the signal and the setting does not accept that.
+    """
+    encoding = encoding_of(plan)
+    quantiser = encoding.layout(plan).quantiser(max(BITS, encoding.min_bits))
+    grid = NoiseGrid.make(noise, quantiser, clients, clients)
+    grid.check_ratio()
+    return grid
+
+
+def encoded_mean(plan: Plan, changes: Sequence[Vector], random: Randomness, noise: ClientNoise | None = None) -> Vector:
     """The mean vector without any protocol: what is left where no policy lets a change be sealed."""
     encoding = encoding_of(plan)
-    return mean_of([encoding.encode(plan, change, random) for change in changes])
+    vectors = [encoding.encode(plan, change, random) for change in changes]
+    if noise is None:
+        return mean_of(vectors)
+    grid = noise_grid(plan, noise, len(changes))
+    sums = np.zeros(grid.length, dtype=np.uint64)
+    for vector in vectors:
+        sums += encode(grid, vector, random).values
+    return grid.noisy_quantiser.decode_mean(sums, len(vectors))
 
 
-def sealed_mean(plan: Plan, changes: Mapping[str, Vector], random: Randomness) -> tuple[Vector, int]:
-    """The mean vector by the whole `sealed` protocol in memory, and the bytes of one client's upload."""
-    bits = max(BITS, encoding_of(plan).min_bits)
-    spec = SessionSpec(n_min=3, n_max=max(3, len(changes)), bits=bits, upload_seconds=DAY, expiry_seconds=2 * DAY)
+def sealed_mean(
+    plan: Plan, changes: Mapping[str, Vector], random: Randomness, noise: ClientNoise | None = None
+) -> tuple[Vector, int]:
+    """The mean vector by the whole `sealed` protocol in memory, and the bytes of one client's upload.
+
+    With client-level noise every client must take part: all of their noise is counted, but for the colluders'.
+    """
+    bits, n_max = max(BITS, encoding_of(plan).min_bits), max(3, len(changes))
+    spec = SessionSpec(
+        n_min=3 if noise is None else n_max,
+        n_max=n_max,
+        bits=bits,
+        upload_seconds=DAY,
+        expiry_seconds=2 * DAY,
+        client_noise=noise,
+    )
     run = run_sealed(plan, changes, now=EPOCH, random=random, spec=spec)
     upload = next(iter(run.uploads.values()))
     return run.mean, upload.ciphertext.nbytes + sum(len(box) for box in upload.boxes)

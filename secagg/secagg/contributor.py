@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from secagg import shamir
 from secagg.boxes import BoxContext, seal_box
+from secagg.client_noise.encoding import encode
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encoding_of
 from secagg.errors import EncodingError
@@ -14,7 +15,7 @@ from secagg.merkle import root
 from secagg.messages import SignedUpload, Upload
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
-from secagg.sealing import ShortKey, seal_update
+from secagg.sealing import Sealed, ShortKey, seal, seal_update
 from secagg.signing import Signer
 
 
@@ -45,14 +46,7 @@ def seal_contribution(
     if not np.isfinite(change).all():  # before it is encoded: an encoding may drop what is not
         raise EncodingError("the change holds values that are not finite")
     vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
-    sealed = seal_update(
-        descriptor.parameters,
-        descriptor.quantiser,
-        bytes.fromhex(descriptor.ctx),
-        vector,
-        random,
-        weight=descriptor.weights[fingerprint],
-    )
+    sealed = _sealed(descriptor, vector, descriptor.weights[fingerprint], random)
     ciphertext_root = root(memoryview(block) for block in sealed.ciphertext).hex()
     try:
         boxes = _boxes(descriptor, fingerprint, ciphertext_root, sealed.key, random)
@@ -64,9 +58,21 @@ def seal_contribution(
         ciphertext_root=ciphertext_root,
         boxes_root=root(boxes).hex(),
         ciphertext_bytes=sealed.ciphertext.nbytes,
-        privacy=privacy,
+        privacy=privacy.model_copy(update={"client_level": descriptor.client_statement}),
     )
     return SealedUpload(signed=signer.sign(upload), ciphertext=sealed.ciphertext, boxes=boxes)
+
+
+def _sealed(descriptor: Descriptor, vector: NDArray[np.float32], weight: float, random: Randomness) -> Sealed:
+    """The vector, encoded and sealed; with this client's share of the noise between the two, if the session has it."""
+    ctx, grid = bytes.fromhex(descriptor.ctx), descriptor.noise_grid
+    if grid is None:
+        return seal_update(descriptor.parameters, descriptor.quantiser, ctx, vector, random, weight=weight)
+    encoded = encode(grid, vector, random, weight)
+    try:
+        return seal(descriptor.parameters, ctx, encoded.values, random)._replace(clipped=encoded.clipped)
+    finally:
+        encoded.values.fill(0)
 
 
 def _boxes(

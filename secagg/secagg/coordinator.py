@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from secagg import shamir
 from secagg.accumulate import Accumulator
+from secagg.client_noise.setting import ClientNoise
 from secagg.descriptor import (
     AuditReserve,
     CommitteeMember,
@@ -58,6 +59,7 @@ class SessionSpec(Frozen):
     upload_seconds: int = Field(ge=1)
     expiry_seconds: int = Field(ge=2)
     audit: AuditReserve | None = None
+    client_noise: ClientNoise | None = None
 
 
 def create_session(
@@ -98,6 +100,7 @@ def create_session(
             upload_deadline=now + spec.upload_seconds,
             expires_at=now + spec.expiry_seconds,
             audit=spec.audit,
+            client_noise=spec.client_noise,
         )
     except ValidationError as error:
         raise MalformedError(f"the session does not hold together: {first_problem(error, '')}") from None

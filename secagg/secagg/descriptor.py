@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from secagg.canonical import canonical_bytes, tagged_hash
+from secagg.client_noise.setting import ClientNoise, NoiseGrid
+from secagg.client_noise.statement import ClientStatement
 from secagg.codec import Quantiser
 from secagg.encodings.layout import Layout
 from secagg.encodings.registry import encoding_of
@@ -88,6 +90,7 @@ class Descriptor(Statement):
     upload_deadline: Seconds
     expires_at: Seconds
     audit: AuditReserve | None = Field(default=None, exclude_if=lambda reserve: reserve is None)
+    client_noise: ClientNoise | None = Field(default=None, exclude_if=lambda noise: noise is None)
 
     @classmethod
     def purpose(cls) -> str:
@@ -138,8 +141,28 @@ class Descriptor(Statement):
 
     @cached_property
     def quantiser(self) -> Quantiser:
-        """One clip per part of the vector (protocol.md §2.3)."""
-        return self.layout.quantiser(self.ring.bits)
+        """One clip per part of the vector (protocol.md §2.3); with client-level noise, room for it (§14.2)."""
+        return self.layout.quantiser(self.ring.bits) if self.noise_grid is None else self.noise_grid.noisy_quantiser
+
+    @cached_property
+    def noise_grid(self) -> NoiseGrid | None:
+        """The numbers of client-level noise (protocol.md §14), if the session has it. Raises ParameterError."""
+        if self.client_noise is None:
+            return None
+        return NoiseGrid.make(self.client_noise, self.layout.quantiser(self.ring.bits), self.n_min, self.n_max)
+
+    @property
+    def client_statement(self) -> ClientStatement | None:
+        """What each client says of its noise (protocol.md §14.6), if the session has it."""
+        if self.client_noise is None:
+            return None
+        noise = self.client_noise
+        return ClientStatement(
+            noise_multiplier=noise.noise_multiplier,
+            colluders=noise.colluders,
+            delta=noise.delta,
+            releases=self.rounds * self.releases,
+        )
 
     @cached_property
     def clients(self) -> dict[str, Identity]:
@@ -216,6 +239,11 @@ class Descriptor(Statement):
         weights = [member.weight for member in self.roster]
         encoding = encoding_of(self.plan)
         encoding.check_session(self.plan, bits=self.ring.bits, weights=weights)
+        if self.noise_grid is not None:
+            if encoding.equal_weights:
+                raise MalformedError(f"{encoding.name} counts clients, which noise makes meaningless: leave it out")
+            self.noise_grid.check_ratio()
+            self.noise_grid.epsilon(self.rounds * self.releases)
         if self.rounds > 1:
             encoding.check_rounds()
             round_steps(self.plan.training.steps, self.number, self.rounds)

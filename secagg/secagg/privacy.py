@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from secagg.client_noise.statement import ClientStatement
 from secagg.plan import Frozen, RecordsPerUser, TrainingSettings, Unit, check_unit
 
 
@@ -14,6 +15,7 @@ class PrivacyStatement(Frozen):
     `epsilon` None says plainly that there is none (an experiment without differential privacy).
     `noise` is `secure` (operating-system randomness) or `seeded` (reproducible, for experiments only). What is added or
     removed is one `unit`, within one institution: a record, or a user, of whom `records_per_user` records are used.
+    `client_level` is said beside it where the session adds noise for whole clients (protocol.md §14).
     """
 
     unit: Unit = "record"
@@ -24,6 +26,7 @@ class PrivacyStatement(Frozen):
     sampler: Literal["poisson"] = "poisson"
     accountant: str = Field(min_length=1, max_length=100)
     noise: Literal["secure", "seeded"]
+    client_level: ClientStatement | None = Field(default=None, exclude_if=lambda level: level is None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -133,9 +133,11 @@ def committee_note(descriptor: Descriptor) -> str:
     return f"{t} of {m} key-holders; holds with up to {f} corrupt"
 
 
-def privacy_note(uploads: tuple[SignedUpload, ...], rounds: int) -> str:
+def privacy_note(descriptor: Descriptor, uploads: tuple[SignedUpload, ...]) -> str:
     """The guarantee in words, by the weakest of the members' statements; it is that of all rounds together."""
-    return guarantee_in_words([upload.statement.privacy for upload in uploads], rounds)
+    note = guarantee_in_words([upload.statement.privacy for upload in uploads], descriptor.rounds)
+    grid = descriptor.noise_grid
+    return note if grid is None else f"{note} {grid.guarantee_in_words(descriptor.rounds * descriptor.releases)}"
 
 
 def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseCertificate:
@@ -165,7 +167,7 @@ def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseC
         security_note=parameters.security_note,
         error_max=int(parts.opened.opening.error_max),
         error_bound=parameters.error_bound(len(final.members)),
-        privacy_note=privacy_note(kept, descriptor.rounds),
+        privacy_note=privacy_note(descriptor, kept),
         timeline=parts.timeline,
         software=software,
         files={},

@@ -162,6 +162,9 @@ def run_sealed(
     spec = spec or SessionSpec(n_min=3, n_max=max(3, len(changes)), upload_seconds=DAY, expiry_seconds=2 * DAY)
     parties = certify(sorted(changes), holders, now)
     policy = policy_for(parties, plan, spec.n_min, spec.corrupt_keyholders)
+    if spec.client_noise is not None:  # nobody assumes more corrupt clients than the session's noise allows for
+        assumed = min(policy.assumed_corrupt_clients, spec.client_noise.colluders)
+        policy = policy.model_copy(update={"assumed_corrupt_clients": assumed})
 
     # Key-holders: a fresh key each (§4.1). Coordinator: the descriptor (§4.2). Key-holders: approval (§4.3).
     committee = [KeyHolder(s, policy, parties.authority, MemoryJournal(), MemoryKeys()) for s in parties.holders]

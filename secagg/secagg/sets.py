@@ -38,6 +38,8 @@ def check_upload(descriptor: Descriptor, signed: SignedUpload, client: str) -> U
             f"{identity.title} states the unit of privacy {unit_in_words(stated.unit, stated.records_per_user)}; the "
             f"session agreed on {unit_in_words(agreed.unit, agreed.records_per_user)}"
         )
+    if stated.client_level != descriptor.client_statement:
+        raise PolicyViolation(f"{identity.title} states other client-level noise than the session agreed on")
     return upload
 
 

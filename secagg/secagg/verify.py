@@ -74,6 +74,11 @@ def verify_release(
     uploads = _check_uploads(certificate, descriptor)
     _check_sets(certificate, descriptor, anchors)
     checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
+    if descriptor.noise_grid is not None:
+        spent = descriptor.noise_grid.epsilon(descriptor.rounds * descriptor.releases)
+        checks.append(
+            f"every member signed for its share of the client-level noise: epsilon {spent:.4g}, computed anew"
+        )
     total = _check_opening(content, certificate, descriptor)
     checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")
     if earlier:
@@ -229,7 +234,7 @@ def _check_statements(
         ("security_note", certificate.security_note, parameters.security_note),
         ("error_max", certificate.error_max, int(parts.opened.opening.error_max)),
         ("error_bound", certificate.error_bound, parameters.error_bound(len(final.members))),
-        ("privacy_note", certificate.privacy_note, release.privacy_note(kept, descriptor.rounds)),
+        ("privacy_note", certificate.privacy_note, release.privacy_note(descriptor, kept)),
     )
     for name, stated, found in derived:
         if stated != found:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from secagg.canonical import pretty_bytes
 from secagg.certificate import ADAPTER, CERTIFICATE, parse_certificate
+from secagg.client_noise.setting import ClientNoise
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import AuditReserve, CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.encodings.registry import encoding_of
@@ -77,6 +78,7 @@ class SessionConfig(Frozen):
     upload_minutes: float = Field(gt=0)
     expiry_minutes: float = Field(gt=0)
     audit: AuditReserve | None = None
+    client_noise: ClientNoise | None = None
 
     def spec(self) -> SessionSpec:
         """The numbers, with times in seconds."""
@@ -88,6 +90,7 @@ class SessionConfig(Frozen):
             upload_seconds=max(1, round(60 * self.upload_minutes)),
             expiry_seconds=max(2, round(60 * self.expiry_minutes)),
             audit=self.audit,
+            client_noise=self.client_noise,
         )
 
 
@@ -164,6 +167,8 @@ def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> Non
     write_atomic(out, pretty_bytes(signed), PUBLIC_FILE)
     title = f", {place.title}" if place is not None else ""
     click.echo(f"{out}: session {signed.descriptor.statement.ctx}{title}")
+    if (grid := signed.descriptor.statement.noise_grid) is not None:
+        click.echo(grid.ratio_in_words)
 
 
 def _roster(entries: Sequence[RosterEntry]) -> list[RosterMember]:
@@ -245,6 +250,7 @@ def describe(descriptor: Descriptor) -> Shown:
         "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
         **({"round": descriptor.round.title} if descriptor.round is not None else {}),
         **_described_plan(descriptor.plan, descriptor.parameters.length),
+        **_client_noise(descriptor),
         "audit reserve": descriptor.audit.summary if descriptor.audit else "nothing",
         "protocol": descriptor.protocol,
         "security bits": descriptor.ring.security_bits,
@@ -257,6 +263,16 @@ def describe(descriptor: Descriptor) -> Shown:
         "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients.values()],
         "uploads until": _utc(descriptor.upload_deadline),
         "expires": _utc(descriptor.expires_at),
+    }
+
+
+def _client_noise(descriptor: Descriptor) -> Shown:
+    grid = descriptor.noise_grid
+    if grid is None:
+        return {"client noise": "none"}
+    return {
+        "client noise": grid.guarantee_in_words(descriptor.rounds * descriptor.releases),
+        "noise over signal": grid.ratio_in_words,
     }
 
 

@@ -62,6 +62,24 @@ def test_what_is_reserved_for_an_audit_is_signed_and_shown(study: Study, tmp_pat
     assert re.search(r"^audit reserve +each record with probability 0.125 and 30 canaries", shown, re.MULTILINE)
 
 
+NOISE = "[client_noise]\nclip = 2.0\nnoise_multiplier = 1.0\ndelta = 1e-6"
+
+
+def test_client_level_noise_is_signed_shown_and_announced(study: Study, tmp_path: Path) -> None:
+    plain = CliRunner().invoke(cli, ["session", "show", str(study.folder / "session.json")]).output
+    assert re.search(r"^client noise +none$", plain, re.MULTILINE)
+    text, out = (study.folder / "session.toml").read_text(), tmp_path / "session.json"
+    drowned = create(study, text.replace(LAST, f"{LAST}\n{NOISE}", 1), out)
+    assert drowned.exit_code == 1
+    assert "mostly noise" in drowned.stderr
+    accepted = create(study, text.replace(LAST, f"{LAST}\n{NOISE}\naccept_noise_over_signal = true", 1), out)
+    assert accepted.exit_code == 0, accepted.output
+    assert "times the largest signal in a mean of 3 clients" in accepted.output
+    shown = CliRunner().invoke(cli, ["session", "show", str(out)]).output
+    assert re.search(r"^client noise +Client-level: .* at most a factor exp\(5\.22", shown, re.MULTILINE)
+    assert re.search(r"^noise over signal +client-level noise is ", shown, re.MULTILINE)
+
+
 def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
     content = json.loads((study.folder / "session.json").read_text())
     content["descriptor"]["statement"]["nonce"] = "00" * 32
@@ -91,6 +109,7 @@ def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
         (LAST, f"{LAST}\n[audit]\nhold_out = 0.7", "audit.hold_out: Input should be less than or equal to 0.5"),
         (LAST, f"{LAST}\n[audit]\nhold_out = 0.1\ncanaries = -1", "audit.canaries: Input should be greater than"),
         (LAST, f"{LAST}\n[audit]\ncanaries = 1.5", "audit.canaries: Input should be a valid integer"),
+        (LAST, f"{LAST}\n[client_noise]\nclip = 1.0", "client_noise.noise_multiplier: Field required"),
         (LAST, f"{LAST}\n[audit]\ncanary = 5", "audit.canary: there is no such setting"),
     ],
 )

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
-from secagg.errors import ConfigError, EncodingError, StorageError
+from secagg.client_noise.setting import ClientNoise
+from secagg.errors import ConfigError, EncodingError, ParameterError, StorageError
 from secagg_app.main import cli
 from secagg_app.simulate import sweep as sweep_module
 from secagg_app.simulate.cell import Cell
@@ -56,6 +57,20 @@ def test_the_sealed_sum_is_the_plain_sum_within_the_quantiser(simulation: Simula
     plain = run_cell(cell(), simulation.model_copy(update={"sealed": False}))
     assert sealed.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=1e-3)
     assert sealed.bytes_up == plain.bytes_up
+
+
+def test_noise_for_whole_clients(simulation: Simulation, capfd: pytest.CaptureFixture[str]) -> None:
+    noise = ClientNoise(clip=50.0, noise_multiplier=1.0, delta=1e-6, accept_noise_over_signal=True)
+    noisy = simulation.model_copy(update={"client_noise": noise})
+    sealed, plain = run_cell(cell(), noisy), run_cell(cell(), noisy.model_copy(update={"sealed": False}))
+    assert sealed.details["client_epsilon"] == plain.details["client_epsilon"] == pytest.approx(5.22, abs=0.01)
+    assert sealed.details["noise_over_signal"] > 1
+    assert sealed.metrics != run_cell(cell(), simulation).metrics
+    assert "times the largest signal in a mean of 3 clients" in capfd.readouterr().err
+    assert run_cell(cell(rounds=2), noisy).details["client_epsilon"] > 7
+    refused = noisy.model_copy(update={"client_noise": noise.model_copy(update={"accept_noise_over_signal": False})})
+    with pytest.raises(ParameterError, match="mostly noise"):
+        run_cell(cell(), refused)
 
 
 def test_every_arm_has_its_figures(simulation: Simulation) -> None:

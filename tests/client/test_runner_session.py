@@ -1,13 +1,18 @@
 """What a client refuses before it trains (protocol.md §4.3, §4.4)."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from secagg.client_noise import concentrated
+from secagg.client_noise.setting import ClientNoise
+from secagg.coordinator import SessionSpec
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import (
+    AccountingError,
     CertificateInvalid,
     EndorsementInvalid,
     PolicyViolation,
@@ -87,6 +92,38 @@ def test_a_session_outside_the_policy_is_refused_before_training(
 ) -> None:
     policy = Policy.model_validate({**small.policy.model_dump(), **changes})
     refused(client(small, tmp_path, policy=policy), tmp_path, PolicyViolation, reason)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Small:
+    noise = ClientNoise(clip=4.0, noise_multiplier=1.0, delta=1e-6, accept_noise_over_signal=True)
+    spec = SessionSpec(n_min=3, n_max=10, upload_seconds=DAY, expiry_seconds=2 * DAY, client_noise=noise)
+    made = Small(spec=spec)
+    assert made.session
+    return made
+
+
+def test_client_level_noise_is_announced_before_anything_is_trained(
+    noisy: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = client(noisy, tmp_path, patience=Patience(EventLog(stream=sys.stdout), clock=lambda: float(NOW)))
+    with pytest.raises(AssertionError, match="enrol was called"):
+        run.run()
+    said = capsys.readouterr().out
+    assert "client-noise" in said
+    assert "times the largest signal in a mean of 3 clients" in said
+
+
+def test_client_level_noise_that_spends_more_than_is_stated(
+    noisy: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(concentrated, "epsilon", lambda *_: 1.0)
+    refused(client(noisy, tmp_path), tmp_path, AccountingError, "dp-accounting finds 5.22")
+
+
+def test_client_level_noise_that_the_policy_refuses(noisy: Small, tmp_path: Path) -> None:
+    policy = noisy.policy.model_copy(update={"client_noise": "refused"})
+    refused(client(noisy, tmp_path, policy=policy), tmp_path, PolicyViolation, "the policy refuses it")
 
 
 def test_a_session_without_privacy_is_outside_any_policy() -> None:

@@ -72,13 +72,17 @@ def digests() -> frozenset[str]:
     return frozenset(SIGNED[kind[0]].parse(raw).statement.digest for kind, raw in found)
 
 
+CLIENT_NOISE = {"clip": 4.0, "noise_multiplier": 1.0, "colluders": 1, "delta": 1e-6}
+
+
 def descriptor_seeds() -> list[bytes]:
-    """The session; and as one of a series, with an audit reserve, whose signature is then no longer right."""
+    """The session; and as one of a series, with an audit reserve, or noise, whose signature is then no longer right."""
     whole = published()["session"]
     previous = {"series": "11" * 32, "ctx": "22" * 32, "adapter": "33" * 32}
     others: list[dict[str, Any]] = [
         {"round": {"number": 0, "rounds": 2, "previous": None}},
         {"round": {"number": 1, "rounds": 2, "previous": previous}, "audit": {"hold_out": 0.1, "canaries": 5}},
+        {"client_noise": {**CLIENT_NOISE, "accept_noise_over_signal": True}},
     ]
     seeds = [text(whole)]
     for other in others:

@@ -95,7 +95,8 @@ def test_a_release_of_users_verifies_and_says_so() -> None:
 
 
 def test_a_release_of_records_says_what_it_always_said() -> None:
-    note = privacy_note(released(RECORDS).parts.uploads, 1)
+    small = released(RECORDS)
+    note = privacy_note(small.descriptor, small.parts.uploads)
     assert note == (
         "Adding or removing one record of a member changes the probability of any release by at most a factor exp(8), "
         "but for probability 1e-05 (record-level differential privacy, Poisson sampling). Others' noise is not "

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +23,7 @@ from secagg_app.simulate.data import divided, examples_of, recipe_of
 from secagg_app.simulate.settings import Simulation
 from secagg_client.data import Examples
 from secagg_client.evaluation import evaluate_adapter, evaluate_change
-from secagg_client.in_memory import RepeatableRandomness, encoded_mean, federated, sealed_mean
+from secagg_client.in_memory import RepeatableRandomness, encoded_mean, federated, noise_grid, sealed_mean
 from secagg_client.models import LoadedBase, load_base
 from secagg_client.noise import SeededSource
 from secagg_client.plan_options import validated
@@ -101,8 +102,18 @@ class Federation:
         names = [f"client {i:05d}" for i in range(len(changes))]
         random = RepeatableRandomness(f"{self.cell.seed}/{number}")
         if self.plan.training.epsilon is None or not self.simulation.sealed:
-            return encoded_mean(self.plan, changes, random), _sealed_bytes(self.plan, tuple(names))
-        return sealed_mean(self.plan, dict(zip(names, changes, strict=True)), random)
+            mean = encoded_mean(self.plan, changes, random, self.simulation.client_noise)
+            return mean, _sealed_bytes(self.plan, tuple(names))
+        return sealed_mean(self.plan, dict(zip(names, changes, strict=True)), random, self.simulation.client_noise)
+
+    def announce_noise(self) -> dict[str, float]:
+        """Client-level noise, said before anything is trained, and as figures. Raises ParameterError."""
+        if self.simulation.client_noise is None:
+            return {}
+        grid = noise_grid(self.plan, self.simulation.client_noise, self.cell.clients)
+        epsilon = grid.epsilon(self.cell.rounds)
+        click.echo(f"{self.cell.title}: {grid.ratio_in_words}; client-level epsilon {epsilon:.4g}", err=True)
+        return {"noise_over_signal": grid.noise_over_signal(self.cell.clients), "client_epsilon": epsilon}
 
 
 @lru_cache(maxsize=32)
@@ -128,6 +139,7 @@ def run_cell(cell: Cell, simulation: Simulation) -> Outcome:
         case "start":
             curve.append(start)
         case "federated":
+            details = federation.announce_noise()
             curve, sent = _federated(federation)
         case "local":
             alone = [federation.score(federation.train(number, federation.plan)) for number in range(cell.clients)]

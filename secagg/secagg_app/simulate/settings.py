@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from secagg.client_noise.setting import ClientNoise
 from secagg.plan import Frozen
 from secagg_app.simulate.cell import Arm, Cell
 from secagg_host.config import load_toml
@@ -81,7 +82,7 @@ class Simulation(Frozen):
     `options` are those of a method by its name, where a grid has several; `[plan.options]` are for all others.
 
     `sealed` false takes the plain mean, neither quantised nor encrypted: sooner. `curve` false scores
-    after the last round only.
+    after the last round only. `client_noise` adds noise with whole clients as the unit (protocol.md §14), either way.
     """
 
     model: str = "minilm"
@@ -91,6 +92,7 @@ class Simulation(Frozen):
     grid: Grid = Grid()
     sealed: bool = True
     curve: bool = True
+    client_noise: ClientNoise | None = Field(default=None, exclude_if=lambda noise: noise is None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,0 +1,49 @@
+"""What client-level noise spends, by dp-accounting (protocol.md §14.6).
+
+Unit: one client, that is an institution. Adjacency: its change replaced by zero; who takes part is public. Sampler:
+none. Every release of a series is a zCDP mechanism; they compose.
+"""
+
+import dp_accounting
+from dp_accounting import DpEvent
+from dp_accounting.rdp import RdpAccountant
+
+from secagg.client_noise.concentrated import ORDERS
+from secagg.client_noise.setting import DELTA_KEPT, NoiseGrid
+from secagg.errors import AccountingError
+
+TOLERANCE = 1e-9
+
+
+def event(grid: NoiseGrid, releases: int) -> DpEvent:
+    """All releases, in the accountant's language."""
+    return dp_accounting.SelfComposedDpEvent(dp_accounting.ZCDpEvent(grid.rho), releases)
+
+
+def epsilon_of(event_: DpEvent, delta: float) -> float:
+    """Epsilon of a mechanism of zCDP, by Renyi orders.
+
+    Raises:
+        AccountingError: an event that the accountant does not know.
+    """
+    accountant = RdpAccountant(
+        orders=list(ORDERS), neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+    )
+    if not accountant.supports(event_):
+        raise AccountingError(f"the accountant does not know this mechanism: {type(event_).__name__}")
+    accountant.compose(event_)
+    return float(accountant.get_epsilon(delta))
+
+
+def check_agreement(grid: NoiseGrid, releases: int) -> float:
+    """Epsilon as the session states it, after dp-accounting found no more.
+
+    Raises:
+        AccountingError: dp-accounting finds a larger one.
+        ParameterError: as `NoiseGrid.epsilon`.
+    """
+    stated = grid.epsilon(releases)
+    found = epsilon_of(event(grid, releases), DELTA_KEPT * grid.noise.delta)
+    if found > stated * (1 + TOLERANCE) + TOLERANCE:
+        raise AccountingError(f"client-level noise: stated epsilon {stated:.6f}, dp-accounting finds {found:.6f}")
+    return stated
