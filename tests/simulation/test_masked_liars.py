@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from secagg.client_noise.statement import ClientStatement
 from secagg.errors import (
     ConflictError,
     EndorsementInvalid,
@@ -152,10 +153,15 @@ def test_two_masked_inputs_are_refused_by_the_client_itself_and_by_the_coordinat
         session.uploading.add(replace(message, signed=session.signers[0].sign(statement), vector=other))
 
 
-def test_a_client_that_states_weaker_privacy_is_refused() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{"epsilon": 99.0}, {"client_level": ClientStatement(noise_multiplier=1.0, colluders=1, delta=1e-6, releases=1)}],
+)
+def test_a_client_that_states_another_privacy_is_refused(change: dict[str, object]) -> None:
+    """Weaker than was agreed on, or noise for whole clients, which no masked session has."""
     session = Masked()
     message = session.uploaded[0][1]
-    privacy = message.signed.statement.privacy.model_copy(update={"epsilon": 99.0})
+    privacy = message.signed.statement.privacy.model_copy(update=change)
     statement = message.signed.statement.model_copy(update={"privacy": privacy})
     with pytest.raises(PolicyViolation, match="another privacy"):
         session.uploading.add(replace(message, signed=session.signers[0].sign(statement)))

@@ -112,6 +112,12 @@ def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> C
     agreed, stated = descriptor.plan.training, upload.privacy
     weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)
     units = (stated.unit, stated.records_per_user) != (agreed.unit, agreed.records_per_user)
-    if weaker or stated.delta > agreed.delta or stated.noise != agreed.noise or units:
+    if (
+        weaker
+        or stated.delta > agreed.delta
+        or stated.noise != agreed.noise
+        or units
+        or stated.client_level is not None
+    ):
         raise PolicyViolation(f"{identity.title} states another privacy than the session agreed on")
     return upload

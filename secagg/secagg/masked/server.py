@@ -160,5 +160,11 @@ def check_privacy(descriptor: MaskedDescriptor, signed: SignedMaskedUpload) -> N
     agreed, stated = descriptor.plan.training, signed.statement.privacy
     weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)
     units = (stated.unit, stated.records_per_user) != (agreed.unit, agreed.records_per_user)
-    if weaker or stated.delta > agreed.delta or stated.noise != agreed.noise or units:
+    if (
+        weaker
+        or stated.delta > agreed.delta
+        or stated.noise != agreed.noise
+        or units
+        or stated.client_level is not None
+    ):
         raise PolicyViolation(f"client {signed.signer[:16]} states another privacy than the session agreed on")
