@@ -239,13 +239,17 @@ def test_one_attack_prints_what_it_came_to(study: Study, tmp_path: Path) -> None
 
 def test_what_cannot_be_audited_is_said(study: Study, tmp_path: Path) -> None:
     last, both = (release(study, 2),), (release(study, 2), "--earlier", release(study, 1))
-    members = drawn(study) / "members.parquet"
+    members, foreign = drawn(study) / "members.parquet", tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "adapter_config.json").write_text("{}")
     cases = [
         ((*last, *tables(study)), "give every round of the run from the first on"),
         (both, "nothing to ask: give --members and --nonmembers, or --canaries"),
         ((*both, "--members", members, "--nonmembers", members), "records are among members and non-members"),
         ((*both, "--canaries", members), "has no column `member`"),
-        ((tmp_path, *tables(study)), "say what it does with --task"),
+        ((tmp_path, *tables(study)), "holds neither a release nor a PEFT adapter"),
+        ((tmp_path / "nowhere", *tables(study)), "there is no such folder"),
+        ((foreign, *tables(study)), "say what it does with --task"),
     ]  # fmt: skip
     for words, said in cases:
         done = audit(study, "audit", "release", *words, "--out", tmp_path / "out")
