@@ -108,7 +108,8 @@ class Federation:
             names, holders = ", ".join(self._lost), self.settings.holders
             raise ProcessFailed(
                 f"{names} failed, {holders - len(self._lost)} of {holders} key-holders are left and "
-                f"{holders - self.settings.spare_holders} must agree. Last: {self._why(running, status)} (log: {running.log})"
+                f"{holders - self.settings.spare_holders} must agree. "
+                f"Last: {self._why(running, status)} (log: {running.log})"
             )
         raise ProcessFailed(f"{party} ended early: {self._why(running, status)} (log: {running.log})")
 
