@@ -15,6 +15,10 @@ from secagg import certificate as files
 from secagg import release
 from secagg.adapter import start_tensors
 from secagg.certificate import Certificate, ReleaseCertificate
+from secagg.ckks.certificate import CkksCertificate
+from secagg.ckks.coordinator import check_opening
+from secagg.ckks.descriptor import CkksDescriptor
+from secagg.ckks.verify import opened_of
 from secagg.coordinator import mean_change
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encoding_of
@@ -53,7 +57,7 @@ LEAST = 20
 class ReleasedRound:
     """One release: its session, where its training started, its adapter by PEFT key and its mean vector [L]."""
 
-    descriptor: Descriptor | MaskedDescriptor = field(repr=False)
+    descriptor: Descriptor | MaskedDescriptor | CkksDescriptor = field(repr=False)
     certificate: Certificate = field(repr=False)
     plan: Plan = field(repr=False)
     adapter: Tensors = field(repr=False)
@@ -70,6 +74,10 @@ class ReleasedRound:
         if isinstance(certificate, MaskedCertificate):
             session, (found, _) = certificate.session.statement, read_masked_opening(opening, certificate)
             return cls(session, certificate, session.plan, adapter, masked_mean(session, found))
+        if isinstance(certificate, CkksCertificate):
+            agreed, signed_set = certificate.session.statement, certificate.final.statement
+            mean = check_opening(agreed, signed_set, opened_of(opening, certificate))
+            return cls(agreed, certificate, agreed.plan, adapter, mean)
         if not isinstance(certificate, ReleaseCertificate):
             raise MalformedError(f"{folder}: a certificate of an unknown protocol")
         descriptor = certificate.session.descriptor.statement

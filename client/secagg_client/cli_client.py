@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from secagg.canonical import pretty_bytes
+from secagg.ckks.policy import CkksPolicy
 from secagg.encodings.registry import DEFAULT, encoding_of, encodings
 from secagg.errors import SecaggError
 from secagg.identity import check_issued_by
@@ -145,7 +146,9 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     training = LocalTraining(config, policy, log, party.identity.fingerprint, os.urandom)
     training.ledger.entries()  # one that is missing or altered is said before anything is asked of the coordinator
     with channel(config.coordinator, party) as line:
-        if isinstance(policy, MaskedPolicy):
+        if isinstance(policy, CkksPolicy):
+            _take_ckks(config, party, policy, patience, training, line)
+        elif isinstance(policy, MaskedPolicy):
             _take_masked(config, party, policy, patience, training, line)
         else:
             _take_sealed(config, party, policy, patience, training, line)
@@ -208,3 +211,30 @@ def _take_masked(
         ).run(config.session, wait_for_release=config.wait_for_release)
     finally:
         journal.close()
+
+
+def _take_ckks(
+    config: ClientConfig,
+    party: PartyFiles,
+    policy: CkksPolicy,
+    patience: "Patience",
+    training: "Training",
+    line: "grpc.Channel",
+) -> None:
+    from secagg_client.calls import PublicationCalls
+    from secagg_client.ckks_calls import CkksCalls
+    from secagg_client.ckks_run import CkksClientRun
+    from secagg_client.client_state import CkksShelf
+
+    CkksClientRun(
+        signer=party.signer,
+        authority=party.authority,
+        policy=policy,
+        shelf=CkksShelf(config.ckks_sessions, party.signer, os.urandom),
+        calls=CkksCalls(line),
+        publication=PublicationCalls(line),
+        training=training,
+        release=config.release,
+        patience=patience,
+        random=os.urandom,
+    ).run(config.session, wait_for_release=config.wait_for_release)

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import click
 
+from secagg.encodings.registry import encoding_of
 from secagg.errors import ConfigError, SecaggError
+from secagg.plan import Plan
+from secagg.signing import parse_model
 from secagg_client.calls import CommitteeCalls
+from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.keyholder_run import KeyHolderRun, Shelf, load_config, load_holder, make_offer
 from secagg_client.patience import Patience
-from secagg_host.durable import FolderLock, write_atomic
+from secagg_client.policies import protocol_of
+from secagg_host.config import read_toml
+from secagg_host.durable import DurableJournal, FolderLock, read_file, write_atomic
 from secagg_host.events import EventLog
-from secagg_host.identity import load_identity
+from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import channel
 
 DAY = 86_400
@@ -30,20 +36,51 @@ def keyholder() -> None:
 @keyholder.command(epilog="Example: secagg keyholder offer --config keyholder.toml --out offer.json")
 @click.option("--config", "config_file", required=True, type=FILE, help="keyholder.toml")
 @click.option("--out", required=True, type=FILE, help="Where the signed offer goes; send it to the coordinator.")
+@click.option("--plan", type=FILE, help="ckks only: the session's plan, for which the key is made.")
+@click.option("--n-max", type=click.IntRange(2), help="ckks only: the session's n_max.")
+@click.option("--bits", type=click.IntRange(2, 24), default=16, show_default=True, help="ckks only: the session's.")
 @click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it can be used.")
-def offer(config_file: Path, out: Path, days: int) -> None:
-    """Make a fresh key for one session, and the signed offer of it."""
+def offer(config_file: Path, out: Path, plan: Path | None, n_max: int | None, bits: int, days: int) -> None:
+    """Make a fresh key for one session, and the signed offer of it.
+
+    Under a policy for ckks the key is made for a plan and a size of cohort: give --plan and --n-max.
+    """
     config = load_config(config_file)
     if out.exists():
         raise ConfigError(f"{out} exists; each session needs an offer of its own: take another name")
     now = int(time.time())
+    is_ckks = protocol_of(read_toml(config.policy), config.policy) == "ckks"
+    if is_ckks != (plan is not None and n_max is not None):
+        raise click.UsageError("--plan and --n-max go with a policy for ckks, and only with that")
+    if plan is not None and n_max is not None:
+        raw, digest = _ckks_offer(config, plan, n_max, bits, now, days)
+    else:
+        raw, digest = _sealed_offer(config, now, days)
+    write_atomic(out, raw, PUBLIC_FILE)
+    click.echo(f"{out}: offer {digest[:16]}, good for one session within {days} days")
+
+
+def _sealed_offer(config: KeyHolderConfig, now: int, days: int) -> tuple[bytes, str]:
     shelf = Shelf(config.state)
     try:
         made = make_offer(load_holder(config, shelf, now), shelf, now, days * DAY, secrets.token_bytes)
     finally:
         shelf.close()
-    write_atomic(out, made.to_bytes(), PUBLIC_FILE)
-    click.echo(f"{out}: offer {made.statement.digest[:16]}, good for one session within {days} days")
+    return made.to_bytes(), made.statement.digest
+
+
+def _ckks_offer(
+    config: KeyHolderConfig, plan_file: Path, n_max: int, bits: int, now: int, days: int
+) -> tuple[bytes, str]:
+    from secagg_client.ckks_keyholder import load_ckks_holder
+
+    plan, journal = parse_model(Plan, read_file(plan_file)), DurableJournal(config.state / "ckks.db")
+    try:
+        length = encoding_of(plan).layout(plan).length
+        made = load_ckks_holder(config, journal, now).offer(bits, n_max, length, now, days * DAY)
+    finally:
+        journal.close()
+    return made.to_bytes(), made.statement.digest
 
 
 @keyholder.command(epilog="Example: secagg keyholder run --config keyholder.toml")
@@ -57,6 +94,9 @@ def run(config_file: Path, as_json: bool) -> None:
     """
     config = load_config(config_file)
     party = load_identity(config.identity)
+    if protocol_of(read_toml(config.policy), config.policy) == "ckks":
+        _run_ckks(config, party, as_json=as_json)
+        return
     with FolderLock(config.state):
         log = EventLog(config.state / EVENTS, sys.stdout, as_json=as_json)
         shelf = Shelf(config.state)
@@ -70,4 +110,24 @@ def run(config_file: Path, as_json: bool) -> None:
             raise
         finally:
             shelf.close()
+            log.close()
+
+
+def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> None:
+    from secagg_client.ckks_calls import CkksCalls
+    from secagg_client.ckks_keyholder import CkksHolderRun, load_ckks_holder
+
+    with FolderLock(config.state):
+        log = EventLog(config.state / EVENTS, sys.stdout, as_json=as_json)
+        journal = DurableJournal(config.state / "ckks.db")
+        patience = Patience(log, config.patience_minutes)
+        try:
+            holder = load_ckks_holder(config, journal, patience.now)
+            with channel(config.coordinator, party) as line:
+                CkksHolderRun(holder, CkksCalls(line), patience, secrets.token_bytes).run(config.session)
+        except SecaggError as error:
+            log.emit("failed", code=error.code, reason=str(error))
+            raise
+        finally:
+            journal.close()
             log.close()

@@ -136,6 +136,11 @@ class ClientConfig(Frozen):
         return self.state / "masked" / "sessions"
 
     @property
+    def ckks_sessions(self) -> Path:
+        """The same for ckks sessions."""
+        return self.state / "ckks" / "sessions"
+
+    @property
     def masked_journal(self) -> Path:
         """Which steps of masked sessions this client has taken."""
         return self.state / "masked" / "journal.db"

@@ -5,6 +5,7 @@ that is killed anywhere goes on where it was: it does not train twice, and never
 The trained result is on the disk only between training and sealing, encrypted under the party's own key.
 """
 
+import io
 import struct
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from secagg.canonical import canonical_bytes, pretty_bytes
+from secagg.ckks.client import CkksSealed, blocks_root, frame, unframe
+from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
+from secagg.ckks.messages import SignedCkksUpload
 from secagg.contributor import SealedUpload
 from secagg.descriptor import Descriptor, SignedDescriptor
-from secagg.errors import HashMismatch, StorageError, VerificationError
+from secagg.errors import HashMismatch, MalformedError, StorageError, VerificationError
 from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
 from secagg.merkle import root
 from secagg.messages import SignedReceipt, SignedUpload
@@ -187,6 +191,42 @@ class SessionFolder(PartyFolder):
         return SealedUpload(signed, ciphertext, split)
 
 
+class CkksFolder(PartyFolder):
+    """The durable state of one ckks session."""
+
+    def accept(self, signed: SignedCkksDescriptor) -> None:
+        """Keep the session that was checked and accepted."""
+        make_folder(self._folder)
+        write_atomic(self._folder / SESSION, signed.to_bytes())
+
+    def session(self) -> SignedCkksDescriptor:
+        """The accepted session."""
+        return SignedCkksDescriptor.parse(read_file(self._folder / SESSION))
+
+    def spool(self, sealed: CkksSealed) -> None:
+        """Keep the one upload: all of it or nothing."""
+        files = {STATEMENT: sealed.signed.to_bytes(), CIPHERTEXT: frame(sealed.blocks)}
+        write_folder(self._folder / UPLOAD, files)
+
+    def upload(self) -> tuple[SignedCkksUpload, bytes]:
+        """The spooled upload, checked against what was signed. Every retry sends these bytes."""
+        folder = self._folder / UPLOAD
+        signed, raw = SignedCkksUpload.parse(read_file(folder / STATEMENT)), read_file(folder / CIPHERTEXT)
+        try:
+            upload = signed.verify(self._signer.identity)
+            if len(raw) != upload.bytes or blocks_root(unframe(io.BytesIO(raw).read)) != upload.root:
+                raise HashMismatch("another ciphertext")
+        except (VerificationError, MalformedError) as error:
+            raise StorageError(
+                f"{folder}: the spooled upload is not what was signed ({error}); it is damaged"
+            ) from error
+        return signed, raw
+
+    def receipt(self) -> SignedReceipt:
+        """The coordinator's word that it holds the upload."""
+        return SignedReceipt.parse(read_file(self._folder / RECEIPT))
+
+
 class MaskedFolder(PartyFolder):
     """The durable state of one masked session. Its secrets are never here (protocol.md §12.2.2)."""
 
@@ -236,6 +276,23 @@ class MaskedShelf:
         return MaskedFolder(self._folder / ctx, self._signer, self._random)
 
     def unfinished(self) -> list[tuple[MaskedDescriptor, MaskedFolder]]:
+        """Accepted sessions that have not ended, oldest first."""
+        folders = [self.of(path.name) for path in sorted(self._folder.iterdir())]
+        found = [(one.session().statement, one) for one in folders if one.state.accepted and not one.state.ended]
+        return sorted(found, key=lambda item: item[0].created_at)
+
+
+class CkksShelf:
+    """All ckks sessions of a client, one folder each, below `folder`."""
+
+    def __init__(self, folder: Path, signer: Signer, random: Randomness) -> None:
+        self._folder, self._signer, self._random = make_folder(folder), signer, random
+
+    def of(self, ctx: str) -> CkksFolder:
+        """The folder of a session."""
+        return CkksFolder(self._folder / ctx, self._signer, self._random)
+
+    def unfinished(self) -> list[tuple[CkksDescriptor, CkksFolder]]:
         """Accepted sessions that have not ended, oldest first."""
         folders = [self.of(path.name) for path in sorted(self._folder.iterdir())]
         found = [(one.session().statement, one) for one in folders if one.state.accepted and not one.state.ended]

@@ -9,6 +9,8 @@ from typing import Protocol
 from secagg import certificate as files
 from secagg import release
 from secagg.certificate import C, Certificate, ReleaseCertificate
+from secagg.ckks.certificate import SignedCkksRelease
+from secagg.ckks.descriptor import is_ckks
 from secagg.descriptor import Descriptor
 from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, SecaggError, SizeLimitError
 from secagg.masked.certificate import SignedMaskedRelease
@@ -143,6 +145,8 @@ def read_certificate(folder: Path) -> ReleaseCertificate:
 def read_any_certificate(folder: Path) -> Certificate:
     """The same, of whichever protocol."""
     raw = read_file(folder / files.CERTIFICATE)
+    if is_ckks(raw):
+        return _with_its_adapter(folder, SignedCkksRelease.parse(raw).statement)
     if is_masked(raw):
         return _with_its_adapter(folder, SignedMaskedRelease.parse(raw).statement)
     return read_certificate(folder)

@@ -8,6 +8,11 @@ from pathlib import Path
 import click
 
 from secagg.certificate import CERTIFICATE, Evaluation, SignedRelease
+from secagg.ckks.certificate import SignedCkksRelease
+from secagg.ckks.descriptor import is_ckks
+from secagg.ckks.policy import CkksAnchors
+from secagg.ckks.release import annotate_ckks
+from secagg.ckks.verify import verify_ckks
 from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError
 from secagg.masked.certificate import SignedMaskedRelease
@@ -46,7 +51,7 @@ def annotate(folder: Path, evaluation: Path, identity: Path) -> None:
 
     Never for private data: a figure on them is exact, and no accountant has seen it.
     """
-    from secagg_server import masked_report, report
+    from secagg_server import ckks_report, masked_report, report
 
     finish_exchange(folder)
     signer = load_identity(identity).signer
@@ -54,7 +59,10 @@ def annotate(folder: Path, evaluation: Path, identity: Path) -> None:
     if CERTIFICATE not in content:
         raise ConfigError(f"{folder}: no {CERTIFICATE} in it; this folder is not a release")
     found = parse_model(Evaluation, read_file(evaluation))
-    if is_masked(content[CERTIFICATE]):
+    if is_ckks(content[CERTIFICATE]):
+        verify_ckks(content, own_ckks_anchors(SignedCkksRelease.parse(content[CERTIFICATE]), signer))
+        exchange_folder(folder, annotate_ckks(content, signer, found, ckks_report.render))
+    elif is_masked(content[CERTIFICATE]):
         verify_masked(content, own_masked_anchors(SignedMaskedRelease.parse(content[CERTIFICATE]), signer))
         exchange_folder(folder, annotate_masked(content, signer, found, masked_report.render))
     else:
@@ -90,6 +98,20 @@ def own_masked_anchors(signed: SignedMaskedRelease, signer: Signer) -> MaskedAnc
         coordinator=signer.identity.fingerprint,
         institutions=clients,
         required_institutions=min(descriptor.n_min, len(clients)),
+        assumed_corrupt_clients=0,
+        n_min=descriptor.n_min,
+    )
+
+
+def own_ckks_anchors(signed: SignedCkksRelease, signer: Signer) -> CkksAnchors:
+    """The same for a ckks release."""
+    descriptor = signed.verify(signer.identity).session.verify(signer.identity)
+    return CkksAnchors(
+        protocols=("ckks",),
+        coordinator=signer.identity.fingerprint,
+        keyholder=descriptor.holder.fingerprint,
+        institutions={fingerprint: fingerprint for fingerprint in descriptor.clients},
+        required_institutions=min(descriptor.n_min, len(descriptor.clients)),
         assumed_corrupt_clients=0,
         n_min=descriptor.n_min,
     )

@@ -14,6 +14,10 @@ from pydantic import Field
 
 from secagg.canonical import pretty_bytes
 from secagg.certificate import ADAPTER, CERTIFICATE, parse_certificate
+from secagg.ckks.certificate import TRUST_NOTE
+from secagg.ckks.descriptor import CkksDescriptor, CkksSpec, SignedCkksDescriptor, create_ckks_session, is_ckks
+from secagg.ckks.messages import SignedKeyOffer
+from secagg.ckks.parameters import SECURITY_BITS as CKKS_BITS
 from secagg.client_noise.setting import ClientNoise
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import AuditReserve, CommitteeMember, Descriptor, RosterMember, SignedDescriptor
@@ -121,6 +125,30 @@ class MaskedSessionConfig(Frozen):
         )
 
 
+class CkksSessionConfig(Frozen):
+    """`session.toml` of a ckks session: one key-holder, with the offer it made for this plan and n_max."""
+
+    protocol: Literal["ckks"]
+    plan: LocalPath
+    roster: tuple[RosterEntry, ...] = Field(min_length=2)
+    keyholder: CommitteeEntry
+    n_min: int = Field(ge=2)
+    n_max: int = Field(ge=2)
+    bits: int = Field(ge=2, le=24, default=16)
+    upload_minutes: float = Field(gt=0)
+    expiry_minutes: float = Field(gt=0)
+
+    def spec(self) -> CkksSpec:
+        """The numbers, with times in seconds."""
+        return CkksSpec(
+            n_min=self.n_min,
+            n_max=self.n_max,
+            bits=self.bits,
+            upload_seconds=max(1, round(60 * self.upload_minutes)),
+            expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+        )
+
+
 @click.group(epilog="Example: secagg session show session.json")
 def session() -> None:
     """Make and read session descriptors: everything that is agreed before anybody trains."""
@@ -135,7 +163,8 @@ def session() -> None:
 def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> None:
     """Put a session together from CONFIG (TOML) and sign it as the coordinator.
 
-    `protocol = "masked"` in CONFIG makes a session without key-holders; the default is "sealed".
+    `protocol = "masked"` in CONFIG makes a session without key-holders, "ckks" one with a single key-holder; the
+    default is "sealed".
     """
     party = load_identity(identity)
     if party.identity.role is not Role.COORDINATOR:
@@ -143,12 +172,12 @@ def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> Non
     if out.exists():
         raise ConfigError(f"{out} exists; a session is made once. Take another name, or remove it if nobody saw it")
     plain = read_toml(config)
-    if plain.get("protocol") == "masked":
+    if (protocol := plain.get("protocol")) in {"masked", "ckks"}:
         if earlier is not None:
-            raise ConfigError(f"{config}: masked sessions do not go on from another; --continue is for sealed ones")
-        made = _create_masked(check_config(plain, MaskedSessionConfig, config), party)
-        write_atomic(out, pretty_bytes(made), PUBLIC_FILE)
-        click.echo(f"{out}: masked session {made.statement.ctx}")
+            raise ConfigError(f"{config}: {protocol} sessions do not go on from another; --continue is for sealed ones")
+        other = _create_other(plain, config, party)
+        write_atomic(out, pretty_bytes(other), PUBLIC_FILE)
+        click.echo(f"{out}: {protocol} session {other.statement.ctx}")
         return
     wanted = check_config(plain, SessionConfig, config)
     now = int(time.time())
@@ -175,11 +204,38 @@ def _roster(entries: Sequence[RosterEntry]) -> list[RosterMember]:
     return [RosterMember(certificate=_certificate(entry.certificate), weight=entry.weight) for entry in entries]
 
 
+def _create_other(
+    plain: dict[str, object], config: Path, party: PartyFiles
+) -> SignedMaskedDescriptor | SignedCkksDescriptor:
+    if plain["protocol"] == "masked":
+        return _create_masked(check_config(plain, MaskedSessionConfig, config), party)
+    return _create_ckks(check_config(plain, CkksSessionConfig, config), party)
+
+
 def _create_masked(wanted: MaskedSessionConfig, party: PartyFiles) -> SignedMaskedDescriptor:
     """Raises ParameterError when no graph serves the numbers, CertificateInvalid, MalformedError."""
     now, plan = int(time.time()), _read(wanted.plan, lambda raw: parse_model(Plan, raw))
     signed = create_masked_session(wanted.spec(), plan, _roster(wanted.roster), party.signer, now, secrets.token_bytes)
     for identity in (signed.statement.coordinator_identity, *signed.statement.clients):
+        check_issued_by(identity, party.authority, now)
+    return signed
+
+
+def _create_ckks(wanted: CkksSessionConfig, party: PartyFiles) -> SignedCkksDescriptor:
+    """Raises ParameterError, CertificateInvalid or MalformedError."""
+    now, plan = int(time.time()), _read(wanted.plan, lambda raw: parse_model(Plan, raw))
+    signed = create_ckks_session(
+        wanted.spec(),
+        plan,
+        _roster(wanted.roster),
+        _certificate(wanted.keyholder.certificate),
+        _read(wanted.keyholder.offer, SignedKeyOffer.parse),
+        party.signer,
+        now,
+        secrets.token_bytes,
+    )
+    descriptor = signed.statement
+    for identity in (descriptor.coordinator_identity, descriptor.holder, *descriptor.clients.values()):
         check_issued_by(identity, party.authority, now)
     return signed
 
@@ -226,7 +282,11 @@ class _Last:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def show(file: Path, as_json: bool) -> None:
     """Check the signatures in FILE and show what it says, with the hashes that policies pin."""
-    if is_masked(read_file(file)):
+    raw = read_file(file)
+    if is_ckks(raw):
+        ckks = _read(file, SignedCkksDescriptor.parse)
+        fields = describe_ckks(ckks.verify(ckks.statement.coordinator_identity))
+    elif is_masked(raw):
         masked = _read(file, SignedMaskedDescriptor.parse)
         fields = describe_masked(masked.verify(masked.statement.coordinator_identity))
     else:
@@ -296,6 +356,27 @@ def describe_masked(descriptor: MaskedDescriptor) -> Shown:
         "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients],
         "joining until": _utc(descriptor.upload_deadline),
         "seconds a round": descriptor.round_seconds,
+        "expires": _utc(descriptor.expires_at),
+    }
+
+
+def describe_ckks(descriptor: CkksDescriptor) -> Shown:
+    """The same of a ckks session."""
+    parameters = descriptor.parameters
+    return {
+        "session": descriptor.ctx,
+        "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
+        **_described_plan(descriptor.plan, parameters.length),
+        "protocol": descriptor.protocol,
+        "security bits": CKKS_BITS,
+        "scale": f"2^{parameters.scale_log2}",
+        "values in a slot": parameters.limbs,
+        "n_min": descriptor.n_min,
+        "n_max": descriptor.n_max,
+        "key-holder": f"{descriptor.holder.title} {descriptor.holder.fingerprint}",
+        "trust": TRUST_NOTE,
+        "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients.values()],
+        "uploads until": _utc(descriptor.upload_deadline),
         "expires": _utc(descriptor.expires_at),
     }
 

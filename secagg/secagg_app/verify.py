@@ -7,7 +7,11 @@ from pathlib import Path
 
 import click
 
-from secagg.certificate import CERTIFICATE, FILES, START, parse_certificate
+from secagg.certificate import CERTIFICATE, FILES, START, Certificate, parse_certificate
+from secagg.ckks.certificate import SignedCkksRelease
+from secagg.ckks.descriptor import is_ckks
+from secagg.ckks.verify import NOT_LINKED as NOT_HASHED
+from secagg.ckks.verify import NOT_PROVED, CkksReport, verify_ckks
 from secagg.errors import HashMismatch, PolicyViolation, ProtocolViolation, SecaggError, VerificationError
 from secagg.masked.certificate import SignedMaskedRelease
 from secagg.masked.descriptor import is_masked
@@ -16,13 +20,15 @@ from secagg.masked.verify import MaskedReport, verify_masked
 from secagg.policy import Anchors
 from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
-from secagg_client.policies import load_anchors
+from secagg_client.policies import AnyAnchors, load_anchors
 from secagg_host.durable import guard, read_file
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SUFFIX = ".ct"
 NAMES = {*FILES, START, CERTIFICATE}
+REMARKS = NOTES | {NOT_HASHED, NOT_PROVED}
+AnyReport = VerificationReport | MaskedReport | CkksReport
 MAX_FILE_BYTES = 8 << 30
 """What is larger is refused before it is read into memory."""
 
@@ -76,20 +82,23 @@ def read_release(folder: Path) -> dict[str, bytes]:
 
 def verify_any(
     content: Mapping[str, bytes],
-    anchors: Anchors | MaskedAnchors,
+    anchors: AnyAnchors,
     read_upload: ReadUpload | None = None,
     earlier: Sequence[Mapping[str, bytes]] = (),
-) -> VerificationReport | MaskedReport:
+) -> AnyReport:
     """Verify a release of whichever protocol the anchors are for. Raises a SecaggError for the first thing wrong."""
-    masked = is_masked(content.get(CERTIFICATE, b""))
-    if masked != isinstance(anchors, MaskedAnchors):
-        found, wanted = ("masked", "sealed") if masked else ("sealed", "masked")
+    raw = content.get(CERTIFICATE, b"")
+    found = "ckks" if is_ckks(raw) else "masked" if is_masked(raw) else "sealed"
+    wanted = anchors.protocols[0]
+    if found != wanted:
         raise PolicyViolation(f"this is a {found} release, and the anchors are for {wanted} ones")
-    if not isinstance(anchors, MaskedAnchors):
+    if isinstance(anchors, Anchors):
         return verify_release(content, anchors, read_upload, earlier)
     if earlier:
-        raise ProtocolViolation("a masked session has no earlier rounds: leave --earlier out")
-    return verify_masked(content, anchors, read_upload)
+        raise ProtocolViolation(f"a {found} session has no earlier rounds: leave --earlier out")
+    if isinstance(anchors, MaskedAnchors):
+        return verify_masked(content, anchors, read_upload)
+    return verify_ckks(content, anchors, read_upload)
 
 
 def _reader(folder: Path | None, content: Mapping[str, bytes]) -> ReadUpload | None:
@@ -97,7 +106,7 @@ def _reader(folder: Path | None, content: Mapping[str, bytes]) -> ReadUpload | N
     if folder is None or CERTIFICATE not in content:
         return None
     raw = content[CERTIFICATE]
-    inner = folder / (SignedMaskedRelease.parse(raw) if is_masked(raw) else parse_certificate(raw)).statement.ctx
+    inner = folder / parse_any(raw).ctx
     chosen = inner if inner.is_dir() else folder
 
     def blocks(client: str, size: int) -> Iterable[bytes]:
@@ -115,7 +124,14 @@ def _blocks(folder: Path, client: str, size: int) -> Iterator[bytes]:
             yield block
 
 
-def summary(report: VerificationReport | MaskedReport) -> dict[str, object]:
+def parse_any(raw: bytes) -> Certificate:
+    """`release.json` of whichever protocol, not verified. Raises MalformedError."""
+    if is_ckks(raw):
+        return SignedCkksRelease.parse(raw).statement
+    return SignedMaskedRelease.parse(raw).statement if is_masked(raw) else parse_certificate(raw).statement
+
+
+def summary(report: AnyReport) -> dict[str, object]:
     """The report for machines."""
     certificate = report.certificate
     return {
@@ -130,12 +146,12 @@ def summary(report: VerificationReport | MaskedReport) -> dict[str, object]:
     }
 
 
-def lines(report: VerificationReport | MaskedReport) -> list[str]:
+def lines(report: AnyReport) -> list[str]:
     """The report for people."""
     certificate = report.certificate
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(certificate.released_at))
     return [
-        *(f"{'note' if check in NOTES else 'ok':<4} {check}" for check in report.checks),
+        *(f"{'note' if check in REMARKS else 'ok':<4} {check}" for check in report.checks),
         f"verified: session {certificate.ctx[:16]}, {len(certificate.members)} members, "
         f"{certificate.security_bits} bits, released {when}",
         certificate.privacy_note,

@@ -138,8 +138,8 @@ class DurableJournal:
             self._db.close()
 
 
-class FileKeyStore:
-    """Private session keys as files of mode 0600: `secagg.keyholder.KeyStore`."""
+class SecretFiles:
+    """Private keys as files of mode 0600, by the hash of the offer they were made for."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = make_folder(folder)
@@ -149,19 +149,18 @@ class FileKeyStore:
             raise MalformedError("a session key is named by the hash of its offer, 64 hex digits")
         return self._folder / f"{offer_digest}.key"
 
-    def put(self, offer_digest: str, key: SessionKey) -> None:
+    def put_raw(self, offer_digest: str, raw: bytes) -> None:
         """Store durably. Raises StorageError."""
-        write_atomic(self._path(offer_digest), key.to_bytes())
+        write_atomic(self._path(offer_digest), raw)
 
-    def get(self, offer_digest: str) -> SessionKey:
-        """Load. Raises SessionClosed when the key was erased, MalformedError when it is damaged."""
+    def get_raw(self, offer_digest: str) -> bytes:
+        """Load. Raises SessionClosed when the key was erased."""
         path = self._path(offer_digest)
         with guard(path):
             try:
-                raw = path.read_bytes()
+                return path.read_bytes()
             except FileNotFoundError:
                 raise SessionClosed("the session key is erased: its session was released or expired") from None
-        return SessionKey.from_bytes(raw)
 
     def erase(self, offer_digest: str) -> None:
         """Overwrite, then remove durably; does nothing when it is gone.
@@ -180,6 +179,18 @@ class FileKeyStore:
                 os.fsync(file.fileno())
             path.unlink()
             fsync_folder(self._folder)
+
+
+class FileKeyStore(SecretFiles):
+    """Private session keys of `sealed`: `secagg.keyholder.KeyStore`."""
+
+    def put(self, offer_digest: str, key: SessionKey) -> None:
+        """Store durably. Raises StorageError."""
+        self.put_raw(offer_digest, key.to_bytes())
+
+    def get(self, offer_digest: str) -> SessionKey:
+        """Load. Raises SessionClosed when the key was erased, MalformedError when it is damaged."""
+        return SessionKey.from_bytes(self.get_raw(offer_digest))
 
 
 class FolderLock:

@@ -29,6 +29,18 @@ ALLOWED: dict[str, frozenset[Role]] = {
         )
     },
     **{
+        f"/secagg.v1.CkksService/{method}": frozenset({Role.CLIENT})
+        for method in ("GetCkksApproval", "BeginCkksUpload", "UploadCkks")
+    },
+    **{
+        f"/secagg.v1.CkksService/{method}": frozenset({Role.KEYHOLDER})
+        for method in ("ApproveCkks", "GetCkksSet", "GetCkksUpload", "SubmitOpening")
+    },
+    **{
+        f"/secagg.v1.CkksService/{method}": frozenset({Role.CLIENT, Role.KEYHOLDER})
+        for method in ("GetCkksSession", "GetCkksStatus")
+    },
+    **{
         f"/secagg.v1.CommitteeService/{method}": frozenset({Role.KEYHOLDER})
         for method in ("GetProposal", "Approve", "GetWork", "GetEvidence", "Endorse", "SubmitShareSum")
     },

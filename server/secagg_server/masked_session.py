@@ -363,7 +363,7 @@ class MaskedSession:
         note = self.note(
             self.host.signer.identity.title, f"closed the round '{step}' with {len(self.stage.taken)} of them"
         )
-        self.store.close_round(step, now, note, chosen)
+        self.store.close_round(step, now, note, chosen, closing=step == "advertise")
         self.host.checkpoint(f"{step}-closed")
         self.emit("round", closed=step, have=len(self.stage.taken), of=len(self.expected()))
         self.stage = following

@@ -7,8 +7,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from secagg.certificate import TimelineEvent
+from secagg.ckks.descriptor import SignedCkksDescriptor
 from secagg.masked.descriptor import SignedMaskedDescriptor
-from secagg.masked.messages import SignedSurvivorSet
 from secagg.messages import SignedReceipt
 from secagg.plan import Frozen
 from secagg.signing import parse_model
@@ -50,14 +50,8 @@ class MaskedInputs(Frozen):
     released_at: int
 
 
-class MaskedStore(StateStore):
-    """Everything stored about one masked session."""
-
-    @classmethod
-    def of(cls, store: Store, signed: SignedMaskedDescriptor) -> "MaskedStore":
-        """The store of a session, new (and open at once: there is nobody to approve it) or known."""
-        store.add_row(signed.statement.ctx, signed.to_bytes(), SessionState.OPEN)
-        return cls(store, signed.statement.ctx)
+class MessageStore(StateStore):
+    """Messages and closed rounds of a session whose protocol is made of rounds."""
 
     def messages(self, step: str) -> tuple[tuple[str, bytes], ...]:
         """(client, message) in the order in which they were taken."""
@@ -103,17 +97,25 @@ class MaskedStore(StateStore):
             row = db.get(MaskedRoundRow, (self.ctx, step))
             return None if row is None else row.at
 
-    def chosen(self) -> SignedSurvivorSet | None:
-        """U, once it is fixed."""
+    def signed_at(self, step: str) -> bytes | None:
+        """What the coordinator signed when it closed a round, if it did."""
         with self._store.read() as db:
-            row = db.get(MaskedRoundRow, (self.ctx, "upload"))
-            return None if row is None or row.signed is None else SignedSurvivorSet.parse(row.signed)
+            row = db.get(MaskedRoundRow, (self.ctx, step))
+            return None if row is None else row.signed
 
-    def close_round(self, step: str, at: int, note: TimelineEvent, signed: bytes | None = None) -> None:
-        """Record that a round is over; with the advertisements the session closes for newcomers."""
+    def count(self, step: str) -> int:
+        """How many messages of a step were taken."""
+        match = (MaskedMessageRow.ctx == self.ctx) & (MaskedMessageRow.step == step)
+        with self._store.read() as db:
+            return db.scalar(select(func.count()).select_from(MaskedMessageRow).where(match)) or 0
+
+    def close_round(
+        self, step: str, at: int, note: TimelineEvent, signed: bytes | None = None, *, closing: bool = False
+    ) -> None:
+        """Record that a round is over; `closing`: with it the session closes for newcomers."""
         with self._store.write() as db:
             db.add(MaskedRoundRow(ctx=self.ctx, step=step, at=at, signed=signed))
-            if step == "advertise":
+            if closing:
                 self._set_state(db, SessionState.CLOSING, "")
             self._note(db, note)
 
@@ -126,3 +128,23 @@ class MaskedStore(StateStore):
     def fix_release(self, inputs: MaskedInputs) -> None:
         """Record what the release is made from."""
         self._add(ReleaseRow(ctx=self.ctx, release=RELEASE, inputs=inputs.model_dump_json().encode()))
+
+
+class MaskedStore(MessageStore):
+    """Everything stored about one masked session."""
+
+    @classmethod
+    def of(cls, store: Store, signed: SignedMaskedDescriptor) -> "MaskedStore":
+        """The store of a session, new (and open at once: there is nobody to approve it) or known."""
+        store.add_row(signed.statement.ctx, signed.to_bytes(), SessionState.OPEN)
+        return cls(store, signed.statement.ctx)
+
+
+class CkksStore(MessageStore):
+    """Everything stored about one ckks session."""
+
+    @classmethod
+    def of(cls, store: Store, signed: SignedCkksDescriptor) -> "CkksStore":
+        """The store of a session, new (its key-holder has yet to approve it) or known."""
+        store.add_row(signed.statement.ctx, signed.to_bytes(), SessionState.PROPOSED)
+        return cls(store, signed.statement.ctx)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from secagg.certificate import ADAPTER
+from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor, is_ckks
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConfigError, SecaggError, SizeLimitError, TransportError
 from secagg.identity import check_issued_by
@@ -25,13 +26,16 @@ from secagg_host.tls import MAX_MESSAGE_BYTES, SERVER_OPTIONS, check_refuses_tls
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import CALLS_AT_ONCE, RoleInterceptor
 from secagg_server.blobs import UploadFiles
+from secagg_server.ckks_driver import CkksDriver
+from secagg_server.ckks_services import Ckks, CkksDirectory
+from secagg_server.ckks_session import CkksSession
 from secagg_server.config import ServerConfig
 from secagg_server.driver import Driver
 from secagg_server.intake import Intake
 from secagg_server.masked_driver import MaskedDriver
 from secagg_server.masked_services import Masked, MaskedDirectory
 from secagg_server.masked_session import MaskedSession
-from secagg_server.masked_storage import MaskedStore
+from secagg_server.masked_storage import CkksStore, MaskedStore
 from secagg_server.services import Committee, Contribution, Directory, Publication
 from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
 from secagg_server.storage import Store
@@ -42,14 +46,20 @@ MAX_WORKERS = 256
 ROOM_FOR_APPROVALS = 1 << 20
 
 
-def load_session(path: Path, files: PartyFiles) -> Signed[Descriptor] | SignedMaskedDescriptor:
-    """Read and check a signed session file, of either protocol. Raises ConfigError or VerificationError."""
+Proposal = Signed[Descriptor] | SignedMaskedDescriptor | SignedCkksDescriptor
+
+
+def load_session(path: Path, files: PartyFiles) -> Proposal:
+    """Read and check a signed session file, of whichever protocol. Raises ConfigError or VerificationError."""
     raw = read_file(path)
     if len(raw) > MAX_MESSAGE_BYTES - ROOM_FOR_APPROVALS:
         raise SizeLimitError(f"{path}: {len(raw)} bytes do not fit a message; embed less in the plan")
-    proposal: Signed[Descriptor] | SignedMaskedDescriptor
+    proposal: Proposal
     try:
-        if is_masked(raw):
+        if is_ckks(raw):
+            proposal = SignedCkksDescriptor.parse(raw)
+            owner = proposal.verify(proposal.statement.coordinator_identity).coordinator_identity
+        elif is_masked(raw):
             proposal = SignedMaskedDescriptor.parse(raw)
             owner = proposal.verify(proposal.statement.coordinator_identity).coordinator_identity
         else:
@@ -62,7 +72,9 @@ def load_session(path: Path, files: PartyFiles) -> Signed[Descriptor] | SignedMa
     return proposal
 
 
-def release_folders(base: Path, descriptors: Sequence[Descriptor | MaskedDescriptor]) -> dict[str, Path]:
+def release_folders(
+    base: Path, descriptors: Sequence[Descriptor | MaskedDescriptor | CkksDescriptor]
+) -> dict[str, Path]:
     """Where each session's release goes, by ctx: a folder a series when there are several, and in it one a round."""
     several = len({descriptor.series for descriptor in descriptors}) > 1
     tops = {descriptor.ctx: base / descriptor.series if several else base for descriptor in descriptors}
@@ -113,14 +125,26 @@ def _check_masked(
             check_issued_by(identity, files.authority, host.clock())
 
 
+def _check_ckks(
+    path: Path, config: ServerConfig, descriptor: CkksDescriptor, store: Store, files: PartyFiles, host: Host
+) -> None:
+    """The same for a ckks session."""
+    if config.close_at_uploads is not None and config.close_at_uploads < descriptor.n_min:
+        raise ConfigError(f"close_at_uploads is below n_min = {descriptor.n_min} of {path}")
+    if not store.has_session(descriptor.ctx):
+        for identity in (descriptor.coordinator_identity, descriptor.holder, *descriptor.clients.values()):
+            check_issued_by(identity, files.authority, host.clock())
+
+
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """All that a running server holds. Nothing in it can open anything alone."""
 
     sessions: dict[str, ServedSession]
     masked: dict[str, MaskedSession]
+    ckks: dict[str, CkksSession]
     intakes: dict[str, Intake]
-    drivers: tuple[Driver | MaskedDriver, ...]
+    drivers: tuple[Driver | MaskedDriver | CkksDriver, ...]
     store: Store
     host: Host
 
@@ -130,11 +154,15 @@ class Coordinator:
         store = Store(config.state / "coordinator.sqlite")
         proposals = [(path, load_session(path, files)) for path in config.sessions]
         folders = release_folders(config.release, [proposal.statement for _, proposal in proposals])
-        sessions, masked = dict[str, ServedSession](), dict[str, MaskedSession]()
+        sessions, masked, ckks = dict[str, ServedSession](), dict[str, MaskedSession](), dict[str, CkksSession]()
         for path, proposal in proposals:
             ctx = proposal.statement.ctx
             uploads = UploadFiles(config.state / "uploads" / ctx)
-            if isinstance(proposal.statement, MaskedDescriptor):
+            if isinstance(proposal.statement, CkksDescriptor):
+                _check_ckks(path, config, proposal.statement, store, files, host)
+                kept, at = CkksStore.of(store, proposal), config.close_at_uploads
+                ckks[ctx] = CkksSession(proposal, kept, uploads, folders[ctx], host, at)
+            elif isinstance(proposal.statement, MaskedDescriptor):
                 _check_masked(path, config, proposal.statement, store, files, host)
                 masked[ctx] = MaskedSession(proposal, MaskedStore.of(store, proposal), uploads, folders[ctx], host)
             else:
@@ -144,10 +172,11 @@ class Coordinator:
                 sessions[ctx] = ServedSession(
                     proposal, stored, uploads, folders[ctx], host, config.close_at_uploads, start
                 )
-        drivers: list[Driver | MaskedDriver] = [Driver(session) for session in sessions.values()]
+        drivers: list[Driver | MaskedDriver | CkksDriver] = [Driver(session) for session in sessions.values()]
         drivers += [MaskedDriver(session) for session in masked.values()]
+        drivers += [CkksDriver(session) for session in ckks.values()]
         intakes = {ctx: Intake(session) for ctx, session in sessions.items()}
-        return cls(sessions, masked, intakes, tuple(drivers), store, host)
+        return cls(sessions, masked, ckks, intakes, tuple(drivers), store, host)
 
     def advance(self) -> None:
         """Let every session take the steps that it can take now."""
@@ -169,6 +198,7 @@ def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listene
     """Start the gRPC services. Raises TransportError when the address cannot be used."""
     parties = sum(len(s.descriptor.roster) + len(s.descriptor.committee) for s in coordinator.sessions.values())
     parties += sum(len(s.descriptor.roster) for s in coordinator.masked.values())
+    parties += sum(len(s.descriptor.roster) + 1 for s in coordinator.ckks.values())
     server = grpc.server(
         ThreadPoolExecutor(min(MAX_WORKERS, 16 + CALLS_AT_ONCE * parties), thread_name_prefix="rpc"),
         interceptors=[RoleInterceptor(coordinator.host.events)],
@@ -178,7 +208,9 @@ def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listene
     contribution = Contribution(directory, coordinator.intakes)
     services.add_ContributionServiceServicer_to_server(contribution, server)  # type: ignore[no-untyped-call]
     services.add_CommitteeServiceServicer_to_server(Committee(directory), server)  # type: ignore[no-untyped-call]
-    masked, publication = Masked(MaskedDirectory(coordinator.masked)), Publication(directory, coordinator.masked)
+    masked, ckks = Masked(MaskedDirectory(coordinator.masked)), Ckks(CkksDirectory(coordinator.ckks))
+    publication = Publication(directory, {**coordinator.masked, **coordinator.ckks})
+    services.add_CkksServiceServicer_to_server(ckks, server)  # type: ignore[no-untyped-call]
     services.add_MaskedServiceServicer_to_server(masked, server)  # type: ignore[no-untyped-call]
     services.add_PublicationServiceServicer_to_server(publication, server)  # type: ignore[no-untyped-call]
     try:
@@ -211,7 +243,7 @@ def serve(
         events.emit(
             "listening",
             address=f"{listener.host}:{listener.port}",
-            sessions=[*coordinator.sessions, *coordinator.masked],
+            sessions=[*coordinator.sessions, *coordinator.masked, *coordinator.ckks],
         )
         while not stop.is_set():
             coordinator.advance()

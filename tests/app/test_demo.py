@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from secagg.certificate import SignedRelease
+from secagg.ckks.certificate import SignedCkksRelease
 from secagg.masked.certificate import SignedMaskedRelease
 from tests.tiny import LABELS, sentences
 
@@ -142,6 +143,21 @@ def test_a_masked_run_in_which_a_client_vanishes(tmp_path: Path, tiny_bert_dir: 
     assert certificate.evaluation is not None
     for index in range(1, 5):
         assert (out / f"client-{index}" / "release" / "release.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_ckks_run_in_which_a_client_vanishes(tmp_path: Path, tiny_bert_dir: Path, texts: Path) -> None:
+    out = tmp_path / "run"
+    with demo(out, *own(tiny_bert_dir, texts), "--protocol", "ckks", "--no-baselines") as running:
+        status, error = running.end()
+    assert status == 0, error
+    checks = running.events[-1]["checks"]
+    assert any("3 uploads were hashed again" in check for check in checks)
+    assert any("the key-holder's word" in check for check in checks)
+    certificate = SignedCkksRelease.parse((out / "release" / "release.json").read_bytes()).statement
+    assert len(certificate.members) == 3
+    assert [item.title for item in certificate.excluded] == ["West desk/trainer"]
+    assert not list((out / "keyholder-1" / "state").glob("ckks-keys/*.key"))
 
 
 def test_a_masked_run_that_cannot_bear_what_is_asked_is_refused(tmp_path: Path) -> None:

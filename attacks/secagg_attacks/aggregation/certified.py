@@ -10,6 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from secagg.certificate import CERTIFICATE, parse_certificate
+from secagg.ckks.certificate import SignedCkksRelease
+from secagg.ckks.descriptor import is_ckks
 from secagg.errors import AuditError, ProtocolViolation
 from secagg.identity import Identity, plain_name
 from secagg.masked.certificate import SignedMaskedRelease
@@ -45,6 +47,8 @@ class Certified:
         if not path.is_file():
             raise AuditError(f"{folder} has no {CERTIFICATE}: only a certificate says who was in a sum. Leave it out")
         raw = read_file(path)
+        if is_ckks(raw):
+            return cls._ckks(folder, raw)
         return cls._masked(folder, raw) if is_masked(raw) else cls._sealed(folder, raw)
 
     @classmethod
@@ -57,6 +61,17 @@ class Certified:
         members = {member.client: member.upload_root for member in final.members}
         start = descriptor.previous.adapter if descriptor.previous else ""
         return cls(folder, descriptor.plan, descriptor.n_min, descriptor.clients, descriptor.weights, members, start)
+
+    @classmethod
+    def _ckks(cls, folder: Path, raw: bytes) -> "Certified":
+        certificate = SignedCkksRelease.parse(raw).statement
+        descriptor = certificate.session.verify(certificate.session.statement.coordinator_identity)
+        final = certificate.final.verify(descriptor.coordinator_identity)
+        _check_own(folder, final.ctx, descriptor.ctx)
+        members = {member.client: member.upload for member in final.members}
+        if not set(members) <= set(descriptor.clients):
+            raise ProtocolViolation(f"{folder / CERTIFICATE}: its set has members off the roster: altered")
+        return cls(folder, descriptor.plan, descriptor.n_min, descriptor.clients, descriptor.weights, members)
 
     @classmethod
     def _masked(cls, folder: Path, raw: bytes) -> "Certified":

@@ -398,3 +398,71 @@ class UnmaskRequest(_message.Message):
 class UnmaskResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetCkksApprovalRequest(_message.Message):
+    __slots__ = ("ctx",)
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+
+class GetCkksApprovalResponse(_message.Message):
+    __slots__ = ("signed_approval_json",)
+    SIGNED_APPROVAL_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_approval_json: bytes
+    def __init__(self, signed_approval_json: _Optional[bytes] = ...) -> None: ...
+
+class CkksUploadHeader(_message.Message):
+    __slots__ = ("signed_upload_json", "offset")
+    SIGNED_UPLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    signed_upload_json: bytes
+    offset: int
+    def __init__(self, signed_upload_json: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class CkksUploadRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: CkksUploadHeader
+    chunk: bytes
+    def __init__(self, header: _Optional[_Union[CkksUploadHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class GetCkksSetRequest(_message.Message):
+    __slots__ = ("ctx",)
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+
+class GetCkksSetResponse(_message.Message):
+    __slots__ = ("signed_set_json",)
+    SIGNED_SET_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_set_json: bytes
+    def __init__(self, signed_set_json: _Optional[bytes] = ...) -> None: ...
+
+class GetCkksUploadRequest(_message.Message):
+    __slots__ = ("ctx", "client")
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    client: bytes
+    def __init__(self, ctx: _Optional[bytes] = ..., client: _Optional[bytes] = ...) -> None: ...
+
+class GetCkksUploadResponse(_message.Message):
+    __slots__ = ("signed_upload_json", "chunk")
+    SIGNED_UPLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    signed_upload_json: bytes
+    chunk: bytes
+    def __init__(self, signed_upload_json: _Optional[bytes] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class SubmitOpeningRequest(_message.Message):
+    __slots__ = ("signed_opening_json", "chunk")
+    SIGNED_OPENING_JSON_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    signed_opening_json: bytes
+    chunk: bytes
+    def __init__(self, signed_opening_json: _Optional[bytes] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class SubmitOpeningResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

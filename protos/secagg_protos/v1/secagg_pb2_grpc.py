@@ -1245,3 +1245,428 @@ class MaskedService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class CkksServiceStub:
+    """What clients and the key-holder of a ckks session may call (protocol.md §13).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetCkksSession = channel.unary_unary(
+                '/secagg.v1.CkksService/GetCkksSession',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
+        self.ApproveCkks = channel.unary_unary(
+                '/secagg.v1.CkksService/ApproveCkks',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.ApproveRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.ApproveResponse.FromString,
+                _registered_method=True)
+        self.GetCkksApproval = channel.unary_unary(
+                '/secagg.v1.CkksService/GetCkksApproval',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksApprovalRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksApprovalResponse.FromString,
+                _registered_method=True)
+        self.BeginCkksUpload = channel.unary_unary(
+                '/secagg.v1.CkksService/BeginCkksUpload',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadResponse.FromString,
+                _registered_method=True)
+        self.UploadCkks = channel.stream_unary(
+                '/secagg.v1.CkksService/UploadCkks',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.CkksUploadRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.UploadResponse.FromString,
+                _registered_method=True)
+        self.GetCkksSet = channel.unary_unary(
+                '/secagg.v1.CkksService/GetCkksSet',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksSetRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksSetResponse.FromString,
+                _registered_method=True)
+        self.GetCkksUpload = channel.unary_stream(
+                '/secagg.v1.CkksService/GetCkksUpload',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksUploadRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksUploadResponse.FromString,
+                _registered_method=True)
+        self.SubmitOpening = channel.stream_unary(
+                '/secagg.v1.CkksService/SubmitOpening',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningResponse.FromString,
+                _registered_method=True)
+        self.GetCkksStatus = channel.unary_unary(
+                '/secagg.v1.CkksService/GetCkksStatus',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+
+
+class CkksServiceServicer:
+    """What clients and the key-holder of a ckks session may call (protocol.md §13).
+    """
+
+    def GetCkksSession(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveCkks(self, request, context):
+        """The key-holder's word that it serves the session (§13.3.3).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCkksApproval(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginCkksUpload(self, request, context):
+        """Announces the one upload; says how much of it is already stored, or gives the receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadCkks(self, request_iterator, context):
+        """Sends the rest, from the offset that BeginCkksUpload named (§13.4.2). The first message is the header.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCkksSet(self, request, context):
+        """U, for the key-holder (§13.5.1).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCkksUpload(self, request, context):
+        """One member's upload, for the key-holder (§13.5.3).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitOpening(self, request_iterator, context):
+        """The sums, with the key-holder's word for them (§13.5.5). The first message is the statement.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCkksStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CkksServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetCkksSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCkksSession,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'ApproveCkks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveCkks,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.ApproveRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.ApproveResponse.SerializeToString,
+            ),
+            'GetCkksApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCkksApproval,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksApprovalRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksApprovalResponse.SerializeToString,
+            ),
+            'BeginCkksUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginCkksUpload,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadResponse.SerializeToString,
+            ),
+            'UploadCkks': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadCkks,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.CkksUploadRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.UploadResponse.SerializeToString,
+            ),
+            'GetCkksSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCkksSet,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksSetRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksSetResponse.SerializeToString,
+            ),
+            'GetCkksUpload': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetCkksUpload,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksUploadRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksUploadResponse.SerializeToString,
+            ),
+            'SubmitOpening': grpc.stream_unary_rpc_method_handler(
+                    servicer.SubmitOpening,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningResponse.SerializeToString,
+            ),
+            'GetCkksStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCkksStatus,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'secagg.v1.CkksService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('secagg.v1.CkksService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class CkksService:
+    """What clients and the key-holder of a ckks session may call (protocol.md §13).
+    """
+
+    @staticmethod
+    def GetCkksSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/GetCkksSession',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSessionRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveCkks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/ApproveCkks',
+            secagg__protos_dot_v1_dot_secagg__pb2.ApproveRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.ApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCkksApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/GetCkksApproval',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksApprovalRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginCkksUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/BeginCkksUpload',
+            secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.BeginUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadCkks(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/secagg.v1.CkksService/UploadCkks',
+            secagg__protos_dot_v1_dot_secagg__pb2.CkksUploadRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.UploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCkksSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/GetCkksSet',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksSetRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCkksUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secagg.v1.CkksService/GetCkksUpload',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksUploadRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitOpening(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/secagg.v1.CkksService/SubmitOpening',
+            secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCkksStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/GetCkksStatus',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

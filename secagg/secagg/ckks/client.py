@@ -1,6 +1,7 @@
 """The client's side of a ckks session: from a vector to one signed upload (protocol.md §13.4)."""
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,12 +11,13 @@ from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import CkksUpload, SignedCkksApproval, SignedCkksUpload
 from secagg.ckks.parameters import SLOTS, CkksParameters
 from secagg.ckks.policy import CkksPolicy
-from secagg.ckks.scheme import PublicContext, pack
+from secagg.ckks.scheme import MAX_BLOCK_BYTES, PublicContext, pack
 from secagg.encodings.registry import encoding_of
 from secagg.errors import (
     EncodingError,
     EndorsementInvalid,
     HashMismatch,
+    MalformedError,
     PolicyViolation,
     ProtocolViolation,
     SessionClosed,
@@ -25,6 +27,8 @@ from secagg.merkle import leaf_hash, root_of
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
 from secagg.signing import Signer
+
+LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ def seal_ckks(
         ctx=descriptor.ctx,
         client=fingerprint,
         blocks=len(blocks),
+        bytes=framed_bytes(blocks),
         root=blocks_root(blocks),
         privacy=privacy,
     )
@@ -98,6 +103,28 @@ def blocks_root(blocks: Iterable[bytes]) -> str:
     return root_of([leaf_hash(block) for block in blocks]).hex()
 
 
+def framed_bytes(blocks: Sequence[bytes]) -> int:
+    """What `frame` gives, in bytes."""
+    return sum(LENGTH.size + len(block) for block in blocks)
+
+
+def frame(blocks: Iterable[bytes]) -> bytes:
+    """Ciphertexts one after the other, each with its length in front, 4 bytes little-endian (protocol.md §13.4.2)."""
+    return b"".join(LENGTH.pack(len(block)) + block for block in blocks)
+
+
+def unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """The ciphertexts again, one at a time; `read(size)` gives at most so many bytes. Raises MalformedError."""
+    while head := read(LENGTH.size):
+        size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
+        if not 1 <= size <= MAX_BLOCK_BYTES:
+            raise MalformedError("an upload is not a list of ciphertexts of this session's size")
+        block = read(size)
+        if len(block) != size:
+            raise MalformedError("an upload ends in the middle of a ciphertext")
+        yield block
+
+
 def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> CkksUpload:
     """The client's own signature, for this session and length, with the privacy that was agreed on (protocol.md §7.1).
 
@@ -107,7 +134,8 @@ def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> C
     upload = signed.verify(identity)
     if (upload.ctx, upload.client) != (descriptor.ctx, identity.fingerprint):
         raise ProtocolViolation(f"the upload of {identity.title} is for another session or client")
-    if upload.blocks != descriptor.parameters.blocks:
+    most = upload.blocks * (LENGTH.size + MAX_BLOCK_BYTES)
+    if upload.blocks != descriptor.parameters.blocks or upload.bytes > most:
         raise HashMismatch(f"{identity.title} announces {upload.blocks} blocks, not {descriptor.parameters.blocks}")
     agreed, stated = descriptor.plan.training, upload.privacy
     weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)

@@ -6,18 +6,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.ckks.client import blocks_root, check_ckks_upload
+from secagg.ckks.client import blocks_root, check_ckks_upload, framed_bytes
 from secagg.ckks.descriptor import CkksDescriptor
-from secagg.ckks.keyholder import Opened, sums_hash
 from secagg.ckks.messages import Chosen, SignedCkksUpload, SignedUploadSet, UploadSet
+from secagg.ckks.opened import Opened, sums_hash
 from secagg.errors import HashMismatch, OpeningError, ProtocolViolation, TooFewContributions
 from secagg.signing import Signer
-
-TRUST_NOTE = (
-    "one key-holder opened the sum. Coordinator and key-holder together could have opened single updates: they must "
-    "not work together"
-)
-"""For certificates and reports: weaker than a committee (§13.7)."""
 
 
 def check_arrived(descriptor: CkksDescriptor, signed: SignedCkksUpload, blocks: Iterable[bytes]) -> None:
@@ -33,6 +27,8 @@ def check_arrived(descriptor: CkksDescriptor, signed: SignedCkksUpload, blocks: 
         received.append(block)
     if len(received) != upload.blocks or blocks_root(received) != upload.root:
         raise HashMismatch("the ciphertexts are not those that the client signed")
+    if framed_bytes(received) != upload.bytes:
+        raise HashMismatch("the upload has another length than its client signed")
 
 
 def fix_set(descriptor: CkksDescriptor, uploads: Mapping[str, SignedCkksUpload], signer: Signer) -> SignedUploadSet:

@@ -1,5 +1,6 @@
 """The descriptor of a ckks session, which binds everything that it is (protocol.md §13.3)."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, Self
@@ -61,6 +62,23 @@ class CkksDescriptor(Statement):
     def number(self) -> int:
         """The first round and the last."""
         return 0
+
+    @property
+    def rounds(self) -> int:
+        """One: a ckks session does not go on from another."""
+        return 1
+
+    @property
+    def round(self) -> None:
+        """No place in a series."""
+
+    @property
+    def previous(self) -> None:
+        """No round before."""
+
+    @property
+    def client_noise(self) -> None:
+        """No noise for whole clients."""
 
     @property
     def steps(self) -> range:
@@ -163,6 +181,15 @@ class CkksDescriptor(Statement):
 
 
 SignedCkksDescriptor = Signed[CkksDescriptor]
+
+
+def is_ckks(raw: bytes) -> bool:
+    """Whether a signed session or certificate, in its JSON form, is of a ckks session. Says nothing else about it."""
+    try:
+        statement = json.loads(raw)["statement"]
+        return bool("keyholder" in statement or "keyholder_note" in statement)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 class CkksSpec(Frozen):

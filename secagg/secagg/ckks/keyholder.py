@@ -5,7 +5,6 @@ uploads that their clients signed, of one set of at least n_min, ever, and the t
 """
 
 import base64
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,11 +20,11 @@ from secagg.ckks.messages import (
     SignedCkksApproval,
     SignedCkksUpload,
     SignedKeyOffer,
-    SignedSumOpening,
     SignedUploadSet,
     SumOpening,
     UploadSet,
 )
+from secagg.ckks.opened import Opened, sums_hash
 from secagg.ckks.parameters import ERROR_ROOM, SLOTS, CkksParameters
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.scheme import SecretContext, unpack
@@ -62,14 +61,6 @@ class ShownUpload:
 
     signed: SignedCkksUpload
     blocks: Iterable[bytes] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The exact sums, uint32 [L], and the key-holder's word for them."""
-
-    signed: SignedSumOpening
-    sums: U32 = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +151,6 @@ class CkksKeyHolder:
         self.keys.erase(descriptor.offer.statement.digest)
 
 
-def sums_hash(sums: U32) -> str:
-    """What is signed of the sums."""
-    return hashlib.sha256(sums.astype("<u4").tobytes()).hexdigest()
-
-
 def add_all(
     descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload], secret: SecretContext
 ) -> list[Any]:
@@ -175,7 +161,7 @@ def add_all(
         upload = check_ckks_upload(descriptor, one.signed)
         if wanted.pop(upload.client, "") != upload.digest:
             raise ProtocolViolation(f"the coordinator shows an upload of {upload.client[:16]} that is not in the set")
-        blocks = tuple(one.blocks)
+        blocks = tuple(one.blocks)  # of one client: bounded by its statement
         if len(blocks) != upload.blocks or blocks_root(blocks) != upload.root:
             raise HashMismatch(f"the ciphertexts of {upload.client[:16]} are not what the client signed")
         try:

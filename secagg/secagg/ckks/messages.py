@@ -51,11 +51,15 @@ class Approval(Statement):
 
 
 class CkksUpload(Statement):
-    """A client's commitment to its one upload (protocol.md §13.4.2). `root` is over its ciphertexts, in order."""
+    """A client's commitment to its one upload (protocol.md §13.4.2). `root` is over its ciphertexts, in order.
+
+    `bytes` are those of all of them, each with its length in front (§13.4.2).
+    """
 
     ctx: Hash
     client: Hash
     blocks: int = Field(ge=1, le=1 << 32)
+    bytes: int = Field(ge=1, le=1 << 50)
     root: Hash
     privacy: PrivacyStatement
 

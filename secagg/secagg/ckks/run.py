@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from secagg.ckks.client import CkksSealed, accept_session, seal_ckks
 from secagg.ckks.coordinator import check_arrived, check_opening, fix_set
 from secagg.ckks.descriptor import CkksSpec, SignedCkksDescriptor, create_ckks_session
-from secagg.ckks.keyholder import CkksKeyHolder, Opened, ShownUpload
+from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
+from secagg.ckks.opened import Opened
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.scheme import SecretContext
 from secagg.descriptor import RosterMember

@@ -76,10 +76,10 @@ INTERRUPTED = 130
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["sealed", "masked"]),
+    type=click.Choice(["sealed", "masked", "ckks"]),
     default="sealed",
     show_default=True,
-    help="How uploads are summed: under keys of four key-holders, or under masks of the clients themselves.",
+    help="How uploads are summed: under keys of four key-holders, masks of the clients themselves, or one CKKS key.",
 )
 @click.option("--model", help="Base model: a Hugging Face id or a local folder. Default: one that is fetched once.")
 @click.option(
@@ -102,7 +102,7 @@ def demo(as_json: bool, replace: bool, **options: Any) -> None:
 
     Each party is a process of its own with its own certificate, policy and folder below OUT, run by the same
     commands as between institutions; one client more enrols and is then killed. With --protocol masked there are no
-    key-holders, and the client is killed when the others already mask with it.
+    key-holders, and the client is killed when the others already mask with it; with --protocol ckks there is one.
     """
     settings = DemoSettings(**options)
     with _interruptible(), FolderLock(settings.out):

@@ -8,7 +8,7 @@ from pathlib import Path
 from secagg.errors import ProcessFailed
 from secagg_app.demo.layout import RunFolder
 from secagg_app.demo.processes import Event, Running, Supervisor, last_error
-from secagg_app.demo.settings import CORRUPT_HOLDERS, HOLDERS, DemoSettings
+from secagg_app.demo.settings import DemoSettings
 from secagg_app.demo.view import View
 from secagg_app.workers import environment
 from secagg_host.durable import guard
@@ -17,8 +17,6 @@ COORDINATOR = "coordinator"
 POLL_SECONDS = 0.5
 VANISHES_AT = {"enrolled": "enrolled", "key-shared": "shared its mask key"}
 """Where a client that is to vanish is killed: when the others already count on it."""
-SPARE_HOLDERS = HOLDERS - ((HOLDERS + CORRUPT_HOLDERS) // 2 + 1)
-"""So many key-holders may fail (protocol.md §3.4)."""
 
 
 def threads_per_client(clients: int) -> int:
@@ -104,13 +102,14 @@ class Federation:
             return
         if party in self.folder.holder_names:
             self._lost.append(party)
-            if len(self._lost) <= SPARE_HOLDERS:
+            if len(self._lost) <= self.settings.spare_holders:
                 self.view.say(f"{party} failed ({self._why(running, status)}); the others are enough")
                 return
-            names = ", ".join(self._lost)
+            names, holders = ", ".join(self._lost), self.settings.holders
             raise ProcessFailed(
-                f"{names} failed, {HOLDERS - len(self._lost)} of {HOLDERS} key-holders are left and "
-                f"{HOLDERS - SPARE_HOLDERS} must agree. Last: {self._why(running, status)} (log: {running.log})"
+                f"{names} failed, {holders - len(self._lost)} of {holders} key-holders are left and "
+                f"{holders - self.settings.spare_holders} must agree. "
+                f"Last: {self._why(running, status)} (log: {running.log})"
             )
         raise ProcessFailed(f"{party} ended early: {self._why(running, status)} (log: {running.log})")
 

@@ -194,9 +194,12 @@ def _plan(settings: DemoSettings, recipe: TaskRecipe, base: Base, folder: RunFol
 
 def _policies(settings: DemoSettings, folder: RunFolder) -> None:
     plan = folder.plan()
-    masked = settings.protocol == "masked"
+    sealed = settings.protocol == "sealed"
+    own: dict[str, Value] = {"corrupt_keyholders": CORRUPT_HOLDERS} if sealed else {"protocols": [settings.protocol]}
+    if settings.protocol == "ckks":
+        own["keyholder"] = folder.fingerprint(folder.holder_names[0])
     anchors: dict[str, Value] = {
-        **({"protocols": ["masked"]} if masked else {"corrupt_keyholders": CORRUPT_HOLDERS}),
+        **own,
         "coordinator": folder.fingerprint("coordinator"),
         "required_institutions": 3,
         "assumed_corrupt_clients": 1,
@@ -206,11 +209,11 @@ def _policies(settings: DemoSettings, folder: RunFolder) -> None:
     }
     committee: Value = {holder_name(i): folder.fingerprint(n) for i, n in enumerate(folder.holder_names, 1)}
     pins: dict[str, Value] = {
-        **({} if masked else {"committee": committee}),
+        **({"committee": committee} if sealed else {}),
         "institutions": {institution(i): folder.fingerprint(n) for i, n in enumerate(folder.client_names, 1)},
     }
     limits: dict[str, Value] = {"max_epsilon": float(settings.epsilon), "max_delta": DELTA}
-    if not masked:
+    if sealed:
         limits["max_releases"] = 1
     write_toml(folder.anchors, {**anchors, **pins}, "Whom an auditor trusts: for `secagg verify --trust`.")
     for name in [*folder.client_names, *folder.holder_names]:
@@ -266,7 +269,11 @@ def _session(settings: DemoSettings, folder: RunFolder) -> None:
     commands = list[list[str | Path]]()
     for name in folder.holder_names:
         home = folder.root / name
-        commands.append(["keyholder", "offer", "--config", home / "keyholder.toml", "--out", home / "offer.json"])
+        made_for = ("--plan", folder.root / "coordinator" / "plan.json", "--n-max", str(max(settings.parties, 3)))
+        more = made_for if settings.protocol == "ckks" else ()
+        commands.append(
+            ["keyholder", "offer", "--config", home / "keyholder.toml", "--out", home / "offer.json", *more]
+        )
     for name in folder.client_names:
         commands.append(["client", "ledger", "init", "--config", folder.root / name / "client.toml"])
     _run_all(folder, commands)
@@ -279,14 +286,22 @@ def _session(settings: DemoSettings, folder: RunFolder) -> None:
         "expiry_minutes": EXPIRY_MINUTES,
         "roster": roster,
     }
-    own = _masked_session(settings) if settings.protocol == "masked" else _sealed_session(settings, folder)
+    own = {"sealed": _sealed_session, "masked": _masked_session, "ckks": _ckks_session}[settings.protocol](
+        settings, folder
+    )
     comment = "What the operator decides; `secagg session create` makes session.json of it."
     config = write_toml(folder.root / "session.toml", {**own, **common}, comment)
     identity, out = folder.root / "coordinator" / "identity", folder.root / "session.json"
     run_command(_setup_log(folder), "session", "create", config, "--identity", identity, "--out", out)
 
 
-def _masked_session(settings: DemoSettings) -> dict[str, Value]:
+def _ckks_session(settings: DemoSettings, folder: RunFolder) -> dict[str, Value]:
+    holder = folder.holder_names[0]
+    keyholder: Value = {"certificate": f"{holder}/identity/{CERTIFICATE}", "offer": f"{holder}/offer.json"}
+    return {"protocol": "ckks", "n_max": max(settings.parties, 3), "keyholder": keyholder}
+
+
+def _masked_session(settings: DemoSettings, _: RunFolder) -> dict[str, Value]:
     return {
         "protocol": "masked",
         "dropout_rate": settings.dropout_rate,

@@ -16,6 +16,7 @@ from secagg_client.plan_defaults import DEFAULT_CLIP, DEFAULT_TRAINING, names_a_
 TaskKind = Literal["classify", "lm"]
 
 HOLDERS, CORRUPT_HOLDERS = 4, 1
+QUORUM = (HOLDERS + CORRUPT_HOLDERS) // 2 + 1
 DELTA = 1e-5
 MIN_CLIENTS = 3
 DESKS = ("North desk", "South desk", "East desk", "West desk", "Harbour desk", "Hill desk", "River desk", "Lake desk")
@@ -39,7 +40,7 @@ class DemoSettings:
     baselines: bool = True
     target_modules: tuple[str, ...] = ()
     group_column: str | None = None
-    protocol: Literal["sealed", "masked"] = "sealed"
+    protocol: Literal["sealed", "masked", "ckks"] = "sealed"
 
     def __post_init__(self) -> None:
         if self.model is not None and names_a_path(self.model) and not Path(self.model).exists():
@@ -62,8 +63,13 @@ class DemoSettings:
 
     @property
     def holders(self) -> int:
-        """Key-holders: a masked session has none."""
-        return HOLDERS if self.protocol == "sealed" else 0
+        """Key-holders: a masked session has none, one under ckks a single one."""
+        return {"sealed": HOLDERS, "masked": 0, "ckks": 1}[self.protocol]
+
+    @property
+    def spare_holders(self) -> int:
+        """So many key-holders may fail (protocol.md §3.4)."""
+        return HOLDERS - QUORUM if self.protocol == "sealed" else 0
 
     @property
     def dropout_rate(self) -> float:

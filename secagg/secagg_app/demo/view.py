@@ -128,6 +128,7 @@ _WORDS = {
     "shared": "gave its share sum",
     "advertised": "advertised its keys",
     "key-shared": "shared its mask key with {holders} others",
+    "opened": "opened the sum of {members} uploads",
     "unmasked": "gave its shares: {shares}",
     "late": "was late: {reason}",
     "round": "round '{closed}' closed: {have} of {of}",

@@ -10,11 +10,12 @@ from functools import cached_property
 import numpy as np
 import pytest
 
-from secagg.ckks.client import CkksSealed, accept_session, blocks_root, seal_ckks
+from secagg.ckks.client import CkksSealed, accept_session, blocks_root, framed_bytes, seal_ckks
 from secagg.ckks.coordinator import check_arrived, check_opening, fix_set
 from secagg.ckks.descriptor import CkksDescriptor, CkksSpec, SignedCkksDescriptor, create_ckks_session
-from secagg.ckks.keyholder import CkksKeyHolder, Opened, ShownUpload
+from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
 from secagg.ckks.messages import Chosen, KeyOffer, SignedUploadSet, SumOpening, UploadSet
+from secagg.ckks.opened import Opened
 from secagg.ckks.parameters import SLOTS, CkksParameters, noise_bound
 from secagg.ckks.run import MemoryContexts, policy_for_ckks, run_ckks
 from secagg.ckks.scheme import PublicContext, SecretContext, pack, unpack
@@ -300,7 +301,7 @@ def test_a_client_wants_the_key_holders_own_approval(fresh: Ckks) -> None:
 def lied(fresh: Ckks, index: int, blocks: tuple[bytes, ...], **update: object) -> CkksSealed:
     """What a client signs in place of an honest upload."""
     statement = fresh.uploads[index].signed.statement.model_copy(
-        update={"root": blocks_root(blocks), "blocks": len(blocks), **update}
+        update={"root": blocks_root(blocks), "blocks": len(blocks), "bytes": framed_bytes(blocks), **update}
     )
     return CkksSealed(fresh.signers[index].sign(statement), blocks)
 
@@ -373,7 +374,7 @@ def test_sums_that_are_not_as_signed_are_refused(fresh: Ckks) -> None:
     with pytest.raises(SignatureInvalid):
         check_opening(fresh.descriptor, chosen, Opened(forged, opened.sums))
     large = np.full_like(opened.sums, 2**31)
-    from secagg.ckks.keyholder import sums_hash
+    from secagg.ckks.opened import sums_hash
 
     word = SumOpening.model_validate({**opened.signed.statement.model_dump(), "sums": sums_hash(large)})
     with pytest.raises(OpeningError, match="larger than its members"):

@@ -1,0 +1,247 @@
+"""A client's process in a ckks session: accept, train, encrypt once, upload, receive the release (protocol.md §13).
+
+What is on the disk decides what comes next, as in a sealed session: a client that is killed anywhere goes on where it
+was. It does not train twice, and never sends two different uploads.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from secagg import certificate as files
+from secagg.ckks.client import accept_session, seal_ckks
+from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
+from secagg.ckks.messages import SignedCkksUpload
+from secagg.ckks.policy import CkksPolicy
+from secagg.ckks.verify import verify_ckks
+from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, SessionClosed, TransportError
+from secagg.keyholder import MAX_CLOCK_SKEW
+from secagg.messages import SignedReceipt
+from secagg.randomness import Randomness
+from secagg.signing import Signer
+from secagg_client.calls import SessionState, Status, chunks_of, ending
+from secagg_client.ckks_calls import CkksCalls
+from secagg_client.client_run import PROGRESS_STEPS, RELEASED, no_checkpoint
+from secagg_client.client_state import CkksFolder, CkksShelf, Step
+from secagg_client.folders import write_folder
+from secagg_client.patience import Patience
+from secagg_client.published import MAX_SMALL_FILE, PUBLIC_FILE, Publication, fetch_release
+from secagg_client.training_steps import Training
+from secagg_host.durable import read_file
+
+POLL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CkksClientRun:
+    """One client and its coordinator. `checkpoint` is called after each durable step; tests kill the process there."""
+
+    signer: Signer
+    authority: str
+    policy: CkksPolicy
+    shelf: CkksShelf
+    calls: CkksCalls
+    publication: Publication
+    training: Training
+    release: Path
+    patience: Patience
+    random: Randomness
+    checkpoint: Callable[[str], None] = no_checkpoint
+
+    def run(self, ctx: str | None = None, *, wait_for_release: bool = True) -> None:
+        """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
+
+        Returns when the release is stored (or the receipt, unless `wait_for_release`).
+        Raises the SecaggError that ended it; before training for anything outside the policy.
+        """
+        descriptor, folder = self._resume(ctx, wait_for_release=wait_for_release) or self._join(ctx)
+        if folder.state.next_step is Step.DONE:
+            self.patience.log.emit("already", session=descriptor.ctx, outcome=folder.ended().outcome)
+        while (step := folder.state.next_step) is not Step.DONE:
+            match step:
+                case Step.JOIN | Step.TRAIN:
+                    self._train(descriptor, folder)
+                case Step.SEAL:
+                    self._seal(descriptor, folder)
+                case Step.SEND:
+                    self._send(descriptor, folder)
+                case Step.AWAIT if wait_for_release:
+                    self._await(descriptor, folder)
+                case Step.AWAIT:
+                    return
+        ended = folder.ended()
+        if ended.outcome != RELEASED:
+            raise SessionClosed(f"session {descriptor.ctx[:16]} is over for this client: {ended.reason}")
+
+    def _resume(self, ctx: str | None, *, wait_for_release: bool) -> tuple[CkksDescriptor, CkksFolder] | None:
+        for descriptor, folder in self.shelf.unfinished():
+            if ctx not in {None, descriptor.ctx} or (folder.state.receipted and not wait_for_release):
+                continue
+            if not folder.state.receipted and self.patience.now > descriptor.expires_at:
+                self._give_up(descriptor, folder, "the session expired before this client had uploaded")
+                continue
+            self.patience.log.emit("resumed", session=descriptor.ctx, step=folder.state.next_step)
+            return descriptor, folder
+        return None
+
+    def _join(self, ctx: str | None) -> tuple[CkksDescriptor, CkksFolder]:
+        """Fetch a session and accept it if the policy allows (protocol.md §13.3)."""
+        signed = self.patience.ask(lambda: self.calls.session(ctx))
+        descriptor = signed.statement
+        if ctx is not None and descriptor.ctx != ctx:
+            raise ProtocolViolation(f"asked for session {ctx[:16]}, the coordinator showed {descriptor.ctx[:16]}")
+        folder = self.shelf.of(descriptor.ctx)
+        if not folder.state.accepted:
+            self.check(signed)
+            folder.accept(signed)
+            self.checkpoint("accepted")
+        self.patience.log.emit(
+            "session",
+            session=descriptor.ctx,
+            protocol=descriptor.protocol,
+            coordinator=descriptor.coordinator_identity.title,
+            values=descriptor.parameters.length,
+            epsilon=descriptor.plan.training.epsilon,
+            roster=len(descriptor.roster),
+        )
+        return descriptor, folder
+
+    def check(self, signed: SignedCkksDescriptor) -> CkksDescriptor:
+        """Everything that must hold of a session before this client trains for it; waits for the key-holder's approval.
+
+        Raises SignatureInvalid, CertificateInvalid, PolicyViolation, EndorsementInvalid, RoleViolation,
+        ProtocolViolation (clocks) or SessionClosed.
+        """
+        ctx = signed.statement.ctx
+        approval = self.patience.ask(lambda: self.calls.approval(ctx), until=signed.statement.upload_deadline)
+        descriptor = accept_session(signed, approval, self.policy, self.authority, self.patience.now)
+        descriptor.client(self.signer.identity.fingerprint)
+        if descriptor.created_at > self.patience.now + MAX_CLOCK_SKEW:
+            raise ProtocolViolation("the session is dated in the future; check the clocks")
+        return descriptor
+
+    def _train(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
+        try:
+            self.check(folder.session())
+        except SessionClosed as error:
+            self._give_up(descriptor, folder, str(error))
+            raise
+        self.patience.log.emit("enrolled", session=descriptor.ctx)
+        self.checkpoint("enrolled")
+        prepared = self.training.prepare(descriptor, descriptor.plan)
+        prepared.charge()
+        self.checkpoint("charged")
+        settings = descriptor.plan.training
+        self.patience.log.emit("training", steps=settings.steps, epsilon=settings.epsilon, delta=settings.delta)
+        trained = prepared.train()
+        folder.keep_trained(descriptor.ctx, trained)
+        self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)
+        self.checkpoint("trained")
+
+    def _seal(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
+        """Encrypt the trained result and spool it whole. Killed before the spool is there, nothing of it is left."""
+        if self.patience.now > descriptor.upload_deadline:
+            reason = "training was not done before the upload deadline; nothing was sent, and nothing is spent"
+            self._give_up(descriptor, folder, reason)
+            raise SessionClosed(f"session {descriptor.ctx[:16]}: {reason}")
+        trained = folder.trained(descriptor.ctx)
+        sealed = seal_ckks(descriptor, self.signer, trained.change, trained.privacy, self.random)
+        folder.spool(sealed)
+        self.checkpoint("spooled")
+        self.patience.log.emit(
+            "sealed", bytes=sealed.signed.statement.bytes, upload_root=sealed.signed.statement.digest
+        )
+
+    def _give_up(self, descriptor: CkksDescriptor, folder: CkksFolder, reason: str) -> None:
+        if not folder.state.spooled:
+            self.training.abandon(descriptor)
+        folder.erase_trained()
+        folder.end("closed", reason)
+        self.patience.log.emit("closed", session=descriptor.ctx, reason=reason)
+
+    def _send(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
+        """Send the spooled upload until there is a receipt for it (protocol.md §13.4)."""
+        signed, content = folder.upload()
+        self.training.mark_sealed(descriptor, signed.statement.digest)
+        self.checkpoint("marked")
+        folder.erase_trained()
+        self.checkpoint("cleared")
+        try:
+            receipt = self.patience.ask(lambda: self._offer(signed, content), until=descriptor.expires_at)
+        except SessionClosed as error:
+            self._give_up(descriptor, folder, str(error))
+            raise
+        word = receipt.verify(descriptor.coordinator_identity)
+        if (word.ctx, word.client, word.upload_root) != (descriptor.ctx, signed.signer, signed.statement.digest):
+            raise ProtocolViolation("the coordinator's receipt is for another session, client or upload")
+        folder.keep_receipt(receipt)
+        self.patience.log.emit("uploaded", bytes=len(content), upload_root=word.upload_root)
+        self.checkpoint("receipt")
+
+    def _offer(self, signed: SignedCkksUpload, content: bytes) -> SignedReceipt:
+        """One attempt, from where the last one stopped."""
+        answer = self.calls.begin_upload(signed)
+        if not isinstance(answer, int):
+            return answer
+        if answer > len(content):
+            raise ProtocolViolation(f"the coordinator claims {answer} stored bytes of {len(content)}")
+        try:
+            return self.calls.upload(signed, answer, self._counted(memoryview(content), answer))
+        except (HashMismatch, MalformedError) as error:
+            # What was spooled is what was signed (it was just checked): the copy there is bad, and was discarded.
+            raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
+
+    def _counted(self, content: memoryview, offset: int) -> Iterator[bytes]:
+        """The chunks from `offset`, with progress."""
+        sent, total = offset, len(content)
+        for chunk in chunks_of(content, offset):
+            yield chunk
+            before, sent = sent, sent + len(chunk)
+            if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
+                self.patience.log.emit("uploading", sent=sent, total=total)
+
+    def _await(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
+        """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
+        status = self._wait(descriptor)
+        if status.state is not SessionState.RELEASED:
+            error = ending(status.state, status.reason)
+            folder.end(status.state, str(error))
+            raise error
+        limit = MAX_SMALL_FILE + 16 * descriptor.parameters.length
+        content = self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, limit))
+        certificate = verify_ckks(content, self.policy).certificate
+        if certificate.ctx != descriptor.ctx:
+            raise ProtocolViolation(f"the release is of session {certificate.ctx[:16]}, not of {descriptor.ctx[:16]}")
+        uploads = {signed.signer: signed.statement.digest for signed in certificate.uploads}
+        own = self.signer.identity.fingerprint
+        if own in uploads and uploads[own] != folder.receipt().statement.upload_root:
+            raise ProtocolViolation("the release holds another upload in this client's name")
+        stored = self.release / files.CERTIFICATE
+        if not (stored.exists() and read_file(stored) == content[files.CERTIFICATE]):
+            write_folder(self.release, content, PUBLIC_FILE)
+        self.checkpoint("release")
+        self.patience.log.emit(
+            RELEASED,
+            folder=str(self.release),
+            members=len(uploads),
+            included=own in uploads,
+            reason=next((item.reason for item in certificate.excluded if item.client == own), None),
+            certificate=hashlib.sha256(content[files.CERTIFICATE]).hexdigest(),
+        )
+        self.training.after_release(self.release, descriptor)
+        folder.end(RELEASED)
+        self.checkpoint("ended")
+
+    def _wait(self, descriptor: CkksDescriptor) -> Status:
+        said = ""
+        while True:
+            status = self.patience.ask(lambda: self.calls.status(descriptor.ctx))
+            if status.state.ended:
+                return status
+            if self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW:
+                return Status(SessionState.EXPIRED, "the session has expired without a release", None)
+            if (shown := f"{status.state}: {status.reason}") != said:
+                self.patience.log.emit("status", state=status.state, reason=status.reason)
+                said = shown
+            self.patience.sleep(POLL)

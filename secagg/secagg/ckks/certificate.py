@@ -1,0 +1,54 @@
+"""The certificate of a ckks release (protocol.md §13.6)."""
+
+from typing import Literal
+
+from secagg.certificate import Certificate, Short
+from secagg.ckks.descriptor import SignedCkksDescriptor
+from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening, SignedUploadSet
+from secagg.plan import Plan
+from secagg.signing import Signed
+
+SECURITY_NOTE = (
+    "CKKS (TenSEAL), N = 4096, log2 q = 86 with the special prime, ternary secret: 134 bits of core-SVP. One "
+    "key-holder holds the whole key."
+)
+TRUST_NOTE = (
+    "one key-holder opened the sum. Coordinator and key-holder together could have opened single updates: they must "
+    "not work together"
+)
+"""Weaker than a committee (§13.7)."""
+
+
+class CkksCertificate(Certificate):
+    """All that the coordinator states about a ckks release; every part is checked again by `secagg verify`."""
+
+    version: Literal[1] = 1
+    session: SignedCkksDescriptor
+    approval: SignedCkksApproval
+    uploads: tuple[SignedCkksUpload, ...]
+    final: SignedUploadSet
+    opening: SignedSumOpening
+    keyholder_note: Short = TRUST_NOTE
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "ckks-release"
+
+    @property
+    def plan(self) -> Plan:
+        """What was trained, as the session states it."""
+        return self.session.statement.plan
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Fingerprints of U."""
+        return tuple(member.client for member in self.final.statement.members)
+
+    @property
+    def trust_note(self) -> str:
+        """Whom one trusts."""
+        return f"Trust: {self.keyholder_note}. Security: {self.security_bits} bits (core-SVP)."
+
+
+SignedCkksRelease = Signed[CkksCertificate]

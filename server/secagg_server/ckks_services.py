@@ -1,0 +1,131 @@
+"""The gRPC service of ckks sessions: bytes from outside become typed values here (protocol.md §11.2, §13)."""
+# ruff: noqa: N802  (gRPC names the methods)
+
+from collections.abc import Iterator, Mapping
+
+from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening
+from secagg.errors import MalformedError, SizeLimitError, UnknownSession
+from secagg.identity import Identity
+from secagg_host.tls import grpc
+from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_protos.v1 import secagg_pb2_grpc as services
+from secagg_server.authorisation import peer_identity
+from secagg_server.ckks_session import CkksSession
+from secagg_server.services import STATES
+
+
+class CkksDirectory:
+    """The ckks sessions that this coordinator serves, by ctx."""
+
+    def __init__(self, sessions: Mapping[str, CkksSession]) -> None:
+        self._sessions = sessions
+
+    def find(self, ctx: str, peer: Identity) -> CkksSession:
+        """A session that `peer` belongs to; the empty ctx: the only one. Raises UnknownSession or RoleViolation."""
+        if not ctx and len(self._sessions) == 1:
+            ctx = next(iter(self._sessions))
+        session = self._sessions.get(ctx)
+        if session is None:
+            raise UnknownSession(f"no ckks session {ctx[:16] or '(unnamed)'} at this coordinator")
+        session.admit(peer)
+        return session
+
+    def of(self, ctx: bytes, context: grpc.ServicerContext) -> tuple[CkksSession, Identity]:
+        """The session of a request, and its caller."""
+        if len(ctx) not in (0, 32):
+            raise MalformedError(f"ctx has {len(ctx)} bytes, not 32")
+        peer = peer_identity(context)
+        return self.find(ctx.hex(), peer), peer
+
+
+class Ckks(services.CkksServiceServicer):
+    """What clients and the key-holder of a ckks session call."""
+
+    def __init__(self, directory: CkksDirectory) -> None:
+        self._directory = directory
+
+    def GetCkksSession(self, request: pb.GetSessionRequest, context: grpc.ServicerContext) -> pb.GetSessionResponse:
+        """The signed descriptor."""
+        session, _ = self._directory.of(request.ctx, context)
+        return pb.GetSessionResponse(signed_descriptor_json=session.signed.to_bytes())
+
+    def ApproveCkks(self, request: pb.ApproveRequest, context: grpc.ServicerContext) -> pb.ApproveResponse:
+        """The key-holder accepts the session."""
+        signed, peer = SignedCkksApproval.parse(request.signed_approval_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).approve(peer, signed)
+        return pb.ApproveResponse()
+
+    def GetCkksApproval(
+        self, request: pb.GetCkksApprovalRequest, context: grpc.ServicerContext
+    ) -> pb.GetCkksApprovalResponse:
+        """The key-holder's word."""
+        session, _ = self._directory.of(request.ctx, context)
+        return pb.GetCkksApprovalResponse(signed_approval_json=session.approval().to_bytes())
+
+    def BeginCkksUpload(self, request: pb.BeginUploadRequest, context: grpc.ServicerContext) -> pb.BeginUploadResponse:
+        """Where to go on, or the receipt."""
+        signed, peer = SignedCkksUpload.parse(request.signed_upload_json), peer_identity(context)
+        found = self._directory.find(signed.statement.ctx, peer).begin_upload(peer, signed)
+        if isinstance(found, int):
+            return pb.BeginUploadResponse(offset=found)
+        return pb.BeginUploadResponse(signed_receipt_json=found.to_bytes())
+
+    def UploadCkks(
+        self, request_iterator: Iterator[pb.CkksUploadRequest], context: grpc.ServicerContext
+    ) -> pb.UploadResponse:
+        """Header, then chunks."""
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise MalformedError("an upload stream begins with its header")
+        signed, peer = SignedCkksUpload.parse(first.header.signed_upload_json), peer_identity(context)
+        session = self._directory.find(signed.statement.ctx, peer)
+        found = session.begin_upload(peer, signed)
+        if not isinstance(found, int):
+            return pb.UploadResponse(signed_receipt_json=found.to_bytes())
+        session.check_offset(peer, first.header.offset)
+        with session.files.writer(peer.fingerprint) as writer:
+            for message in request_iterator:
+                if message.WhichOneof("part") != "chunk":
+                    raise MalformedError("after the header an upload stream carries chunks only")
+                session.receive(peer, signed.statement.bytes, message.chunk, writer)
+        return pb.UploadResponse(signed_receipt_json=session.finish_upload(peer, signed).to_bytes())
+
+    def GetCkksSet(self, request: pb.GetCkksSetRequest, context: grpc.ServicerContext) -> pb.GetCkksSetResponse:
+        """U."""
+        session, _ = self._directory.of(request.ctx, context)
+        return pb.GetCkksSetResponse(signed_set_json=session.chosen().to_bytes())
+
+    def GetCkksUpload(
+        self, request: pb.GetCkksUploadRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GetCkksUploadResponse]:
+        """One member's upload."""
+        session, _ = self._directory.of(request.ctx, context)
+        signed, pieces = session.shown(request.client.hex())
+        yield pb.GetCkksUploadResponse(signed_upload_json=signed.to_bytes())
+        for piece in pieces:
+            yield pb.GetCkksUploadResponse(chunk=piece)
+
+    def SubmitOpening(
+        self, request_iterator: Iterator[pb.SubmitOpeningRequest], context: grpc.ServicerContext
+    ) -> pb.SubmitOpeningResponse:
+        """Statement, then the sums."""
+        first = next(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "signed_opening_json":
+            raise MalformedError("an opening begins with its statement")
+        signed, peer = SignedSumOpening.parse(first.signed_opening_json), peer_identity(context)
+        session = self._directory.find(signed.statement.ctx, peer)
+        most, sums = 4 * session.descriptor.parameters.length, bytearray()
+        for message in request_iterator:
+            sums += message.chunk
+            if len(sums) > most:
+                raise SizeLimitError(f"more than the {most} bytes of this session's sums")
+        session.submit(peer, signed, bytes(sums))
+        return pb.SubmitOpeningResponse()
+
+    def GetCkksStatus(self, request: pb.GetStatusRequest, context: grpc.ServicerContext) -> pb.GetStatusResponse:
+        """State, reason, receipt."""
+        session, peer = self._directory.of(request.ctx, context)
+        state, reason = session.status()
+        receipt = session.receipt(peer.fingerprint)
+        raw = b"" if receipt is None else receipt.to_bytes()
+        return pb.GetStatusResponse(state=STATES[state], reason=reason, signed_receipt_json=raw)

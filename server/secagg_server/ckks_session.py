@@ -1,0 +1,284 @@
+"""A ckks session as the coordinator keeps it (protocol.md §13.3 to §13.6). It holds no key and adds nothing.
+
+Every answer is checked, recorded durably, and only then acted on. `ckks_driver` moves the session on.
+"""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from secagg.certificate import FILES, TimelineEvent
+from secagg.ckks.client import check_ckks_upload, unframe
+from secagg.ckks.coordinator import check_arrived, check_opening
+from secagg.ckks.descriptor import SignedCkksDescriptor
+from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening, SignedUploadSet
+from secagg.ckks.opened import Opened
+from secagg.errors import (
+    ConflictError,
+    NotReady,
+    ProtocolViolation,
+    RoleViolation,
+    SecaggError,
+    SessionClosed,
+    SizeLimitError,
+)
+from secagg.identity import Identity, Role
+from secagg.messages import Receipt, SignedReceipt
+from secagg_host.durable import guard, read_file, write_atomic
+from secagg_host.tls import MAX_CHUNK_BYTES
+from secagg_server.blobs import PartWriter, UploadFiles
+from secagg_server.masked_storage import CkksStore
+from secagg_server.session import Host
+from secagg_server.storage import SessionState
+
+SUMS = "sums.bin"
+PROGRESS_STEPS = 20
+_RUNNING = {SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING}
+
+
+class CkksSession:
+    """A ckks session with its store and files. `lock` guards every decision."""
+
+    def __init__(
+        self,
+        signed: SignedCkksDescriptor,
+        store: CkksStore,
+        files: UploadFiles,
+        release_folder: Path,
+        host: Host,
+        close_at: int | None,
+    ) -> None:
+        self.signed, self.descriptor = signed, signed.statement
+        self.store, self.files, self.release_folder, self.host = store, files, release_folder, host
+        self.close_at, self.problem, self.lock = close_at, "", threading.RLock()
+
+    @property
+    def ctx(self) -> str:
+        """The session's name."""
+        return self.descriptor.ctx
+
+    @property
+    def release_names(self) -> tuple[str, ...]:
+        """The files of its release, but for the certificate."""
+        return FILES
+
+    @property
+    def running(self) -> bool:
+        """Whether the session has not ended."""
+        return self.store.state()[0] in _RUNNING
+
+    def admit(self, peer: Identity) -> None:
+        """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""
+        if peer.role == Role.CLIENT:
+            self.descriptor.client(peer.fingerprint)
+        elif peer.role == Role.KEYHOLDER and peer.fingerprint != self.descriptor.holder.fingerprint:
+            raise RoleViolation(f"{peer.title} is not the key-holder of session {self.ctx[:16]}")
+        elif peer.role == Role.COORDINATOR and peer.fingerprint != self.host.signer.identity.fingerprint:
+            raise RoleViolation(f"{peer.title} is not the coordinator of session {self.ctx[:16]}")
+
+    def note(self, party: str, what: str) -> TimelineEvent:
+        """A line of the timeline, now."""
+        return TimelineEvent(at=self.host.clock(), party=party, event=what)
+
+    def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
+        """Log an event of this session."""
+        self.host.events.emit(event, ctx=self.ctx, **fields)
+
+    def move(self, state: SessionState, reason: str, what: str, party: str | None = None) -> None:
+        """Record a new state."""
+        self.store.move(state, reason, self.note(party or self.host.signer.identity.title, what))
+        self.host.checkpoint(f"state-{state}")
+        self.emit("session", state=state.value, reason=reason or None)
+
+    def status(self) -> tuple[SessionState, str]:
+        """State and reason; while it runs, what is waited for."""
+        state, reason = self.store.state()
+        if state == SessionState.PROPOSED:
+            reason = f"waiting for the approval of {self.descriptor.holder.title}"
+        elif state == SessionState.CLOSING:
+            reason = self.problem or f"waiting for {self.descriptor.holder.title} to open the sum"
+        return state, reason
+
+    def receipt(self, client: str) -> SignedReceipt | None:
+        """The client's receipt, if it has one."""
+        return self.store.receipt(client)
+
+    # -- the key-holder --------------------------------------------------------------------------------------------
+
+    def approve(self, peer: Identity, signed: SignedCkksApproval) -> None:
+        """The key-holder accepts the session (protocol.md §13.3.3). Doing it again changes nothing."""
+        word = signed.verify(self.descriptor.holder)
+        if (word.ctx, word.holder) != (self.ctx, peer.fingerprint):
+            raise ProtocolViolation("the approval is for another session or key-holder")
+        with self.lock:
+            if self.store.message("approve", peer.fingerprint) is not None:
+                return
+            self._check_state(SessionState.PROPOSED)
+            note = self.note(peer.title, "approved the session")
+            self.store.add_message("approve", peer.fingerprint, signed.to_bytes(), note)
+            self.host.checkpoint("approve-stored")
+            self.emit("approved", holder=peer.title, count=1, needed=1)
+            self.move(SessionState.OPEN, "", "the session is open")
+
+    def approval(self) -> SignedCkksApproval:
+        """The key-holder's approval. Raises NotReady before it is there."""
+        raw = self.store.message("approve", self.descriptor.holder.fingerprint)
+        if raw is None:
+            raise NotReady(f"the session is not approved yet: {self.status()[1]}")
+        return SignedCkksApproval.parse(raw)
+
+    def chosen(self) -> SignedUploadSet:
+        """U. Raises NotReady before it is fixed, SessionClosed when it never will be."""
+        raw = self.store.signed_at("upload")
+        if raw is not None:
+            return SignedUploadSet.parse(raw)
+        state, reason = self.store.state()
+        if state not in _RUNNING:
+            raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing is asked'}")
+        raise NotReady("uploads are still taken")
+
+    def shown(self, client: str) -> tuple[SignedCkksUpload, Iterator[bytes]]:
+        """One member's upload for the key-holder: statement, and the bytes in pieces. Raises ProtocolViolation."""
+        if client not in {member.client for member in self.chosen().statement.members}:
+            raise ProtocolViolation(f"client {client[:16]} is not in the set")
+        raw = self.store.message("upload", client)
+        if raw is None:
+            raise NotReady(f"the upload of {client[:16]} is not here any more")
+        return SignedCkksUpload.parse(raw), self.files.blocks(client, MAX_CHUNK_BYTES)
+
+    def submit(self, peer: Identity, signed: SignedSumOpening, sums: bytes) -> None:
+        """The sums that the key-holder opened (protocol.md §13.5.5). The same again changes nothing."""
+        if signed.signer != peer.fingerprint:
+            raise RoleViolation("the opening is signed by another party")
+        if len(sums) != 4 * self.descriptor.parameters.length:
+            raise SizeLimitError(f"{len(sums)} bytes of sums; they are {4 * self.descriptor.parameters.length}")
+        opened = Opened(signed, np.frombuffer(sums, "<u4").astype(np.uint32))
+        with self.lock:
+            known = self.store.message("open", peer.fingerprint)
+            if known is not None:
+                if known != signed.to_bytes():
+                    raise ConflictError("another opening of this session is recorded; only one is ever taken")
+                return
+            self._check_state(SessionState.CLOSING)
+            check_opening(self.descriptor, self.chosen().statement, opened)
+            write_atomic(self.files.folder / SUMS, sums)
+            note = self.note(peer.title, "gave the sums that it opened")
+            self.store.add_message("open", peer.fingerprint, signed.to_bytes(), note)
+            self.host.checkpoint("open-stored")
+            self.emit("share", holder=peer.title, count=1, needed=1)
+
+    def opened(self) -> Opened | None:
+        """What the key-holder handed in, if it has."""
+        raw = self.store.message("open", self.descriptor.holder.fingerprint)
+        if raw is None:
+            return None
+        sums = np.frombuffer(read_file(self.files.folder / SUMS), "<u4").astype(np.uint32)
+        return Opened(SignedSumOpening.parse(raw), sums)
+
+    def _check_state(self, wanted: SessionState) -> None:
+        state, reason = self.store.state()
+        if state != wanted:
+            raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing more is taken'}")
+
+    # -- clients ---------------------------------------------------------------------------------------------------
+
+    def uploads(self) -> dict[str, SignedCkksUpload]:
+        """Every upload with a receipt, by client."""
+        return {client: SignedCkksUpload.parse(raw) for client, raw in self.store.messages("upload")}
+
+    def _check_takes(self) -> None:
+        state, reason = self.store.state()
+        if state == SessionState.PROPOSED:
+            raise NotReady(f"session {self.ctx[:16]} is not approved yet; ask again")
+        late = self.host.clock() > self.descriptor.upload_deadline
+        if state != SessionState.OPEN or late:
+            why = reason or ("the upload deadline has passed" if late else "its set of uploads is fixed")
+            raise SessionClosed(f"session {self.ctx[:16]} takes no more uploads: {why}")
+
+    def begin_upload(self, peer: Identity, signed: SignedCkksUpload) -> int | SignedReceipt:
+        """How much of the upload is stored, or the receipt. Raises ConflictError for another upload than before."""
+        if signed.signer != peer.fingerprint:
+            raise RoleViolation(f"{peer.title} hands in what another client signed")
+        check_ckks_upload(self.descriptor, signed)
+        with self.lock:
+            known = self.store.message("announced", peer.fingerprint)
+            if known is not None and SignedCkksUpload.parse(known) != signed:
+                raise ConflictError(
+                    f"{peer.title} announced another upload before; a client has one, and resends the same bytes"
+                )
+            receipt = self.store.receipt(peer.fingerprint)
+            if receipt is not None:
+                return receipt
+            self._check_takes()
+            if known is None:
+                self.files.discard(peer.fingerprint)
+                self.store.add_message("announced", peer.fingerprint, signed.to_bytes(), None)
+                self.host.checkpoint("upload-announced")
+            return self.files.stored(peer.fingerprint)
+
+    def check_offset(self, peer: Identity, offset: int) -> None:
+        """Raise ProtocolViolation unless the stream goes on where the stored part ends."""
+        stored = self.files.stored(peer.fingerprint)
+        if offset != stored:
+            raise ProtocolViolation(f"the stream starts at byte {offset}, but {stored} are stored; resume there")
+
+    def receive(self, peer: Identity, total: int, chunk: bytes, writer: PartWriter) -> None:
+        """Append a chunk. Raises SizeLimitError, SessionClosed or StorageError."""
+        if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
+            raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")
+        with self.lock:
+            self._check_takes()
+            before = self.files.stored(peer.fingerprint)
+            if before + len(chunk) > total:
+                raise SizeLimitError(f"the stream is longer than the {total} bytes it announced")
+            writer.append(chunk)
+        after = before + len(chunk)
+        if after == total or after * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
+            self.emit("bytes", client=peer.title, stored=after, total=total)
+        self.host.checkpoint("chunk-stored")
+
+    def finish_upload(self, peer: Identity, signed: SignedCkksUpload) -> SignedReceipt:
+        """Verify the whole, make it durable, and sign for it. What is not as signed is discarded, and raised."""
+        client, total = peer.fingerprint, signed.statement.bytes
+        with self.lock:
+            known = self.store.receipt(client)
+            if known is not None:
+                return known
+            self._check_takes()
+            stored = self.files.stored(client)
+            if stored < total:
+                raise SizeLimitError(f"the stream ended after {stored} of {total} bytes; resume from there")
+            try:
+                self._check_content(client, signed)
+            except SecaggError as error:
+                self.files.discard(client)
+                self.store.forget("announced", client)
+                self.emit("refused", client=peer.title, code=error.code, message=str(error))
+                raise
+            self.files.seal(client)
+            self.host.checkpoint("upload-sealed")
+            return self._sign(peer, signed)
+
+    def _check_content(self, client: str, signed: SignedCkksUpload) -> None:
+        path = self.files.path(client)
+        with guard(path), path.open("rb") as file:
+            check_arrived(self.descriptor, signed, unframe(file.read))
+
+    def _sign(self, peer: Identity, signed: SignedCkksUpload) -> SignedReceipt:
+        receipt = self.host.signer.sign(
+            Receipt(
+                ctx=self.ctx,
+                client=peer.fingerprint,
+                upload_root=signed.statement.digest,
+                received_at=self.host.clock(),
+            )
+        )
+        self.store.add_message(
+            "upload", peer.fingerprint, signed.to_bytes(), self.note(peer.title, "uploaded"), receipt
+        )
+        self.host.checkpoint("receipt-stored")
+        have, roster = self.store.count("upload"), len(self.descriptor.roster)
+        self.emit("receipt", client=peer.title, bytes=signed.statement.bytes, uploads=have, roster=roster)
+        return receipt
