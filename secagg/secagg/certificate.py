@@ -160,7 +160,10 @@ class ReleaseCertificate(Certificate):
     @property
     def trust_note(self) -> str:
         """The committee and the lattice estimate."""
-        return f"Committee: {self.committee_note}. Security: {self.security_bits} bits (core-SVP)."
+        return (
+            f"Committee: {self.committee_note}. Security: {self.security_bits} bits (core-SVP). "
+            "No single contribution was opened."
+        )
 
 
 SignedRelease = Signed[ReleaseCertificate]

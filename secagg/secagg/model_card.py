@@ -37,7 +37,7 @@ def model_card(certificate: Certificate, how: str = "under encryption in one rou
         "",
         certificate.privacy_note,
         "",
-        f"{certificate.trust_note} No single contribution was opened.",
+        certificate.trust_note,
         "",
         *([f"Reserved for an audit: {audit}.", ""] if audit else []),
         "## Use",

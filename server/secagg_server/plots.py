@@ -46,6 +46,7 @@ MARKS = (
     Mark("approved the", "approved", "^", "#6b8f3c"),
     Mark("endorsed", "endorsed a set", "D", "#8a5a9e", 0.2),
     Mark("gave its shares", "gave its shares", "v", "#b5483c", -0.2),
+    Mark("gave the sums", "opened the sum", "v", "#b5483c", -0.2),
     Mark("gave", "gave its share sum", "v", "#b5483c", -0.2),
     Mark("", "next stage", "|", INK),
 )
@@ -132,7 +133,11 @@ def _lane(party: str, timeline: Sequence[TimelineEvent]) -> tuple[int, str]:
     events = [mark_of(event.event).name for event in timeline if event.party == party]
     if {"enrolled", "uploaded", "advertised keys"} & set(events):
         return 1, party
-    return (2, party) if {"approved", "endorsed a set", "gave its share sum"} & set(events) else (0, party)
+    return (
+        (2, party)
+        if {"approved", "endorsed a set", "gave its share sum", "opened the sum"} & set(events)
+        else (0, party)
+    )
 
 
 def figure_text(value: float) -> str:

@@ -259,6 +259,8 @@ def test_the_commands(made: CkksDeployment, tmp_path: Path) -> None:
     said = run("verify", release, "--trust", made.folder / "anchors.toml", "--uploads", uploads)
     assert f"note {NOT_PROVED}" in said
     assert "3 members, 134 bits" in said
+    assert "it states that it opened the sum" in (release / "report.html").read_text()
+    assert "No single contribution was opened" not in (release / "README.md").read_text()
     shown = run("session", "show", made.folder / "session.json")
     assert "they must not work together" in shown
     evaluation = Evaluation(

@@ -52,7 +52,10 @@ class MaskedCertificate(Certificate):
     @property
     def trust_note(self) -> str:
         """How many clients would have to conspire, and the primitives."""
-        return f"Masks: {self.masking_note}. Security: {self.security_bits} bits, not against quantum computers."
+        return (
+            f"Masks: {self.masking_note}. Security: {self.security_bits} bits, not against quantum computers. "
+            "No single contribution was opened."
+        )
 
 
 SignedMaskedRelease = Signed[MaskedCertificate]
