@@ -122,6 +122,11 @@ class Certificate(Statement):
 
     @property
     @abstractmethod
+    def acknowledged(self) -> dict[str, str]:
+        """By client, what its receipt names of each upload that the certificate lists (protocol.md §10.4)."""
+
+    @property
+    @abstractmethod
     def trust_note(self) -> str:
         """Whom one trusts that no single contribution was opened, in words."""
 
@@ -156,6 +161,11 @@ class ReleaseCertificate(Certificate):
     def members(self) -> tuple[str, ...]:
         """Fingerprints of the final set."""
         return tuple(member.client for member in self.final.statement.members)
+
+    @property
+    def acknowledged(self) -> dict[str, str]:
+        """The upload roots of the candidate set."""
+        return {upload.signer: upload.statement.upload_root for upload in self.uploads}
 
     @property
     def trust_note(self) -> str:

@@ -46,6 +46,11 @@ class CkksCertificate(Certificate):
         return tuple(member.client for member in self.final.statement.members)
 
     @property
+    def acknowledged(self) -> dict[str, str]:
+        """The hashes of the upload statements of U."""
+        return {upload.signer: upload.statement.digest for upload in self.uploads}
+
+    @property
     def trust_note(self) -> str:
         """Whom one trusts."""
         return f"Trust: {self.keyholder_note}. Security: {self.security_bits} bits (core-SVP)."

@@ -50,6 +50,11 @@ class MaskedCertificate(Certificate):
         return tuple(descriptor.member(number).fingerprint for number in self.final.statement.members)
 
     @property
+    def acknowledged(self) -> dict[str, str]:
+        """The hashes of the upload statements of U."""
+        return {upload.signer: upload.statement.digest for upload in self.uploads}
+
+    @property
     def trust_note(self) -> str:
         """How many clients would have to conspire, and the primitives."""
         return (

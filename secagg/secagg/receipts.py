@@ -1,0 +1,52 @@
+"""What a release says of an upload for which the coordinator gave a receipt (protocol.md §10.4).
+
+Receipt and certificate are signed by the same coordinator. A receipt is given only while uploads are taken, and the set
+is fixed over all of them: so a certificate that does not list the upload contradicts the receipt, and the two together
+prove to anybody that the coordinator dropped it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from secagg.certificate import Certificate
+from secagg.errors import ProtocolViolation
+from secagg.identity import Identity
+from secagg.messages import SignedReceipt
+
+
+class Fate(StrEnum):
+    """What became of an acknowledged upload."""
+
+    INCLUDED = "included"
+    EXCLUDED = "excluded"
+    ELSEWHERE = "elsewhere"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The fate of one upload, and why, in words."""
+
+    fate: Fate
+    reason: str
+
+
+def judge_receipt(certificate: Certificate, signed: SignedReceipt, coordinator: Identity, releases: int = 1) -> Verdict:
+    """Compare a receipt with a certificate that was verified. `releases` is how many the session may make.
+
+    Raises SignatureInvalid when the receipt is not the coordinator's, ProtocolViolation when it is for another session.
+    """
+    receipt = signed.verify(coordinator)
+    if receipt.ctx != certificate.ctx:
+        raise ProtocolViolation(f"the receipt is for session {receipt.ctx[:16]}, the release of {certificate.ctx[:16]}")
+    listed = certificate.acknowledged.get(receipt.client)
+    said = next((item.reason for item in certificate.excluded if item.client == receipt.client), "not on the roster")
+    if listed == receipt.upload_root:
+        if receipt.client in certificate.members:
+            return Verdict(Fate.INCLUDED, "the upload is in the sum")
+        return Verdict(Fate.EXCLUDED, said)
+    if listed is not None:
+        return Verdict(Fate.DROPPED, "the certificate lists another upload in this client's name")
+    if releases > 1:
+        return Verdict(Fate.ELSEWHERE, f"not in this one of up to {releases} releases: look at the others ({said})")
+    return Verdict(Fate.DROPPED, f"the certificate does not list the upload ({said})")

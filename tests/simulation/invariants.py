@@ -1,0 +1,198 @@
+"""What must hold of every sealed session, whoever lies in it. Each function raises AssertionError in words.
+
+At most f of the key-holders lie; clients and the coordinator may be whatever they like, and work together.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from secagg.errors import OpeningError
+from secagg.evidence import ShareAnswer
+from secagg.messages import Endorsement, ShareSum
+from secagg.plan import Frozen
+from secagg.receipts import Fate, judge_receipt
+from secagg.sets import verify_endorsements
+from secagg.signing import Signed
+from secagg.verify import verify_release
+from tests.simulation.sealed_session import Burnt, Caught, Client, Released, SealedSession, anchors
+
+T = TypeVar("T")
+SAMPLE = 256
+"""Bytes of a secret that must not be seen, from its start, its middle and its end. Small numbers may meet by chance."""
+
+
+def check_all(session: SealedSession) -> None:
+    """Every invariant."""
+    for invariant in INVARIANTS:
+        invariant(session)
+
+
+def exact_or_burnt_or_unopened(session: SealedSession) -> None:
+    """The exact sum over an endorsed U of at least n_min, or a burnt session, or nothing opened at all.
+
+    An opened sum that is not the exact one never verifies against the stored uploads.
+    """
+    outcome = session.outcome
+    if isinstance(outcome, Burnt):
+        assert isinstance(outcome.error, OpeningError), "burnt for another reason than the test on sum(e)"
+        assert "does not open" in str(outcome.error) or "burnt" in str(outcome.error), str(outcome.error)
+        return
+    if not isinstance(outcome, Released):
+        return
+    closing = outcome.closing
+    assert closing.settlement is not None
+    assert closing.opened is not None
+    final, descriptor = closing.settlement.final.statement, session.descriptor
+    assert len(final.members) >= descriptor.n_min, f"{len(final.members)} members were opened"
+    verify_endorsements(
+        descriptor, closing.endorsed.values(), stage="final", release=final.release, digest=final.digest
+    )
+    vectors = [sent_by(session.signer_of(member.client)) for member in final.members]
+    expected = np.sum(vectors, axis=0, dtype=np.uint64)
+    assert np.array_equal(closing.opened.opening.sums, expected), "the released sum is not the sum over U"
+
+
+def sent_by(client: Client) -> "np.typing.NDArray[np.uint32]":
+    assert client.sent is not None, f"{client.name} is in U and has sent nothing"
+    return client.sent
+
+
+def one_set_at_most_is_opened(session: SealedSession) -> None:
+    """No two sets reach t share sums: the difference of two sums would be an update."""
+    opened = dict[tuple[int, str], set[str]]()
+    for answer in said(session.wire, ShareAnswer):
+        word = answer.signed.statement
+        opened.setdefault((word.release, word.final_digest), set()).add(answer.signed.signer)
+    whole = [digest for digest, holders in opened.items() if len(holders) >= session.descriptor.threshold]
+    assert len(whole) <= 1, f"{len(whole)} sets have t share sums"
+
+
+def no_second_word(session: SealedSession) -> None:
+    """No honest key-holder signed two sets for one stage, or gave two share sums for one release."""
+    honest = {holder.fingerprint for holder in session.holders if holder.honest}
+    given = dict[tuple[str, ...], set[str]]()
+    for message in session.wire:
+        signed = message.signed if isinstance(message, ShareAnswer) else message
+        if not isinstance(signed, Signed) or signed.signer not in honest:
+            continue
+        word = signed.statement
+        if isinstance(word, Endorsement):
+            given.setdefault((signed.signer, word.ctx, str(word.release), word.stage), set()).add(word.set_digest)
+        elif isinstance(word, ShareSum):
+            given.setdefault((signed.signer, word.ctx, str(word.release), "share"), set()).add(word.share_sha256)
+    twice = [key for key, words in given.items() if len(words) > 1]
+    assert not twice, f"an honest key-holder gave two words: {twice}"
+
+
+def no_acknowledged_upload_is_lost(session: SealedSession) -> None:
+    """With a receipt an upload is in the sum, or left out for a stated reason; else the certificate is a proof."""
+    outcome, coordinator = session.outcome, session.server.signer.identity
+    for client, receipts in session.receipts.items():
+        assert len(set(receipts)) == 1, "two receipts for one client"
+        if not isinstance(outcome, Released):
+            assert not session.server.honest or client in session.server.taken, "an acknowledged upload is gone"
+            continue
+        certificate = verify_release(outcome.files, anchors()).certificate
+        verdict = judge_receipt(certificate, receipts[0], coordinator)
+        if session.server.honest:
+            assert verdict.fate in {Fate.INCLUDED, Fate.EXCLUDED}, f"an honest coordinator dropped {client[:16]}"
+        if verdict.fate is Fate.EXCLUDED:
+            assert "complaints of key-holders" in verdict.reason, verdict.reason
+        if client not in certificate.members:
+            assert verdict.fate is not Fate.INCLUDED
+
+
+def culprits_are_named(session: SealedSession) -> None:
+    """Who is proved to have lied is named in the certificate, and no honest party is but by a liar's word."""
+    if not isinstance(session.outcome, Released):
+        return
+    certificate = verify_release(session.outcome.files, anchors()).certificate
+    named = {item.client for item in certificate.excluded if "complaints" in item.reason}
+    uploaded = {upload.signer for upload in certificate.uploads}
+    lying_holders = {holder.fingerprint for holder in session.holders if not holder.honest}
+    for client in session.clients:
+        if getattr(client, "named", False) and client.fingerprint in uploaded:
+            assert client.fingerprint in named, f"{client.name} is not named"
+        if client.honest and client.fingerprint in named:
+            accusers = accusers_of(session, client.fingerprint)
+            assert accusers <= lying_holders, "an honest key-holder accused an honest client"
+
+
+def accusers_of(session: SealedSession, client: str) -> set[str]:
+    """The key-holders whose answers complain about `client`."""
+    return {
+        signed.signer
+        for signed in said(session.wire, Signed)
+        if isinstance(signed.statement, Endorsement) and client in {c.client for c in signed.statement.complaints}
+    }
+
+
+def no_secret_is_said(session: SealedSession) -> None:
+    """No seed, key, share of one key or change of an honest client, and no session key, in any message or repr."""
+    pieces = [piece for secret in secrets(session) for piece in samples(secret)]
+    content = b"\x00".join(bytes_of(message) for message in session.wire)
+    shown = "\n".join(map(repr, (*session.wire, *(holder.machine for holder in session.holders))))
+    for piece in pieces:
+        assert piece not in content, "a secret is in a message"
+        assert piece.hex() not in shown, "a secret is in a repr, in hex"
+        assert repr(piece)[2:-1] not in shown, "a secret is in a repr"
+        assert piece.hex().encode() not in content, "a secret is in a message, in hex"
+
+
+def no_secret_is_logged(records: Iterable[logging.LogRecord], session: SealedSession) -> None:
+    """Nor in a log line or in the words of a refusal."""
+    said_aloud = "\n".join([*(record.getMessage() for record in records), *(str(r.error) for r in session.refusals)])
+    for secret in secrets(session):
+        for piece in samples(secret):
+            assert piece.hex() not in said_aloud, "a secret is in a log line or in an error"
+
+
+def secrets(session: SealedSession) -> Iterator[bytes]:
+    for client in session.clients:
+        if client.honest:
+            yield from client.secrets(session.descriptor)
+    for holder in session.holders:
+        if holder.honest:
+            yield from holder.secrets(session.descriptor)
+
+
+def samples(secret: bytes) -> tuple[bytes, ...]:
+    """What is looked for of it."""
+    middle = len(secret) // 2
+    return secret[:SAMPLE], secret[middle : middle + SAMPLE], secret[-SAMPLE:]
+
+
+def bytes_of(message: object) -> bytes:
+    """What travels."""
+    if isinstance(message, bytes):
+        return message
+    if isinstance(message, Frozen):
+        return message.model_dump_json().encode()
+    if isinstance(message, ShareAnswer):  # the sum of many clients' shares is no secret of one
+        return message.signed.to_bytes() + message.share
+    parts = [getattr(message, "ciphertext", None), *getattr(message, "boxes", ())]
+    signed = getattr(message, "signed", None) or getattr(message, "final", None)
+    raw = [part.tobytes() if isinstance(part, np.ndarray) else part for part in parts if part is not None]
+    return b"\x00".join([*raw, b"" if signed is None else signed.to_bytes()])
+
+
+def said(wire: Iterable[object], kind: type[T]) -> Iterator[T]:
+    return (message for message in wire if isinstance(message, kind))
+
+
+def was_caught(session: SealedSession) -> Exception | None:
+    """Why a published release does not verify, if there is one that does not."""
+    return session.outcome.error if isinstance(session.outcome, Caught) else None
+
+
+INVARIANTS = (
+    exact_or_burnt_or_unopened,
+    one_set_at_most_is_opened,
+    no_second_word,
+    no_acknowledged_upload_is_lost,
+    culprits_are_named,
+    no_secret_is_said,
+)
