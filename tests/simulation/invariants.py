@@ -17,7 +17,8 @@ from secagg.receipts import Fate, judge_receipt
 from secagg.sets import verify_endorsements
 from secagg.signing import Signed
 from secagg.verify import verify_release
-from tests.simulation.sealed_session import Burnt, Caught, Client, Released, SealedSession, anchors
+from tests.simulation.sealed_parties import Client
+from tests.simulation.sealed_session import Burnt, Caught, Released, SealedSession, anchors
 
 T = TypeVar("T")
 SAMPLE = 256
@@ -112,9 +113,11 @@ def culprits_are_named(session: SealedSession) -> None:
     certificate = verify_release(session.outcome.files, anchors()).certificate
     named = {item.client for item in certificate.excluded if "complaints" in item.reason}
     uploaded = {upload.signer for upload in certificate.uploads}
+    attached = {answer.signer for answer in certificate.candidate_endorsements}
     lying_holders = {holder.fingerprint for holder in session.holders if not holder.honest}
     for client in session.clients:
-        if getattr(client, "named", False) and client.fingerprint in uploaded:
+        witnesses = {session.holders[place].fingerprint for place in client.bad_boxes} - lying_holders
+        if client.fingerprint in uploaded and witnesses & attached:
             assert client.fingerprint in named, f"{client.name} is not named"
         if client.honest and client.fingerprint in named:
             accusers = accusers_of(session, client.fingerprint)

@@ -1,6 +1,6 @@
 """Clients that lie in a sealed session, each by name. docs/threat-model.md says what stops each of them.
 
-`named`: the certificate names it and it is left out. `refused`: its upload never enters a set.
+`bad_boxes`: it is named by the key-holders there and left out. `refused`: its upload never enters a set.
 """
 
 import os
@@ -19,15 +19,15 @@ from secagg.merkle import root
 from secagg.packing import pack_block
 from secagg.parameters import SealedParameters
 from secagg.sealing import fresh_key
-from tests.simulation.sealed_session import PARTIES, STRANGERS, Client, Server, honest_clients, honest_holders
+from tests.simulation.sealed_parties import PARTIES, STRANGERS, Client, Server
 from tests.simulation.sealed_session import SealedSession as Session
+from tests.simulation.sealed_session import honest_clients, honest_holders
 
 
 class LyingClient(Client):
     """Its lie is in `lie`."""
 
     honest = False
-    named = False
     refused = False
 
     def contribute(self, session: SignedDescriptor, now: int) -> list[SealedUpload]:
@@ -135,7 +135,7 @@ class SealsForTheWrongHolder(LyingClient):
     """Two key-holders find each other's box."""
 
     name = "a client whose box is for the wrong key-holder"
-    named = True
+    bad_boxes = (0, 1)
 
     def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
         return [self.upload(descriptor, honest, order=(1, 0, 2, 3))]
@@ -145,7 +145,7 @@ class SealsRubbish(LyingClient):
     """One box opens, to a residue that is none."""
 
     name = "a client that seals rubbish"
-    named = True
+    bad_boxes = (1,)
 
     def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
         shares = self.shares(descriptor)

@@ -1,13 +1,10 @@
 """Clients that lie in a sealed session, each by name (docs/threat-model.md); protocol.md §6 to §9."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
 from secagg.certificate import CERTIFICATE
 from secagg.contributor import SealedUpload
-from secagg.descriptor import RosterMember
 from secagg.errors import (
     ConflictError,
     HashMismatch,
@@ -39,13 +36,11 @@ from tests.simulation.lying_clients import (
     StoleCertificateAndKeys,
     UploadsFromOffTheRoster,
 )
+from tests.simulation.sealed_parties import PARTIES, Client, Server
 from tests.simulation.sealed_session import (
-    PARTIES,
     Burnt,
-    Client,
     Released,
     SealedSession,
-    Server,
     anchors,
     honest_clients,
     honest_holders,
@@ -146,16 +141,9 @@ def test_a_stolen_certificate_with_its_keys_is_the_client_until_the_client_comes
     """Not stopped: the thief's upload is in the sum. The client is told that there is one."""
     clients = honest_clients()
     thief = StoleCertificateAndKeys(clients[0].signer, clients[0].change)
-    run = SealedSession([thief, *clients[1:], clients[0]], honest_holders(), OneOfEach(PARTIES.coordinator)).run()
+    run = SealedSession([thief, *clients[1:], clients[0]], honest_holders(), Server(PARTIES.coordinator)).run()
     assert [type(error) for error in run.refused("upload")] == [ConflictError]
     assert len(members(run)) == 4
-
-
-class OneOfEach(Server):
-    """Honest; the roster has each certificate once."""
-
-    def roster(self, clients: Sequence[Client]) -> list[RosterMember]:
-        return super().roster(list({client.fingerprint: client for client in clients}.values()))
 
 
 def mean_of(run: SealedSession) -> np.ndarray:
