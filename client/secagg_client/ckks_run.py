@@ -19,6 +19,7 @@ from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, Sessi
 from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
+from secagg.receipts import judge_receipt
 from secagg.signing import Signer
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.ckks_calls import CkksCalls
@@ -226,6 +227,7 @@ class CkksClientRun:
             folder=str(self.release),
             members=len(uploads),
             included=own in uploads,
+            receipt=judge_receipt(certificate, folder.receipt()).fate,
             reason=next((item.reason for item in certificate.excluded if item.client == own), None),
             certificate=hashlib.sha256(content[files.CERTIFICATE]).hexdigest(),
         )

@@ -24,6 +24,7 @@ from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
+from secagg.receipts import judge_receipt
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, chunks_of, ending
@@ -303,6 +304,7 @@ class ClientRun:
             folder=str(folder_of),
             members=len(members),
             included=own in members,
+            receipt=judge_receipt(certificate, folder.receipt()).fate,
             reason=reasons[0] if reasons else None,
             certificate=hashlib.sha256((folder_of / files.CERTIFICATE).read_bytes()).hexdigest(),
         )

@@ -134,6 +134,10 @@ class PartyFolder:
         """Keep the coordinator's word that it holds the upload."""
         write_atomic(self._folder / RECEIPT, receipt.to_bytes())
 
+    def receipt(self) -> SignedReceipt:
+        """The coordinator's word that it holds the upload."""
+        return SignedReceipt.parse(read_file(self._folder / RECEIPT))
+
     def end(self, outcome: str, reason: str = "") -> None:
         """Nothing more is done for this session."""
         write_atomic(self._folder / ENDED, pretty_bytes(Ended(outcome=outcome, reason=reason)))
@@ -222,10 +226,6 @@ class CkksFolder(PartyFolder):
             ) from error
         return signed, raw
 
-    def receipt(self) -> SignedReceipt:
-        """The coordinator's word that it holds the upload."""
-        return SignedReceipt.parse(read_file(self._folder / RECEIPT))
-
 
 class MaskedFolder(PartyFolder):
     """The durable state of one masked session. Its secrets are never here (protocol.md §12.2.2)."""
@@ -238,10 +238,6 @@ class MaskedFolder(PartyFolder):
     def session(self) -> SignedMaskedDescriptor:
         """The accepted session."""
         return SignedMaskedDescriptor.parse(read_file(self._folder / SESSION))
-
-    def receipt(self) -> SignedReceipt:
-        """The coordinator's word that it holds the upload."""
-        return SignedReceipt.parse(read_file(self._folder / RECEIPT))
 
 
 class SessionShelf:

@@ -41,6 +41,7 @@ from secagg.masked.unmasking import Uploaded
 from secagg.masked.verify import verify_masked
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
+from secagg.receipts import judge_receipt
 from secagg.signing import Signer
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_run import PROGRESS_STEPS, RELEASED, no_checkpoint
@@ -331,6 +332,7 @@ class MaskedClientRun:
             folder=str(self.release),
             members=len(uploads),
             included=own in uploads,
+            receipt=judge_receipt(certificate, folder.receipt()).fate,
             reason=next((item.reason for item in certificate.excluded if item.client == own), None),
             certificate=hashlib.sha256(content[files.CERTIFICATE]).hexdigest(),
         )

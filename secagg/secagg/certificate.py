@@ -8,6 +8,7 @@ from pydantic import Field
 from secagg.canonical import pretty_bytes
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import MalformedError
+from secagg.identity import Identity
 from secagg.messages import (
     Seconds,
     SignedCandidate,
@@ -122,6 +123,16 @@ class Certificate(Statement):
 
     @property
     @abstractmethod
+    def coordinator(self) -> Identity:
+        """Who signed it, and every receipt of the session."""
+
+    @property
+    def most_releases(self) -> int:
+        """How many releases the session may make."""
+        return 1
+
+    @property
+    @abstractmethod
     def acknowledged(self) -> dict[str, str]:
         """By client, what its receipt names of each upload that the certificate lists (protocol.md §10.4)."""
 
@@ -161,6 +172,16 @@ class ReleaseCertificate(Certificate):
     def members(self) -> tuple[str, ...]:
         """Fingerprints of the final set."""
         return tuple(member.client for member in self.final.statement.members)
+
+    @property
+    def coordinator(self) -> Identity:
+        """The coordinator of the session."""
+        return self.session.descriptor.statement.coordinator_identity
+
+    @property
+    def most_releases(self) -> int:
+        """By the descriptor."""
+        return self.session.descriptor.statement.releases
 
     @property
     def acknowledged(self) -> dict[str, str]:

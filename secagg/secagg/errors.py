@@ -49,6 +49,12 @@ class VerificationError(SecaggError):
     code = "verification"
 
 
+class UploadDropped(VerificationError):
+    """A receipt and a certificate of one coordinator contradict each other: it dropped an upload (§10.4)."""
+
+    code = "dropped"
+
+
 class SignatureInvalid(VerificationError):
     """A signature does not verify under the key it claims."""
 

@@ -10,7 +10,6 @@ from enum import StrEnum
 
 from secagg.certificate import Certificate
 from secagg.errors import ProtocolViolation
-from secagg.identity import Identity
 from secagg.messages import SignedReceipt
 
 
@@ -31,12 +30,12 @@ class Verdict:
     reason: str
 
 
-def judge_receipt(certificate: Certificate, signed: SignedReceipt, coordinator: Identity, releases: int = 1) -> Verdict:
-    """Compare a receipt with a certificate that was verified. `releases` is how many the session may make.
+def judge_receipt(certificate: Certificate, signed: SignedReceipt) -> Verdict:
+    """Compare a receipt with a certificate that was verified.
 
     Raises SignatureInvalid when the receipt is not the coordinator's, ProtocolViolation when it is for another session.
     """
-    receipt = signed.verify(coordinator)
+    receipt = signed.verify(certificate.coordinator)
     if receipt.ctx != certificate.ctx:
         raise ProtocolViolation(f"the receipt is for session {receipt.ctx[:16]}, the release of {certificate.ctx[:16]}")
     listed = certificate.acknowledged.get(receipt.client)
@@ -47,6 +46,6 @@ def judge_receipt(certificate: Certificate, signed: SignedReceipt, coordinator: 
         return Verdict(Fate.EXCLUDED, said)
     if listed is not None:
         return Verdict(Fate.DROPPED, "the certificate lists another upload in this client's name")
-    if releases > 1:
-        return Verdict(Fate.ELSEWHERE, f"not in this one of up to {releases} releases: look at the others ({said})")
+    if certificate.most_releases > 1:
+        return Verdict(Fate.ELSEWHERE, f"not in this one of up to {certificate.most_releases} releases ({said})")
     return Verdict(Fate.DROPPED, f"the certificate does not list the upload ({said})")

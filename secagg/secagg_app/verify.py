@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,12 +13,21 @@ from secagg.ckks.certificate import SignedCkksRelease
 from secagg.ckks.descriptor import is_ckks
 from secagg.ckks.verify import NOT_LINKED as NOT_HASHED
 from secagg.ckks.verify import NOT_PROVED, CkksReport, verify_ckks
-from secagg.errors import HashMismatch, PolicyViolation, ProtocolViolation, SecaggError, VerificationError
+from secagg.errors import (
+    HashMismatch,
+    PolicyViolation,
+    ProtocolViolation,
+    SecaggError,
+    UploadDropped,
+    VerificationError,
+)
 from secagg.masked.certificate import SignedMaskedRelease
 from secagg.masked.descriptor import is_masked
 from secagg.masked.policy import MaskedAnchors
 from secagg.masked.verify import MaskedReport, verify_masked
+from secagg.messages import SignedReceipt
 from secagg.policy import Anchors
+from secagg.receipts import Fate, Verdict, judge_receipt
 from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_client.policies import AnyAnchors, load_anchors
@@ -49,8 +59,15 @@ MAX_FILE_BYTES = 8 << 30
     multiple=True,
     help="The release of a round before it; repeat, the first round first: verify them too, and that each follows.",
 )
+@click.option(
+    "--receipt",
+    type=FILE,
+    help="A client's receipt (receipt.json in its state): say what became of its upload; status 1 if it was dropped.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def verify(release: Path, trust: Path, uploads: Path | None, earlier: tuple[Path, ...], as_json: bool) -> None:
+def verify(
+    release: Path, trust: Path, uploads: Path | None, earlier: tuple[Path, ...], receipt: Path | None, as_json: bool
+) -> None:
     """Check every signature, hash and endorsement of RELEASE, and recompute the opening and the adapter.
 
     Needs no network. Exit status 0 when everything holds, 1 with the reason when anything does not.
@@ -59,11 +76,60 @@ def verify(release: Path, trust: Path, uploads: Path | None, earlier: tuple[Path
         content = read_release(release)
         before = [read_release(folder) for folder in earlier]
         report = verify_any(content, load_anchors(trust), _reader(uploads, content), before)
+        judged = None if receipt is None else judge(report, SignedReceipt.parse(read_file(receipt)))
     except SecaggError as error:
         if as_json:
             click.echo(json.dumps({"verified": False, "error": error.code, "reason": str(error)}))
         raise Failure(error.code, str(error)) from error
-    click.echo(json.dumps(summary(report), indent=2) if as_json else "\n".join(lines(report)))
+    if as_json:
+        click.echo(json.dumps(summary(report) | ({} if judged is None else {"receipt": judged.fields}), indent=2))
+    else:
+        click.echo("\n".join(lines(report) if judged is None else [*lines(report), judged.line]))
+    if judged is not None and judged.verdict.fate is Fate.DROPPED:
+        raise Failure(UploadDropped.code, judged.proof)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A receipt with what the release says of its upload."""
+
+    title: str
+    receipt: SignedReceipt
+    verdict: Verdict
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """For machines."""
+        stated = self.receipt.statement
+        return {
+            "client": stated.client,
+            "upload_root": stated.upload_root,
+            "received_at": stated.received_at,
+            "fate": self.verdict.fate.value,
+            "reason": self.verdict.reason,
+        }
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        given = _utc(self.receipt.statement.received_at)
+        return f"receipt of {self.title}, given {given}: {self.verdict.fate.value}: {self.verdict.reason}"
+
+    @property
+    def proof(self) -> str:
+        """What a dropped client holds in its hands."""
+        return (
+            f"the coordinator signed a receipt for the upload of {self.title}, and a certificate that contradicts it "
+            f"({self.verdict.reason}). Keep both: together they prove it to anybody"
+        )
+
+
+def judge(report: AnyReport, receipt: SignedReceipt) -> Judged:
+    """What the verified release says of the upload. Raises what `judge_receipt` raises."""
+    certificate, client = report.certificate, receipt.statement.client
+    verdict = judge_receipt(certificate, receipt)
+    titles = {item.client: item.title for item in certificate.excluded}
+    return Judged(titles.get(client, f"client {client[:16]}"), receipt, verdict)
 
 
 def read_release(folder: Path) -> dict[str, bytes]:
@@ -149,10 +215,14 @@ def summary(report: AnyReport) -> dict[str, object]:
 def lines(report: AnyReport) -> list[str]:
     """The report for people."""
     certificate = report.certificate
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(certificate.released_at))
+    when = _utc(certificate.released_at)
     return [
         *(f"{'note' if check in REMARKS else 'ok':<4} {check}" for check in report.checks),
         f"verified: session {certificate.ctx[:16]}, {len(certificate.members)} members, "
         f"{certificate.security_bits} bits, released {when}",
         certificate.privacy_note,
     ]
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from secagg.canonical import pretty_bytes
 from secagg.certificate import CERTIFICATE, FILES, Evaluation, Metric
+from secagg.messages import Receipt, SignedReceipt
 from secagg.policy import Anchors
 from secagg_app.annotate import exchange_folder, finish_exchange
 from secagg_app.main import cli
@@ -120,6 +121,50 @@ def test_anchors_that_pin_somebody_else(made: Deployment, release: Path) -> None
 
 def test_a_folder_that_is_not_there(made: Deployment, tmp_path: Path) -> None:
     assert verify(made, tmp_path / "nowhere").exit_code == 1
+
+
+# -- receipts
+
+
+def receipt_of(made: Deployment, tmp_path: Path, index: int, **changes: object) -> Path:
+    """The receipt that the coordinator gave client `index`, or one that it signed for something else."""
+    client, upload = made.client_files[index].identity.fingerprint, made.uploads[index].signed.statement
+    given = Receipt(ctx=made.descriptor.ctx, client=client, upload_root=upload.upload_root, received_at=made.clock())
+    signed = made.coordinator_files.signer.sign(given.model_copy(update=changes))
+    (tmp_path / "receipt.json").write_bytes(signed.to_bytes())
+    return tmp_path / "receipt.json"
+
+
+def test_a_receipt_of_an_upload_that_is_in_the_sum(made: Deployment, release: Path, tmp_path: Path) -> None:
+    result = verify(made, release, "--receipt", receipt_of(made, tmp_path, 0))
+    assert result.exit_code == 0, result.output
+    assert "included: the upload is in the sum" in result.output
+    shown = json.loads(verify(made, release, "--receipt", tmp_path / "receipt.json", "--json").output)
+    assert shown["receipt"]["fate"] == "included"
+
+
+def test_a_receipt_of_an_upload_that_the_release_does_not_have_is_a_proof(
+    made: Deployment, release: Path, tmp_path: Path
+) -> None:
+    path = receipt_of(made, tmp_path, 1, upload_root=HASH)
+    result = verify(made, release, "--receipt", path)
+    assert result.exit_code == 1
+    assert "error[dropped]: the coordinator signed a receipt" in result.stderr
+    assert "together they prove it" in result.stderr
+    assert "dropped: the certificate lists another upload in this client's name" in result.stdout
+    shown = json.loads(verify(made, release, "--receipt", path, "--json").stdout)
+    assert shown["verified"] is True
+    assert shown["receipt"]["fate"] == "dropped"
+
+
+def test_a_receipt_that_proves_nothing(made: Deployment, release: Path, tmp_path: Path) -> None:
+    path = receipt_of(made, tmp_path, 0, ctx=HASH)
+    assert "error[protocol]: the receipt is for session" in verify(made, release, "--receipt", path).stderr
+    forged = made.client_files[0].signer.sign(SignedReceipt.parse(path.read_bytes()).statement)
+    path.write_bytes(forged.to_bytes())
+    assert "error[signature]" in verify(made, release, "--receipt", path).stderr
+    path.write_bytes(b"{}")
+    assert "error[malformed]" in verify(made, release, "--receipt", path).stderr
 
 
 # -- annotate --------------------------------------------------------------------------------------------------

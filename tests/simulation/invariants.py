@@ -90,14 +90,14 @@ def no_second_word(session: SealedSession) -> None:
 
 def no_acknowledged_upload_is_lost(session: SealedSession) -> None:
     """With a receipt an upload is in the sum, or left out for a stated reason; else the certificate is a proof."""
-    outcome, coordinator = session.outcome, session.server.signer.identity
+    outcome = session.outcome
     for client, receipts in session.receipts.items():
         assert len(set(receipts)) == 1, "two receipts for one client"
         if not isinstance(outcome, Released):
             assert not session.server.honest or client in session.server.taken, "an acknowledged upload is gone"
             continue
         certificate = verify_release(outcome.files, anchors()).certificate
-        verdict = judge_receipt(certificate, receipts[0], coordinator)
+        verdict = judge_receipt(certificate, receipts[0])
         if session.server.honest:
             assert verdict.fate in {Fate.INCLUDED, Fate.EXCLUDED}, f"an honest coordinator dropped {client[:16]}"
         if verdict.fate is Fate.EXCLUDED:

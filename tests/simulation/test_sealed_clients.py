@@ -133,7 +133,7 @@ def test_a_box_that_is_no_share_is_complained_about_and_its_client_named(liar: t
     (excluded,) = certificate.excluded
     assert excluded.client == run.clients[LIAR].fingerprint
     assert "complaints of key-holders" in excluded.reason
-    verdict = judge_receipt(certificate, run.receipts[excluded.client][0], PARTIES.coordinator.identity)
+    verdict = judge_receipt(certificate, run.receipts[excluded.client][0])
     assert verdict.fate is Fate.EXCLUDED
 
 

@@ -42,7 +42,6 @@ from tests.simulation.lying_servers import (
     TellsEachClientAnotherSession,
     TellsEachHolderAnotherSession,
 )
-from tests.simulation.sealed_parties import PARTIES
 from tests.simulation.sealed_session import Burnt, Caught, Released, SealedSession, Unopened, anchors, session
 from tests.small import DAY
 
@@ -138,10 +137,7 @@ def test_a_client_that_was_dropped_silently_has_a_proof() -> None:
     run = session(server=DropsAClientSilently)
     assert isinstance(run.outcome, Released)
     certificate = verify_release(run.outcome.files, anchors()).certificate
-    coordinator = PARTIES.coordinator.identity
-    fates = {
-        client: judge_receipt(certificate, receipts[0], coordinator).fate for client, receipts in run.receipts.items()
-    }
+    fates = {client: judge_receipt(certificate, receipts[0]).fate for client, receipts in run.receipts.items()}
     dropped = list(run.receipts)[-1]
     assert fates == {client: Fate.DROPPED if client == dropped else Fate.INCLUDED for client in run.receipts}
     assert [item.reason for item in certificate.excluded] == ["no upload before the set was fixed"]
@@ -153,11 +149,11 @@ def test_a_receipt_of_another_session_or_coordinator_proves_nothing() -> None:
     certificate = verify_release(run.outcome.files, anchors()).certificate
     (receipt,) = list(other.receipts.values())[-1]
     with pytest.raises(ProtocolViolation, match="the receipt is for session"):
-        judge_receipt(certificate, receipt, PARTIES.coordinator.identity)
+        judge_receipt(certificate, receipt)
     (own,) = list(run.receipts.values())[-1]
     forged = run.clients[-1].signer.sign(own.statement)
     with pytest.raises(SignatureInvalid):
-        judge_receipt(certificate, forged, PARTIES.coordinator.identity)
+        judge_receipt(certificate, forged)
 
 
 def test_an_altered_ciphertext_burns_the_session() -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 from secagg.certificate import Certificate, Short
 from secagg.ckks.descriptor import SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening, SignedUploadSet
+from secagg.identity import Identity
 from secagg.plan import Plan
 from secagg.signing import Signed
 
@@ -44,6 +45,11 @@ class CkksCertificate(Certificate):
     def members(self) -> tuple[str, ...]:
         """Fingerprints of U."""
         return tuple(member.client for member in self.final.statement.members)
+
+    @property
+    def coordinator(self) -> Identity:
+        """The coordinator of the session."""
+        return self.session.statement.coordinator_identity
 
     @property
     def acknowledged(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from secagg.certificate import Certificate, Short
+from secagg.identity import Identity
 from secagg.masked.descriptor import SignedMaskedDescriptor
 from secagg.masked.messages import (
     Directory,
@@ -48,6 +49,11 @@ class MaskedCertificate(Certificate):
         """Fingerprints of U."""
         descriptor = self.session.statement
         return tuple(descriptor.member(number).fingerprint for number in self.final.statement.members)
+
+    @property
+    def coordinator(self) -> Identity:
+        """The coordinator of the session."""
+        return self.session.statement.coordinator_identity
 
     @property
     def acknowledged(self) -> dict[str, str]:
