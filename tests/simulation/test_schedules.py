@@ -54,6 +54,14 @@ def play(
     later=LATER,
 )
 @example(
+    clients=[Client, Client, Client, lying_clients.OverflowsTheSum, lying_clients.OverflowsTheSum],
+    holder=(0, Holder),
+    server=Server,
+    order=Random(0),
+    repeats=1,
+    later=LATER,
+)
+@example(
     clients=[Client] * 4,
     holder=(2, lying_keyholders.EndorsesTwice),
     server=lying_servers.ShowsDifferentSets,

@@ -178,6 +178,18 @@ def test_a_sum_beyond_what_honest_values_reach_burns_the_session_and_names_nobod
     assert isinstance(run.outcome, Burnt)
 
 
+def test_two_that_overflow_together_are_carried_into_the_next_value_and_not_seen() -> None:
+    """Not detected: 800,000 is more than beta, so one limb loses beta and the next one gains 1."""
+    run = session(clients={0: OverflowsTheSum, LIAR: OverflowsTheSum}, count=5)
+    check_all(run)
+    base, sent = run.descriptor.parameters.base, [client.sent for client in run.clients]
+    total = sum(int(vector[0]) for vector in sent if vector is not None)
+    closing = released(run).closing
+    assert closing.opened is not None
+    assert total >= base
+    assert int(closing.opened.opening.sums[0]) == total - base
+
+
 def test_the_honest_have_their_exact_sum_and_a_certificate_that_says_so() -> None:
     """The control: nobody lies."""
     run = session(count=5)
