@@ -233,7 +233,7 @@ class OverflowsTheSum(OverflowsItsLimb):
     by = 400_000
 
 
-class Vanishes(LyingClient):
+class VanishesWithoutAWord(LyingClient):
     """It takes part and sends nothing."""
 
     name = "a client that vanishes"
@@ -275,5 +275,5 @@ LIARS: tuple[type[LyingClient], ...] = (
     GoesBeyondTheClip,
     OverflowsItsLimb,
     OverflowsTheSum,
-    Vanishes,
+    VanishesWithoutAWord,
 )

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from secagg.certificate import CERTIFICATE
-from secagg.contributor import SealedUpload
 from secagg.errors import (
     ConflictError,
     HashMismatch,
@@ -14,7 +13,6 @@ from secagg.errors import (
     SignatureInvalid,
     SizeLimitError,
 )
-from secagg.messages import SignedReceipt
 from secagg.receipts import Fate, judge_receipt
 from secagg.verify import verify_release
 from tests.simulation.invariants import check_all, no_secret_is_logged
@@ -35,7 +33,9 @@ from tests.simulation.lying_clients import (
     SharesPointsOnNoPolynomial,
     StoleCertificateAndKeys,
     UploadsFromOffTheRoster,
+    VanishesWithoutAWord,
 )
+from tests.simulation.lying_servers import TakesUploadsWithoutChecks
 from tests.simulation.sealed_parties import PARTIES, Client, Server
 from tests.simulation.sealed_session import (
     Burnt,
@@ -102,21 +102,15 @@ def test_what_is_not_the_sessions_is_refused_and_the_others_go_on(
 
 def test_a_replay_that_the_coordinator_lets_in_is_refused_by_every_key_holder() -> None:
     """It lies with the client: the signature is over another ctx, and so are the boxes."""
-    run = session(clients={LIAR: ReplaysAnotherSession}, server=LetsEverythingIn)
+    run = session(clients={LIAR: ReplaysAnotherSession}, server=TakesUploadsWithoutChecks)
     assert [type(error) for error in run.refused("candidate")] == [ProtocolViolation] * 4
     check_all(run)
 
 
-class LetsEverythingIn(Server):
-    """A coordinator that checks no upload."""
-
-    name = "a coordinator that checks no upload"
-    honest = False
-
-    def take(self, peer: str, sealed: SealedUpload) -> SignedReceipt:
-        receipt = self.receipt(sealed)
-        self.taken[peer] = sealed, receipt
-        return receipt
+def test_a_client_that_vanishes_without_a_word_costs_nothing() -> None:
+    run = session(clients={LIAR: VanishesWithoutAWord})
+    assert len(members(run)) == 3
+    assert not run.refusals
 
 
 def test_of_two_uploads_the_first_one_counts() -> None:

@@ -24,6 +24,8 @@ from secagg.masked.certificate import MaskedCertificate, SignedMaskedRelease
 from secagg.masked.policy import MaskedAnchors
 from secagg.masked.release import MaskedParts, build_masked_release
 from secagg.masked.verify import verify_masked
+from secagg.messages import Receipt
+from secagg.receipts import Fate, judge_receipt
 from secagg.release import sign_files
 from secagg.run import certify
 from tests.secagg.masked.sessions import Masked
@@ -66,6 +68,17 @@ def test_a_release_verifies_offline_and_gives_the_mean(
     adapter = load(release[ADAPTER])["a.lora_B.weight"]
     mean = np.mean([session.changes[number] for number in range(7) if number != 1], axis=0)
     assert np.abs(adapter - mean).max() < 0.5 / 2**15
+
+
+def test_receipts_of_masked_sessions_are_judged_by_the_certificate(session: Masked, release: Release) -> None:
+    """Member 0 is in the sum; member 1 is not, and holds a receipt that the coordinator should not have given."""
+    certificate = SignedMaskedRelease.parse(release[CERTIFICATE]).statement
+    fates = list[Fate]()
+    for number, root in ((0, session.uploaded[0][1].signed.statement.digest), (0, "ab" * 32), (1, "ab" * 32)):
+        client = session.signers[number].identity.fingerprint
+        receipt = Receipt(ctx=session.descriptor.ctx, client=client, upload_root=root, received_at=NOW)
+        fates.append(judge_receipt(certificate, session.parties.coordinator.sign(receipt)).fate)
+    assert fates == [Fate.INCLUDED, Fate.DROPPED, Fate.DROPPED]
 
 
 def test_with_the_uploads_at_hand_they_are_added_again(
