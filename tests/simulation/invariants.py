@@ -11,7 +11,7 @@ import numpy as np
 
 from secagg.errors import OpeningError
 from secagg.evidence import ShareAnswer
-from secagg.messages import Endorsement, ShareSum
+from secagg.messages import DegreeAnswer, Endorsement, ShareSum
 from secagg.plan import Frozen
 from secagg.receipts import Fate, judge_receipt
 from secagg.sets import verify_endorsements
@@ -75,7 +75,7 @@ def one_set_at_most_is_opened(session: SealedSession) -> None:
 
 
 def no_second_word(session: SealedSession) -> None:
-    """No honest key-holder signed two sets for one stage, or gave two share sums for one release."""
+    """No honest key-holder signed two sets for one stage, or gave two degree answers or share sums for one release."""
     honest = {holder.fingerprint for holder in session.holders if holder.honest}
     given = dict[tuple[str, ...], set[str]]()
     for message in session.wire:
@@ -85,6 +85,9 @@ def no_second_word(session: SealedSession) -> None:
         word = signed.statement
         if isinstance(word, Endorsement):
             given.setdefault((signed.signer, word.ctx, str(word.release), word.stage), set()).add(word.set_digest)
+        elif isinstance(word, DegreeAnswer):
+            answered = f"{word.candidate_digest} {word.values}"
+            given.setdefault((signed.signer, word.ctx, str(word.release), "degree"), set()).add(answered)
         elif isinstance(word, ShareSum):
             given.setdefault((signed.signer, word.ctx, str(word.release), "share"), set()).add(word.share_sha256)
     twice = [key for key, words in given.items() if len(words) > 1]
@@ -104,27 +107,45 @@ def no_acknowledged_upload_is_lost(session: SealedSession) -> None:
         if session.server.honest:
             assert verdict.fate in {Fate.INCLUDED, Fate.EXCLUDED}, f"an honest coordinator dropped {client[:16]}"
         if verdict.fate is Fate.EXCLUDED:
-            assert "complaints of key-holders" in verdict.reason, verdict.reason
+            assert "complaints of key-holders" in verdict.reason or "degree check" in verdict.reason, verdict.reason
         if client not in certificate.members:
             assert verdict.fate is not Fate.INCLUDED
 
 
 def culprits_are_named(session: SealedSession) -> None:
-    """Who is proved to have lied is named in the certificate, and no honest party is but by a liar's word."""
+    """Clients with bad boxes or inconsistent shares are named, and an honest one by a lying key-holder's word alone."""
     if not isinstance(session.outcome, Released):
         return
     certificate = verify_release(session.outcome.files, anchors()).certificate
-    named = {item.client for item in certificate.excluded if "complaints" in item.reason}
-    uploaded = {upload.signer for upload in certificate.uploads}
+    complained = {item.client for item in certificate.excluded if "complaints" in item.reason}
+    culprits = set(certificate.degree_check.left_out)
+    in_candidate = {upload.signer for upload in certificate.uploads}
     attached = {answer.signer for answer in certificate.candidate_endorsements}
-    lying_holders = {holder.fingerprint for holder in session.holders if not holder.honest}
+    lying = {holder.fingerprint for holder in session.holders if not holder.honest}
     for client in session.clients:
-        witnesses = {session.holders[place].fingerprint for place in client.bad_boxes} - lying_holders
-        if client.fingerprint in uploaded and witnesses & attached:
-            assert client.fingerprint in named, f"{client.name} is not named"
-        if client.honest and client.fingerprint in named:
-            accusers = accusers_of(session, client.fingerprint)
-            assert accusers <= lying_holders, "an honest key-holder accused an honest client"
+        witnesses = {session.holders[place].fingerprint for place in client.bad_boxes} - lying
+        if client.fingerprint in in_candidate and witnesses & attached:
+            assert client.fingerprint in complained, f"{client.name} is not named"
+        if client.inconsistent and client.fingerprint in in_candidate and certificate.degree_check.outcome == "checked":
+            assert client.fingerprint in culprits | complained, f"{client.name} is not named"
+        if client.honest and client.fingerprint in complained:
+            assert accusers_of(session, client.fingerprint) <= lying, "an honest key-holder accused an honest client"
+        if client.honest and client.fingerprint in culprits:
+            answered = {answer.signer for answer in certificate.degree_answers}
+            assert answered & lying, "an honest client is called a culprit by honest answers"
+
+
+def key_holders_that_lie_are_named(session: SealedSession) -> None:
+    """A wrong share sum is named with its key-holder; an honest one is never said to have lied."""
+    if not isinstance(session.outcome, Released):
+        return
+    certificate = verify_release(session.outcome.files, anchors()).certificate
+    named = {fault.holder: fault.finding for fault in certificate.holder_faults}
+    for holder in session.holders:
+        if holder.honest:
+            assert named.get(holder.fingerprint) != "lied", "an honest key-holder is said to have lied"
+        if holder.wrong_share_sum and holder.fingerprint in session.outcome.closing.shares:
+            assert holder.fingerprint in named, f"{holder.name} is not named"
 
 
 def accusers_of(session: SealedSession, client: str) -> set[str]:
@@ -200,5 +221,6 @@ INVARIANTS = (
     no_second_word,
     no_acknowledged_upload_is_lost,
     culprits_are_named,
+    key_holders_that_lie_are_named,
     no_secret_is_said,
 )

@@ -1,6 +1,7 @@
 """Clients that lie in a sealed session, each by name. docs/threat-model.md says what stops each of them.
 
-`bad_boxes`: it is named by the key-holders there and left out. `refused`: its upload never enters a set.
+`bad_boxes`: it is named by the key-holders there and left out. `inconsistent`: the degree check names it. `refused`: its
+upload never enters a set.
 """
 
 import os
@@ -29,6 +30,7 @@ class LyingClient(Client):
 
     honest = False
     refused = False
+    inconsistent = False
 
     def contribute(self, session: SignedDescriptor, now: int) -> list[SealedUpload]:
         descriptor = self.check(session, now)
@@ -37,11 +39,11 @@ class LyingClient(Client):
     def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
         raise NotImplementedError
 
-    def shares(self, descriptor: Descriptor) -> list[bytes]:
-        """Shares of the key that its honest upload was made with."""
+    def shares(self, descriptor: Descriptor) -> list[tuple[bytes, bytes]]:
+        """Shares of the key that its honest upload was made with, each with its blinding."""
         key = fresh_key(lambda _: self.random.drawn[1])
         made = shamir.share_key(key, descriptor.threshold, len(descriptor.committee), os.urandom)
-        return [share.packed for share in made]
+        return [(share.packed, share.blinding) for share in made]
 
     def upload(self, descriptor: Descriptor, honest: SealedUpload, **lies: object) -> SealedUpload:
         """The honest upload with another `ciphertext`, `shares` or `contexts`, signed as if it were true."""
@@ -62,7 +64,7 @@ class LyingClient(Client):
         )
         return SealedUpload(self.signer.sign(statement), ciphertext, tuple(boxes))
 
-    def box(self, descriptor: Descriptor, place: int, content: bytes, ciphertext_root: str) -> bytes:
+    def box(self, descriptor: Descriptor, place: int, content: tuple[bytes, bytes], ciphertext_root: str) -> bytes:
         """A box for the key-holder at `place`, around whatever it is."""
         context = BoxContext(
             ctx=descriptor.ctx,
@@ -72,17 +74,29 @@ class LyingClient(Client):
             ciphertext_root=ciphertext_root,
         )
         key = bytes.fromhex(descriptor.committee[place].offer.statement.public_key)
-        return seal_box(content, key, context)
+        return seal_box(*content, key, context)
 
 
 class SharesPointsOnNoPolynomial(LyingClient):
     """Inconsistent shares: those of the second and third key-holder are of other keys."""
 
     name = "a client that shares points on no polynomial"
+    inconsistent = True
 
     def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
         first, second, third = (self.shares(descriptor) for _ in range(3))
         return [self.upload(descriptor, honest, shares=[first[0], second[1], third[2], first[3]])]
+
+
+class BlindsInconsistently(LyingClient):
+    """Good shares, and a blinding for one key-holder that is off its polynomial."""
+
+    name = "a client that blinds inconsistently"
+    inconsistent = True
+
+    def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
+        shares, others = self.shares(descriptor), self.shares(descriptor)
+        return [self.upload(descriptor, honest, shares=[*shares[:3], (shares[3][0], others[3][1])])]
 
 
 class SharesAnotherKeyThanItUses(LyingClient):
@@ -92,7 +106,7 @@ class SharesAnotherKeyThanItUses(LyingClient):
 
     def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
         other = shamir.share_key(fresh_key(os.urandom), descriptor.threshold, len(descriptor.committee), os.urandom)
-        return [self.upload(descriptor, honest, shares=[share.packed for share in other])]
+        return [self.upload(descriptor, honest, shares=[(share.packed, share.blinding) for share in other])]
 
 
 class ReplaysAnotherSession(LyingClient):
@@ -149,7 +163,8 @@ class SealsRubbish(LyingClient):
 
     def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
         shares = self.shares(descriptor)
-        shares[1] = b"\xff" * len(shares[1])
+        share, blinding = shares[1]
+        shares[1] = b"\xff" * len(share), blinding
         return [self.upload(descriptor, honest, shares=shares)]
 
 
@@ -262,6 +277,7 @@ def add_plain(parameters: SealedParameters, ciphertext: NDArray[np.uint8], value
 
 LIARS: tuple[type[LyingClient], ...] = (
     SharesPointsOnNoPolynomial,
+    BlindsInconsistently,
     SharesAnotherKeyThanItUses,
     ReplaysAnotherSession,
     SendsAnotherLength,

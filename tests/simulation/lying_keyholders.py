@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.evidence import ShareAnswer
-from secagg.messages import Complaint, SignedApproval, SignedEndorsement
+from secagg.messages import Complaint, SignedApproval, SignedDegreeAnswer, SignedEndorsement
 from secagg.run import MemoryJournal
 from secagg.shamir import sum_shares
-from tests.simulation.sealed_parties import CandidateRequest, FinalRequest, Holder, ShareRequest
+from tests.simulation.sealed_parties import CandidateRequest, DegreeRequest, FinalRequest, Holder, ShareRequest
 
 
 class ForgetfulJournal:
@@ -44,12 +44,25 @@ class SendsAWrongShareSum(LyingHolder):
     """Well-formed, signed, and twice what it is."""
 
     name = "a key-holder that sends a wrong share sum"
+    wrong_share_sum = True
 
     def sum_shares(self, descriptor: Descriptor, ask: ShareRequest, now: int) -> list[ShareAnswer]:
         (answer,) = super().sum_shares(descriptor, ask, now)
         wrong = sum_shares([answer.share, answer.share])
         statement = answer.signed.statement.model_copy(update={"share_sha256": hashlib.sha256(wrong).hexdigest()})
         return [ShareAnswer(self.signer.sign(statement), wrong)]
+
+
+class LiesInTheDegreeCheck(LyingHolder):
+    """Its answer for the first member is off, as if that client had dealt inconsistent shares."""
+
+    name = "a key-holder that lies in the degree check"
+
+    def answer_degree_check(self, descriptor: Descriptor, ask: DegreeRequest, now: int) -> list[SignedDegreeAnswer]:
+        (signed,) = super().answer_degree_check(descriptor, ask, now)
+        lie = "00000001" if signed.statement.values[:8] != "00000001" else "00000002"
+        values = lie + signed.statement.values[8:]
+        return [self.signer.sign(signed.statement.model_copy(update={"values": values}))]
 
 
 class EndorsesTwice(LyingHolder):
@@ -68,6 +81,9 @@ class KeepsSilent(LyingHolder):
     name = "a key-holder that keeps silent"
 
     def endorse_candidate(self, descriptor: Descriptor, ask: CandidateRequest, now: int) -> list[SignedEndorsement]:
+        return []
+
+    def answer_degree_check(self, descriptor: Descriptor, ask: DegreeRequest, now: int) -> list[SignedDegreeAnswer]:
         return []
 
     def endorse_final(self, descriptor: Descriptor, ask: FinalRequest, now: int) -> list[SignedEndorsement]:
@@ -114,6 +130,12 @@ class RestoredFromABackup(LyingHolder):
         finally:
             self.restore(now)
 
+    def answer_degree_check(self, descriptor: Descriptor, ask: DegreeRequest, now: int) -> list[SignedDegreeAnswer]:
+        try:
+            return super().answer_degree_check(descriptor, ask, now)
+        finally:
+            self.restore(now)
+
     def endorse_final(self, descriptor: Descriptor, ask: FinalRequest, now: int) -> list[SignedEndorsement]:
         try:
             return super().endorse_final(descriptor, ask, now)
@@ -146,6 +168,7 @@ class FramesAClient(ComplainsAboutEverybody):
 
 LIARS: tuple[type[LyingHolder], ...] = (
     SendsAWrongShareSum,
+    LiesInTheDegreeCheck,
     EndorsesTwice,
     KeepsSilent,
     NeverApproves,

@@ -26,12 +26,21 @@ from secagg.coordinator import (
     open_with_shares,
     settle,
 )
+from secagg.degree import verify_answers
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.errors import ConflictError, HashMismatch, MalformedError, ProtocolViolation
 from secagg.evidence import MemberEvidence, ShareAnswer, box_bytes
 from secagg.keyholder import KeyHolder
 from secagg.merkle import root
-from secagg.messages import Receipt, SignedApproval, SignedCandidate, SignedEndorsement, SignedFinalSet, SignedReceipt
+from secagg.messages import (
+    Receipt,
+    SignedApproval,
+    SignedCandidate,
+    SignedDegreeAnswer,
+    SignedEndorsement,
+    SignedFinalSet,
+    SignedReceipt,
+)
 from secagg.plan import Plan
 from secagg.privacy import stated
 from secagg.release import ReleaseParts, build_release
@@ -75,6 +84,8 @@ class Client:
     honest = True
     bad_boxes: tuple[int, ...] = ()
     """The places of the key-holders who find no share in its box."""
+    inconsistent = False
+    """Its shares or blindings are on no polynomial."""
 
     def __init__(self, signer: Signer, change: NDArray[np.float32]) -> None:
         self.signer, self.change = signer, change
@@ -109,16 +120,19 @@ class Client:
         return [self.seal(self.check(session, now))]
 
     def secrets(self, descriptor: Descriptor) -> Iterator[bytes]:
-        """The seeds it drew, its change, its short key and every share of it."""
-        if len(self.random.drawn) < 4:
+        """The seeds it drew, its change, its short key, every share of it and its blinding."""
+        if len(self.random.drawn) < 5:
             return
         yield from self.random.drawn
         key = fresh_key(lambda _: self.random.drawn[1])
         yield self.change.tobytes()
         yield key.coefficients.tobytes()
         yield key.coefficients.astype(np.int64).tobytes()
-        shares = shamir.share_key(key, descriptor.threshold, len(descriptor.committee), lambda _: self.random.drawn[3])
-        yield from (share.packed for share in shares)
+        seeds = iter(self.random.drawn[3:5])
+        shares = shamir.share_key(key, descriptor.threshold, len(descriptor.committee), lambda _: next(seeds))
+        for share in shares:
+            yield share.packed
+            yield share.blinding
 
 
 @dataclass(frozen=True)
@@ -131,12 +145,22 @@ class CandidateRequest:
 
 
 @dataclass(frozen=True)
+class DegreeRequest:
+    """Answer the degree check over this candidate set."""
+
+    candidate: SignedCandidate
+    endorsed: tuple[SignedEndorsement, ...]
+    shown: Sequence[MemberEvidence]
+
+
+@dataclass(frozen=True)
 class FinalRequest:
     """Endorse this final set."""
 
     candidate: SignedCandidate
     final: SignedFinalSet
     answers: tuple[SignedEndorsement, ...]
+    degree_answers: tuple[SignedDegreeAnswer, ...]
     peers: tuple[SignedEndorsement, ...]
 
 
@@ -154,6 +178,7 @@ class Holder:
 
     name = "an honest key-holder"
     honest = True
+    wrong_share_sum = False
 
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
@@ -169,8 +194,12 @@ class Holder:
     def endorse_candidate(self, descriptor: Descriptor, ask: CandidateRequest, now: int) -> list[SignedEndorsement]:
         return [self.machine.endorse_candidate(descriptor, ask.candidate, ask.shown, ask.peers, now)]
 
+    def answer_degree_check(self, descriptor: Descriptor, ask: DegreeRequest, now: int) -> list[SignedDegreeAnswer]:
+        return [self.machine.answer_degree_check(descriptor, ask.candidate, ask.endorsed, ask.shown, now)]
+
     def endorse_final(self, descriptor: Descriptor, ask: FinalRequest, now: int) -> list[SignedEndorsement]:
-        return [self.machine.endorse_final(descriptor, ask.candidate, ask.final, ask.answers, ask.peers, now)]
+        attached = ask.answers, ask.degree_answers
+        return [self.machine.endorse_final(descriptor, ask.candidate, ask.final, *attached, ask.peers, now)]
 
     def sum_shares(self, descriptor: Descriptor, ask: ShareRequest, now: int) -> list[ShareAnswer]:
         return [self.machine.sum_shares(descriptor, ask.final, ask.endorsed, ask.shown, now)]
@@ -188,6 +217,7 @@ class Closing:
         self.server, self.candidate = server, candidate
         self.uploads = {upload.signed.statement.client: upload for upload in uploads}
         self.answers = dict[str, SignedEndorsement]()
+        self.degree_answers = dict[str, SignedDegreeAnswer]()
         self.settlement: Settlement | None = None
         self.endorsed = dict[str, SignedEndorsement]()
         self.shares = dict[str, ShareAnswer]()
@@ -204,11 +234,18 @@ class Closing:
         members = [member.client for member in self.candidate.statement.members]
         return CandidateRequest(self.candidate, self.shown(holder, members), tuple(self.answers.values()))
 
+    def degree_request(self, holder: Holder) -> DegreeRequest | None:
+        if len(self.answers) < self.descriptor.threshold:
+            return None
+        members = [member.client for member in self.candidate.statement.members]
+        return DegreeRequest(self.candidate, tuple(self.answers.values()), self.shown(holder, members))
+
     def final_request(self, holder: Holder) -> FinalRequest | None:
         if self.settlement is None:
             return None
-        final, answers = self.settlement.final, self.settlement.answers
-        return FinalRequest(self.candidate, final, answers, tuple(self.endorsed.values()))
+        found = self.settlement
+        peers = tuple(self.endorsed.values())
+        return FinalRequest(self.candidate, found.final, found.answers, found.degree_answers, peers)
 
     def share_request(self, holder: Holder) -> ShareRequest | None:
         if self.settlement is None or len(self.endorsed) < self.descriptor.threshold:
@@ -230,9 +267,15 @@ class Closing:
         if known.setdefault(signed.signer, signed) != signed:
             raise ConflictError(f"another endorsement of {holder.title} is recorded")
 
+    def take_degree_answer(self, signed: SignedDegreeAnswer) -> None:
+        """One of each key-holder, over C."""
+        verify_answers(self.descriptor, self.candidate.statement, [signed])
+        if self.degree_answers.setdefault(signed.signer, signed) != signed:
+            raise ConflictError("another degree answer of this key-holder is recorded")
+
     def settle(self) -> None:
-        signer, answers = self.server.signer, list(self.answers.values())
-        self.settlement = settle(signer, self.descriptor, self.candidate, answers)
+        answers, degree = list(self.answers.values()), list(self.degree_answers.values())
+        self.settlement = settle(self.server.signer, self.descriptor, self.candidate, answers, degree)
 
     def take_share(self, answer: ShareAnswer) -> None:
         """One of each key-holder, signed, for U."""

@@ -162,6 +162,13 @@ class SealedSession:
             with self.refusing(holder.name, "candidate"):
                 request = closing.candidate_request(holder)
                 self.hand_in(closing, "candidate", holder.endorse_candidate(self.descriptor, request, self.now))
+        for holder, closing in self.asked():
+            with self.refusing(holder.name, "degree"):
+                degree = closing.degree_request(holder)
+                for answer in [] if degree is None else holder.answer_degree_check(self.descriptor, degree, self.now):
+                    self.say(answer)
+                    with self.refusing("coordinator", "take degree"):
+                        closing.take_degree_answer(answer)
         for closing in self.server.closings:
             with self.refusing("coordinator", "settle"):
                 closing.settle()

@@ -18,6 +18,7 @@ from secagg.verify import verify_release
 from tests.simulation.invariants import check_all, no_secret_is_logged
 from tests.simulation.lying_clients import (
     LIARS,
+    BlindsInconsistently,
     ClaimsABetterPrivacy,
     ClaimsAnothersUpload,
     GoesBeyondTheClip,
@@ -35,6 +36,7 @@ from tests.simulation.lying_clients import (
     UploadsFromOffTheRoster,
     VanishesWithoutAWord,
 )
+from tests.simulation.lying_keyholders import KeepsSilent
 from tests.simulation.lying_servers import TakesUploadsWithoutChecks
 from tests.simulation.sealed_parties import PARTIES, Client, Server
 from tests.simulation.sealed_session import (
@@ -70,9 +72,21 @@ def test_the_invariants_hold_with_each_liar(liar: type[LyingClient], caplog: pyt
         assert len(members(run)) == 3
 
 
-def test_shares_on_no_polynomial_burn_the_session() -> None:
-    run = session(clients={LIAR: SharesPointsOnNoPolynomial})
+@pytest.mark.parametrize("liar", [SharesPointsOnNoPolynomial, BlindsInconsistently])
+def test_inconsistent_shares_are_named_by_the_degree_check_and_left_out(liar: type[LyingClient]) -> None:
+    run = session(clients={LIAR: liar})
+    certificate = verify_release(released(run).files, anchors()).certificate
+    assert list(certificate.degree_check.left_out) == [run.clients[LIAR].fingerprint]
+    (excluded,) = certificate.excluded
+    assert excluded.reason.startswith("degree check: the shares that it gave to key-holders are inconsistent")
+    assert len(certificate.members) == 3
+    assert judge_receipt(certificate, run.receipts[excluded.client][0]).fate is Fate.EXCLUDED
+
+
+def test_without_a_fourth_answer_nothing_is_checked_and_they_burn_the_session() -> None:
+    run = session(clients={LIAR: SharesPointsOnNoPolynomial}, holders={3: KeepsSilent})
     assert isinstance(run.outcome, Burnt)
+    check_all(run)
 
 
 def test_wrong_but_consistent_shares_burn_the_session_and_name_nobody() -> None:

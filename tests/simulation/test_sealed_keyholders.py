@@ -11,6 +11,7 @@ from tests.simulation.lying_keyholders import (
     EndorsesTwice,
     FramesAClient,
     KeepsSilent,
+    LiesInTheDegreeCheck,
     LyingHolder,
     NeverApproves,
     RestoredFromABackup,
@@ -40,10 +41,22 @@ def test_the_invariants_hold_and_one_liar_stops_nothing(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_wrong_share_sum_is_outvoted(place: int) -> None:
-    closing = released(session(holders={place: SendsAWrongShareSum})).closing
+def test_a_wrong_share_sum_is_outvoted_and_named(place: int) -> None:
+    run = session(holders={place: SendsAWrongShareSum})
+    closing = released(run).closing
     assert closing.opened is not None
     assert place + 1 not in [answer.signed.statement.index for answer in closing.opened.used]
+    certificate = verify_release(released(run).files, anchors()).certificate
+    assert [fault.holder for fault in certificate.holder_faults] == [run.holders[place].fingerprint]
+
+
+def test_one_that_lies_in_the_degree_check_has_a_member_left_out_and_the_finding_says_so() -> None:
+    """Not stopped with four key-holders: with six and f = 1 it frames nobody (tests/secagg/test_degree.py)."""
+    run = session(holders={1: LiesInTheDegreeCheck})
+    certificate = verify_release(released(run).files, anchors()).certificate
+    framed = certificate.candidate.statement.members[0].client
+    assert certificate.degree_check.left_out == {framed: "inconsistent-shares-or-a-lying-key-holder"}
+    check_all(run)
 
 
 def test_without_t_true_share_sums_the_session_is_burnt() -> None:
