@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from secagg import certificate as files
 from secagg import release
@@ -88,29 +88,10 @@ def resign(content: dict[str, bytes]) -> dict[str, bytes]:
     return {**content, files.CERTIFICATE: files.certificate_file(SMALL.parties.coordinator.sign(statement))}
 
 
-def test_a_coordinator_that_swaps_the_adapter_is_caught() -> None:
-    tensors = load(RELEASE[files.ADAPTER])
-    tensors["a.lora_B.weight"] = tensors["a.lora_B.weight"] + np.float32(0.001)
-    swapped = resign({**RELEASE, files.ADAPTER: save(tensors, metadata={"format": "pt"})})
-    with pytest.raises(VerificationError, match="not the decoded mean"):
-        verify_release(swapped, ANCHORS)
-
-
 def test_a_coordinator_that_swaps_the_configuration_is_caught() -> None:
     swapped = resign({**RELEASE, files.ADAPTER_CONFIG: b"{}\n"})
     with pytest.raises(VerificationError, match="not the one that the session agreed on"):
         verify_release(swapped, ANCHORS)
-
-
-def test_a_coordinator_that_adds_to_the_sum_is_caught_by_adding_the_uploads_again() -> None:
-    """Without the uploads a shifted ciphertext sum opens to a shifted adapter: the verifier says it is not linked."""
-    tensors = load(RELEASE[files.OPENING])
-    altered = tensors["ciphertext_sum"].copy()
-    altered[0, 0] ^= 1
-    tensors["ciphertext_sum"] = altered
-    swapped = resign({**RELEASE, files.OPENING: save(tensors)})
-    with pytest.raises(SecaggError):
-        verify_release(swapped, ANCHORS, stored)
 
 
 def test_a_certificate_that_is_cut_off_is_named() -> None:

@@ -1,7 +1,7 @@
 """Clients that lie in a sealed session, each by name. docs/threat-model.md says what stops each of them.
 
-`bad_boxes`: it is named by the key-holders there and left out. `inconsistent`: the degree check names it. `refused`: its
-upload never enters a set.
+`bad_boxes`: it is named by the key-holders there and left out. `inconsistent`: the degree check names it. `refused`:
+its upload never enters a set.
 """
 
 import os

@@ -24,6 +24,7 @@ from secagg.receipts import Fate, judge_receipt
 from secagg.verify import verify_release
 from secagg_client.calls import CommitteeCalls, ContributionCalls, PublicationCalls
 from secagg_client.keyholder_run import KeyHolderRun, Shelf
+from secagg_client.masked_calls import MaskedCalls
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
 from secagg_host.tls import channel
@@ -81,6 +82,12 @@ class Parties:
         self.lines = list[BadLine]()
         self.errors = list[BaseException]()
 
+    def secrets(self) -> list[bytes]:
+        """Session keys and changes; the keys are erased after the release."""
+        offers = [member.offer.statement.digest for member in self.deployment.descriptor.committee]
+        keys = [one.keys.get(offer).to_bytes() for one, offer in zip(self.deployment.committee, offers, strict=True)]
+        return [*(key[:64] for key in keys), *(key[64:] for key in keys), *(one[:64].tobytes() for one in self.changes)]
+
     def home(self, index: int) -> Path:
         return self.deployment.folder / "homes" / str(index)
 
@@ -132,6 +139,7 @@ def test_a_sealed_session_on_a_bad_network_gives_the_exact_sum_and_loses_no_uplo
     deployment = Deployment(tmp_path, close_at=4)
     parties = Parties(deployment, weather)
     with deployment.running() as running, advancing(running):
+        secrets = parties.secrets()
         parties.run(running.address)
         assert not parties.errors
         stored = UploadFiles(tmp_path / "state" / "uploads" / deployment.descriptor.ctx)
@@ -148,6 +156,17 @@ def test_a_sealed_session_on_a_bad_network_gives_the_exact_sum_and_loses_no_uplo
         assert files_of(home / "release") == release
         assert FixedTraining(home / "book.txt", change=mean).notes.count("trained") == 1
     assert all(line.cut == len(weather.cuts) for line in parties.lines[:4])
+    check_nothing_is_told(tmp_path, secrets)
+
+
+def check_nothing_is_told(folder: Path, secrets: list[bytes]) -> None:
+    """What the coordinator keeps and publishes, and every log: no session key and no change of a client."""
+    kept = [path for part in ("state", "release") for path in (folder / part).rglob("*") if path.is_file()]
+    for path in (*kept, *folder.rglob("events.jsonl")):
+        raw = path.read_bytes()
+        for secret in secrets:
+            assert secret not in raw, path
+            assert secret.hex().encode() not in raw, path
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -203,7 +222,7 @@ def test_a_masked_session_on_a_bad_network_loses_nobody(
     tmp_path: Path, weather: Weather, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut in the middle of the vector; every later round still sees everybody within `round_seconds`."""
-    inner = masked_deployment.MaskedCalls
+    inner = MaskedCalls
     monkeypatch.setattr(masked_deployment, "MaskedCalls", lambda line: weather.calls(inner(line), 1))
     deployment = MaskedDeployment(tmp_path, clients=4, dropout_rate=0.0, round_seconds=20, plan=small_plan(60_000))
     participants = everybody(deployment)
