@@ -116,7 +116,7 @@ class ReplaysAnotherSession(LyingClient):
     refused = True
 
     def lie(self, descriptor: Descriptor, honest: SealedUpload) -> list[SealedUpload]:
-        earlier = Session(honest_clients(), honest_holders(), Server(PARTIES.coordinator)).run()
+        earlier = Session(honest_clients(5), honest_holders(), Server(PARTIES.coordinator)).run()
         assert earlier.descriptor.ctx != descriptor.ctx
         return [earlier.server.taken[self.fingerprint][0]]
 
