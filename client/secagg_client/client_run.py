@@ -144,7 +144,7 @@ class ClientRun:
             **({"round": descriptor.round.title} if descriptor.round is not None else {}),
         )
         if (grid := descriptor.noise_grid) is not None:
-            epsilon = grid.epsilon(descriptor.rounds * descriptor.releases)
+            epsilon = grid.epsilon(descriptor.client_releases)
             self.patience.log.emit("client-noise", epsilon=epsilon, delta=grid.noise.delta, note=grid.ratio_in_words)
         return descriptor, folder
 
@@ -161,7 +161,7 @@ class ClientRun:
         self.policy.check(descriptor)
         check_offers(descriptor)
         if descriptor.noise_grid is not None:
-            check_agreement(descriptor.noise_grid, descriptor.rounds * descriptor.releases)
+            check_agreement(descriptor.noise_grid, descriptor.client_releases)
         descriptor.client(self.signer.identity.fingerprint)
         if descriptor.created_at > now + MAX_CLOCK_SKEW:
             raise ProtocolViolation("the session is dated in the future; check the clocks")

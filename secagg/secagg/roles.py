@@ -16,6 +16,7 @@ from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.messages import SignedApproval, SignedCandidate, SignedEndorsement, SignedFinalSet
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
+from secagg.releases import ReleasedSets
 from secagg.signing import Signer
 
 
@@ -46,8 +47,9 @@ class Guarding(Protocol):
         evidence: Iterable[MemberEvidence],
         peers: Sequence[SignedEndorsement],
         now: int,
+        earlier: Sequence[ReleasedSets] = (),
     ) -> SignedEndorsement:
-        """Accept C."""
+        """Accept C, after the releases before it."""
 
     def endorse_final(
         self,
