@@ -27,12 +27,12 @@ class SeveralSmall(Small):
 
     @cached_property
     def policy(self) -> Policy:
-        plain: Policy = Small.policy.func(self)
+        plain: Policy = Small.policy.func(self)  # type: ignore[attr-defined]
         return plain.model_copy(update={"max_releases": self.releases})
 
     @cached_property
     def session_spec(self) -> SessionSpec:
-        plain: SessionSpec = Small.session_spec.func(self)
+        plain: SessionSpec = Small.session_spec.func(self)  # type: ignore[attr-defined]
         return plain.model_copy(update={"releases": self.releases})
 
 

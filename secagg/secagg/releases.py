@@ -143,6 +143,11 @@ def sums_before(running: Sums, sums: Sums, number: int) -> Sums | None:
     return None
 
 
+def release_folder(number: int) -> str:
+    """What the folder of a release is called among those of its session (protocol.md §10.2a)."""
+    return f"release-{number}"
+
+
 def number_in_words(descriptor: Descriptor, number: int) -> str:
     """For people: which release of how many."""
     return f"release {number} of at most {descriptor.releases}"

@@ -53,7 +53,7 @@ class Hub:
             raise task
         return Work(SessionState.CLOSING, "", task)
 
-    def evidence(self, ctx: str, stage: str) -> Iterator[MemberEvidence]:
+    def evidence(self, ctx: str, stage: str, release: int = 0) -> Iterator[MemberEvidence]:
         uploads = self.small.uploads if stage == "candidate" else self.small.chosen
         yield from evidence(self.small.descriptor, self.small.parties.holders[0].identity, uploads)
 
