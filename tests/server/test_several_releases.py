@@ -101,7 +101,7 @@ def test_at_the_deadline_too_few_are_left_over_and_the_session_ends_with_what_wa
             assert status.signed_receipt_json, "the receipt proves that the upload came"
         with (
             running.client(5) as caller,
-            pytest.raises(SessionClosed, match="takes no more uploads: 1 of at most 2 releases"),
+            pytest.raises(SessionClosed, match="no more uploads: 1 of at most 2 releases"),
         ):
             caller.enrol()
     events = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
