@@ -23,6 +23,7 @@ from secagg.keyholder import KeyHolder
 from secagg.messages import (
     Enrolment,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
     SignedReceipt,
@@ -360,12 +361,18 @@ class Caller:
                 shown = self.evidence(pb.SET_STAGE_CANDIDATE)
                 earlier = [released_sets(sets) for sets in work.candidate.earlier]
                 self.endorse(holder.endorse_candidate(descriptor, candidate, shown, peers, now, earlier))
+            case "degree":
+                candidate = SignedCandidate.parse(work.degree.signed_candidate_json)
+                given = endorsements(work.degree.endorsements_json)
+                shown = self.evidence(pb.SET_STAGE_CANDIDATE)
+                self.answer(holder.answer_degree_check(descriptor, candidate, given, shown, now))
             case "final":
                 candidate = SignedCandidate.parse(work.final.signed_candidate_json)
                 final = SignedFinalSet.parse(work.final.signed_final_json)
                 answers = endorsements(work.final.answers_json)
                 peers = endorsements(work.final.peer_endorsements_json)
-                self.endorse(holder.endorse_final(descriptor, candidate, final, answers, peers, now))
+                degree = [SignedDegreeAnswer.parse(item) for item in work.final.degree_answers_json]
+                self.endorse(holder.endorse_final(descriptor, candidate, final, answers, degree, peers, now))
             case "share":
                 final = SignedFinalSet.parse(work.share.signed_final_json)
                 given = endorsements(work.share.endorsements_json)
@@ -378,6 +385,10 @@ class Caller:
 
     def endorse(self, signed: SignedEndorsement) -> None:
         self.ask(self.committee.Endorse, pb.EndorseRequest(signed_endorsement_json=signed.to_bytes()))
+
+    def answer(self, signed: SignedDegreeAnswer) -> None:
+        request = pb.SubmitDegreeAnswerRequest(signed_degree_answer_json=signed.to_bytes())
+        self.ask(self.committee.SubmitDegreeAnswer, request)
 
     def submit(self, signed: bytes, share: bytes) -> None:
         request = pb.SubmitShareSumRequest(signed_share_sum_json=signed, share=share)

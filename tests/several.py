@@ -74,9 +74,17 @@ class Several:
         """Both sets of a release, endorsed by everybody."""
         small, candidate = self.small, self.candidate(number, cohort)
         answers = [self.endorse(holder, number, cohort) for holder in small.committee]
-        settled = settle(small.parties.coordinator, self.descriptor, candidate, answers)
+        degree = [
+            holder.answer_degree_check(
+                self.descriptor, candidate, answers, small.shown(holder, self.uploads(cohort)), small.now
+            )
+            for holder in small.committee
+        ]
+        settled = settle(small.parties.coordinator, self.descriptor, candidate, answers, degree)
         endorsed = tuple(
-            holder.endorse_final(self.descriptor, candidate, settled.final, settled.answers, (), small.now)
+            holder.endorse_final(
+                self.descriptor, candidate, settled.final, settled.answers, settled.degree_answers, (), small.now
+            )
             for holder in small.committee
         )
         return candidate, settled, ReleasedSets(candidate=candidate, final=settled.final, endorsements=endorsed)

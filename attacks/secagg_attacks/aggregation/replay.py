@@ -73,11 +73,15 @@ class Replayer:
             "candidate", committee, refusals,
             lambda h: h.endorse_candidate(session, candidate, shown(h.signer.identity), (), now),
         )  # fmt: skip
-        settled = settle(self.signer, session, candidate, answers)
+        degree = _gathered(
+            "degree", committee, refusals,
+            lambda h: h.answer_degree_check(session, candidate, answers, shown(h.signer.identity), now),
+        )  # fmt: skip
+        settled = settle(self.signer, session, candidate, answers, degree)
         final = settled.final
         endorsed = _gathered(
             "final", committee, refusals,
-            lambda h: h.endorse_final(session, candidate, final, settled.answers, (), now),
+            lambda h: h.endorse_final(session, candidate, final, settled.answers, settled.degree_answers, (), now),
         )  # fmt: skip
         shares = _gathered(
             "share", committee, refusals,
