@@ -3,7 +3,7 @@
     python benchmarks/async_orders.py --json benchmarks/results/async-orders.json --plot docs/async-orders.png
 
 The demo's MiniLM and tweets. Each seed divides the data and trains every client once, from the same start, as a session
-does; training, noise and quantiser are seeded. Then the same uploads arrive in shuffled orders and are released in cohorts.
+does; training, noise and quantiser are seeded. Then the same uploads arrive in shuffled orders, released in cohorts.
 A seed that is finished is kept beside the output, in async-orders.seeds/: an interrupted run goes on where it stopped.
 Nothing is encrypted here: sums under encryption are the same whole numbers (tests/secagg/test_releases.py).
 """
