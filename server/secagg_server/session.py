@@ -319,6 +319,8 @@ class ServedSession:
         if signed.signer != peer.fingerprint:
             raise ProtocolViolation("the degree answer is signed by another key-holder")
         with self.lock:
+            if self._is_over(signed.statement.ctx, signed.statement.release):
+                return
             candidate = self.store.candidate()
             if candidate is None:
                 raise NotReady("the candidate set is not fixed yet")

@@ -35,7 +35,7 @@ def test_each_client_gets_the_release_that_holds_its_upload(tmp_path: Path) -> N
     with deployment.running() as running, ExitStack() as stack:
         running.approve()
         stack.enter_context(advancing(running))
-        stack.enter_context(serving(running, 0, 1, 2))
+        stack.enter_context(serving(running, 0, 1, 2, 3))
         for cohort in ((2, 0, 4), (1, 3)):
             threads = [threading.Thread(target=take_part, args=(running, tmp_path, number)) for number in cohort]
             for thread in threads:

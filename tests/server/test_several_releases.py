@@ -12,6 +12,7 @@ from secagg.errors import ConflictError, MalformedError, NotReady, SessionClosed
 from secagg.messages import SignedEndorsement
 from secagg.verify import NOT_JOINED, verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server.session import DEGREE_CHECK_SECONDS
 from secagg_server.storage import SessionState
 from tests.deployment import Caller, Deployment, Running
 from tests.server.test_kill import STEPS, Server, free_port, play_round
@@ -160,6 +161,8 @@ def test_an_answer_for_a_release_that_was_written_without_it_is_taken_and_not_ne
             signed = list[SignedEndorsement]()
             slow.endorse = signed.append  # type: ignore[method-assign, assignment]
             assert slow.work_once(holder, deployment.clock())
+        running.work([0, 1, 2])
+        deployment.clock.now += DEGREE_CHECK_SECONDS
         running.work([0, 1, 2])
         upload(running, 3, 4, 5)
         running.advance()
