@@ -6,7 +6,7 @@ Clients and key-holders here are thin: the real core (`seal_contribution`, `KeyH
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,7 +44,7 @@ from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as stubs
 from secagg_server.config import ServerConfig
 from secagg_server.server import Coordinator, Listener, listen
-from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
+from secagg_server.session import DEGREE_CHECK_SECONDS, Checkpoint, Host, ServedSession, no_checkpoint
 from tests.small import changes, small_plan
 
 CHUNK = 16_384
@@ -266,7 +266,14 @@ class Running:
 
     def work(self, holders: list[int] | None = None) -> None:
         """Key-holders do what is asked of them until nothing is asked any more."""
-        chosen = range(len(self.deployment.committee)) if holders is None else holders
+        committee = range(len(self.deployment.committee))
+        chosen = committee if holders is None else holders
+        self._work(chosen)
+        if len(chosen) < len(committee):  # the others are waited for, and then not (protocol.md §8.4.6)
+            self.deployment.clock.now += DEGREE_CHECK_SECONDS + 1
+            self._work(chosen)
+
+    def _work(self, chosen: Sequence[int]) -> None:
         busy = True
         while busy:
             self.advance()

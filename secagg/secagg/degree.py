@@ -79,8 +79,13 @@ class DegreeCheck(Frozen):
 
 
 def challenge(candidate: Candidate) -> U32:
-    """The public coefficients r, uint32 [4, 4096], below 2^31 - 1 (protocol.md §8.4.1)."""
-    seed = bytes.fromhex(candidate.ctx) + candidate.release.to_bytes(4, "little") + bytes.fromhex(candidate.digest)
+    """The public coefficients r for C, uint32 [4, 4096], below 2^31 - 1 (protocol.md §8.4.1)."""
+    return challenge_from(candidate.ctx, candidate.release, candidate.digest)
+
+
+def challenge_from(ctx: str, release: int, candidate_digest: str) -> U32:
+    """The same from what it depends on."""
+    seed = bytes.fromhex(ctx) + release.to_bytes(4, "little") + bytes.fromhex(candidate_digest)
     stream = Keystream(hashlib.sha256(CHALLENGE_PURPOSE.encode() + seed).digest())
     return uniform(stream, BLINDINGS * ring.DEGREE).reshape(BLINDINGS, ring.DEGREE)
 

@@ -173,7 +173,7 @@ class KeyHolder:
         coefficients = challenge(candidate)
         values = np.zeros((len(candidate.members), BLINDINGS), dtype="<u4")
         for row, (_, held) in zip(values, self._shares(descriptor, candidate.members, evidence), strict=True):
-            if isinstance(held, _Held):
+            if isinstance(held, HeldShare):
                 row[:] = answer(coefficients, held.elements, held.blinding)
         index, _ = descriptor.holder(self.signer.identity.fingerprint)
         statement = DegreeAnswer(
@@ -306,7 +306,7 @@ class KeyHolder:
 
     def _shares(
         self, descriptor: Descriptor, members: Sequence[SetMember], evidence: Iterable[MemberEvidence]
-    ) -> Iterator[tuple[SetMember, "_Held | Complaint"]]:
+    ) -> Iterator[tuple[SetMember, "HeldShare | Complaint"]]:
         """Verify each member's evidence in order; yield its share, or a complaint that is the client's fault."""
         index, _ = descriptor.holder(self.signer.identity.fingerprint)
         key = self.keys.get(self._own_offer(descriptor))
@@ -338,7 +338,7 @@ class KeyHolder:
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class _Held:
+class HeldShare:
     """One member's share, packed and as uint32 [4096], and its blinding, uint32 [4]. Redacted when printed."""
 
     packed: bytes
@@ -346,7 +346,7 @@ class _Held:
     blinding: NDArray[np.uint32]
 
     def __repr__(self) -> str:
-        return "_Held(redacted)"
+        return "HeldShare(redacted)"
 
 
 def check_offers(descriptor: Descriptor) -> None:
@@ -355,7 +355,7 @@ def check_offers(descriptor: Descriptor) -> None:
         check_public_key(bytes.fromhex(member.offer.statement.public_key))
 
 
-def _open(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> _Held | Complaint:
+def _open(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> HeldShare | Complaint:
     try:
         content = open_box(box, key, context, share_bytes)
     except ShareError:
@@ -366,7 +366,7 @@ def _open(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) ->
         elements, blinding = shamir.unpack_share(content.share), shamir.unpack_blinding(content.blinding)
     except ShareError:
         return Complaint(client=context.client, reason="box-malformed")
-    return _Held(content.share, elements, blinding)
+    return HeldShare(content.share, elements, blinding)
 
 
 def _load_degree_answer(stored: bytes, candidate_digest: str) -> SignedDegreeAnswer:
