@@ -190,27 +190,17 @@ def summary(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def over(pick: Callable[[Mapping[str, Any]], float]) -> dict[str, float | None]:
         return interval([pick(seed) for seed in seeds])
 
-    def spread(values: Sequence[float]) -> float:
-        return max(values) - min(values)
+    def figures(rows: Sequence[Mapping[str, Any]], *distances: str) -> dict[str, Any]:
+        found: dict[str, Any] = {name: interval([row[name] for row in rows]) for name in distances}
+        found["accuracy"] = interval([float(np.mean(row["accuracy"])) for row in rows])
+        found["accuracy_spread"] = interval([max(row["accuracy"]) - min(row["accuracy"]) for row in rows])
+        return found
 
     releases = [
-        {
-            "release": place + 1,
-            "distance_to_final": over(lambda seed, p=place: seed["releases"][p]["distance_to_final"]),
-            "between_orders": over(lambda seed, p=place: seed["releases"][p]["between_orders"]),
-            "accuracy": over(lambda seed, p=place: float(np.mean(seed["releases"][p]["accuracy"]))),
-            "accuracy_spread": over(lambda seed, p=place: spread(seed["releases"][p]["accuracy"])),
-        }
+        {"release": place + 1, **figures([s["releases"][place] for s in seeds], "distance_to_final", "between_orders")}
         for place in range(COHORTS - 1)
     ]
-    mixing = {
-        name: {
-            "between_orders": over(lambda seed, n=name: seed["one_after_another"][n]["between_orders"]),
-            "accuracy": over(lambda seed, n=name: float(np.mean(seed["one_after_another"][n]["accuracy"]))),
-            "accuracy_spread": over(lambda seed, n=name: spread(seed["one_after_another"][n]["accuracy"])),
-        }
-        for name in WEIGHTS
-    }
+    mixing = {name: figures([s["one_after_another"][name] for s in seeds], "between_orders") for name in WEIGHTS}
     return {
         "final_adapters_of_a_seed": max(seed["final_adapters"] for seed in seeds),
         "between_orders_exact": over(lambda seed: seed["exact"]["between_orders"]),
