@@ -35,11 +35,14 @@ ANALYSIS = """Fixed before the run. Primary: the number of different final adapt
 seed, by exact sums: 1 is claimed. Secondary, by seed over orders, then a 95% t-interval over seeds: (a) the mean
 relative L2 distance between the final vectors of two orders; (b) after each release, the mean relative distance to the
 final vector, and mean and range of accuracy; (c) both for clients that are mixed in one after another,
-m <- (1 - a) m + a d_k: a = 0.5, a = 0.3, and a = 0.5 (1 + t)^-0.5 with t as the staleness. Held-out accuracy is that of
-1,828 tweets on which nobody trained. Reported whichever way it comes out."""
+m <- (1 - a) m + a d_k: a = 0.5, a = 0.3, and a = 0.5 (1 + t)^-0.5 with t as the staleness. Accuracy is that of 900
+held-out tweets, in the first 4 orders of a seed. Reported whichever way it comes out."""
 
 CLIENTS, COHORTS = 12, 4
-ORDERS_SCORED = 5
+ORDERS_SCORED = 4
+DATA = Data(size=300, held_out=900)
+BATCH = 60
+"""Of the 300 tweets of each client: the demo's sampling rate."""
 Vector = NDArray[np.float32]
 Sums = NDArray[np.uint64]
 WEIGHTS: dict[str, Callable[[int], float]] = {
@@ -67,9 +70,9 @@ class Uploads:
     def train(cls, seed: int, steps: int | None) -> "Uploads":
         """Train every client of a seed."""
         cell = Cell("federated", seed, 1, CLIENTS, 3.0, 8.0, "ffa-lora", 1.0)
-        plan = {} if steps is None else {"training": {"steps": steps}}
+        plan = {"training": {"batch_size": BATCH, **({} if steps is None else {"steps": steps})}}
         grid = Grid(seeds=(seed,), clients=(CLIENTS,))
-        federation = assemble(cell, Simulation(data=Data(size=480), sealed=False, plan=plan, grid=grid))
+        federation = assemble(cell, Simulation(data=DATA, sealed=False, plan=plan, grid=grid))
         changes = list[Vector]()
         for number in range(CLIENTS):
             changes.append(federation.train(number, federation.plan))
@@ -247,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("async-orders.json"))
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--orders", type=int, default=20, help="shuffled orders a seed")
     parser.add_argument("--steps", type=int, help="fewer steps, to try the script")
     words = parser.parse_args()
