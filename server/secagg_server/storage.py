@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, event, func, select, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from secagg.certificate import TimelineEvent
@@ -39,6 +39,22 @@ from secagg.plan import Frozen, Hash
 from secagg.releases import Arrival, ReleasedSets
 from secagg.signing import Signed, parse_model
 from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder
+from secagg_server.tables import (
+    ApprovalRow,
+    ArrivalRow,
+    Base,
+    CandidateRow,
+    DegreeRow,
+    EndorsementRow,
+    EnrolmentRow,
+    EventRow,
+    FinalRow,
+    PublishedRow,
+    ReleaseRow,
+    SessionRow,
+    ShareRow,
+    UploadRow,
+)
 
 
 class SessionState(StrEnum):
@@ -51,137 +67,6 @@ class SessionState(StrEnum):
     TOO_FEW = "too-few"
     BURNT = "burnt"
     EXPIRED = "expired"
-
-
-class Base(DeclarativeBase):
-    """All tables; binary columns hold signed statements in their JSON form."""
-
-
-class SessionRow(Base):
-    """A session this coordinator runs."""
-
-    __tablename__ = "sessions"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    descriptor: Mapped[bytes]
-    state: Mapped[str]
-    reason: Mapped[str]
-
-
-class ApprovalRow(Base):
-    """A key-holder's approval of the descriptor."""
-
-    __tablename__ = "approvals"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class EnrolmentRow(Base):
-    """A client that has begun."""
-
-    __tablename__ = "enrolments"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    client: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class UploadRow(Base):
-    """A client's one upload; complete when it has a receipt."""
-
-    __tablename__ = "uploads"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    client: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-    receipt: Mapped[bytes | None]
-
-
-class CandidateRow(Base):
-    """The candidate set of a release."""
-
-    __tablename__ = "candidates"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class EndorsementRow(Base):
-    """A key-holder's endorsement of a set."""
-
-    __tablename__ = "endorsements"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    stage: Mapped[str] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class DegreeRow(Base):
-    """A key-holder's answer to the degree check."""
-
-    __tablename__ = "degree_answers"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class FinalRow(Base):
-    """The final set; `answers` and `degree_answers` list the key-holders whose word is attached."""
-
-    __tablename__ = "finals"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-    answers: Mapped[str]
-    degree_answers: Mapped[str]
-
-
-class ShareRow(Base):
-    """A key-holder's share sum."""
-
-    __tablename__ = "shares"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-    share: Mapped[bytes]
-
-
-class ReleaseRow(Base):
-    """What a release is made from, fixed before its files are."""
-
-    __tablename__ = "releases"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    inputs: Mapped[bytes]
-
-
-class PublishedRow(Base):
-    """A release of a session of several whose folder is written."""
-
-    __tablename__ = "published"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-
-
-class ArrivalRow(Base):
-    """In which order uploads became complete."""
-
-    __tablename__ = "arrivals"
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    ctx: Mapped[str] = mapped_column(index=True)
-    client: Mapped[str]
-
-
-class EventRow(Base):
-    """The timeline that the certificate shows."""
-
-    __tablename__ = "events"
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    ctx: Mapped[str] = mapped_column(index=True)
-    at: Mapped[int]
-    party: Mapped[str]
-    event: Mapped[str]
 
 
 class ReleaseInputs(Frozen):
