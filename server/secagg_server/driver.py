@@ -10,8 +10,9 @@ from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
-from secagg_server.session import ServedSession, Waiting
+from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
+from secagg_server.tasks import Waiting
 
 WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY = 5, 60
 RETRY_AFTER = 5

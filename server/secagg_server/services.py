@@ -24,8 +24,9 @@ from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
 from secagg_server.blobs import PartWriter
 from secagg_server.intake import Intake, UploadStream
-from secagg_server.session import CandidateTask, DegreeTask, FinalTask, ServedSession, ShareTask, Task
+from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
+from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task
 
 MAX_WAIT_SECONDS = 20.0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secagg.certificate import TimelineEvent, names
-from secagg.coordinator import Settlement, check_share_answer
+from secagg.coordinator import check_share_answer
 from secagg.degree import verify_answers
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, NotReady, ProtocolViolation, RoleViolation, SessionClosed
@@ -23,7 +23,6 @@ from secagg.messages import (
     SignedDegreeAnswer,
     SignedEndorsement,
     SignedEnrolment,
-    SignedFinalSet,
     SignedReceipt,
 )
 from secagg.releases import ReleasedSets, number_in_words, release_folder
@@ -31,6 +30,7 @@ from secagg.signing import Signed, Signer
 from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import SessionState, SessionStore
+from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task, Waiting
 
 DEGREE_CHECK_SECONDS = 60
 Checkpoint = Callable[[str], None]
@@ -53,60 +53,6 @@ class Host:
     events: EventLog
     checkpoint: Checkpoint = no_checkpoint
     degree_check_seconds: int = DEGREE_CHECK_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateTask:
-    """Endorse the candidate set."""
-
-    candidate: SignedCandidate
-    peers: tuple[SignedEndorsement, ...]
-    earlier: tuple[ReleasedSets, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DegreeTask:
-    """Answer the degree check over the candidate set."""
-
-    candidate: SignedCandidate
-    endorsements: tuple[SignedEndorsement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FinalTask:
-    """Endorse the final set."""
-
-    candidate: SignedCandidate
-    settlement: Settlement
-    peers: tuple[SignedEndorsement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShareTask:
-    """Sum the shares over the final set."""
-
-    final: SignedFinalSet
-    endorsements: tuple[SignedEndorsement, ...]
-
-
-Task = CandidateTask | DegreeTask | FinalTask | ShareTask
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What a session waits for: `have` of `needed` answers of a kind, and who has not given one."""
-
-    what: str
-    have: int
-    needed: int
-    missing: tuple[str, ...]
-
-    @property
-    def reason(self) -> str:
-        """In words. More than the needed may still come: that is not what is waited for."""
-        if self.have >= self.needed:
-            return f"{self.have} {self.what}, {self.needed} are enough; none so far from {', '.join(self.missing)}"
-        return f"{self.have} of {self.needed} {self.what}; waiting for {', '.join(self.missing)}"
 
 
 class ServedSession:
