@@ -20,6 +20,7 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.plan import Frozen, Hash, Plan
+from secagg.releases import Progress
 from secagg.signing import Signed, Statement
 
 ADAPTER = "adapter_model.safetensors"
@@ -129,9 +130,14 @@ class Certificate(Statement):
         """Who signed it, and every receipt of the session."""
 
     @property
-    def most_releases(self) -> int:
-        """How many releases the session may make."""
-        return 1
+    def acknowledged_before(self) -> dict[str, str]:
+        """The same of the releases before it of its session, where that may have several."""
+        return {}
+
+    @property
+    def open_until(self) -> int | None:
+        """When its set was fixed, if uploads that came later may be in another release of the session."""
+        return None
 
     @property
     @abstractmethod
@@ -168,6 +174,7 @@ class ReleaseCertificate(Certificate):
     committee_note: Short
     error_max: int
     error_bound: int
+    progress: Progress | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
     def purpose(cls) -> str:
@@ -190,9 +197,15 @@ class ReleaseCertificate(Certificate):
         return self.session.descriptor.statement.coordinator_identity
 
     @property
-    def most_releases(self) -> int:
-        """By the descriptor."""
-        return self.session.descriptor.statement.releases
+    def acknowledged_before(self) -> dict[str, str]:
+        """The candidate sets of the releases before."""
+        earlier = () if self.progress is None else self.progress.earlier
+        return {member.client: member.upload_root for one in earlier for member in one.sets.candidate.statement.members}
+
+    @property
+    def open_until(self) -> int | None:
+        """With several releases, the time of C."""
+        return None if self.progress is None else self.candidate.statement.fixed_at
 
     @property
     def acknowledged(self) -> dict[str, str]:

@@ -46,6 +46,8 @@ def judge_receipt(certificate: Certificate, signed: SignedReceipt) -> Verdict:
         return Verdict(Fate.EXCLUDED, said)
     if listed is not None:
         return Verdict(Fate.DROPPED, "the certificate lists another upload in this client's name")
-    if certificate.most_releases > 1:
-        return Verdict(Fate.ELSEWHERE, f"not in this one of up to {certificate.most_releases} releases ({said})")
+    if certificate.acknowledged_before.get(receipt.client) == receipt.upload_root:
+        return Verdict(Fate.ELSEWHERE, said)
+    if certificate.open_until is not None and receipt.received_at >= certificate.open_until:
+        return Verdict(Fate.ELSEWHERE, "it came after the set of this release was fixed: look at the later ones")
     return Verdict(Fate.DROPPED, f"the certificate does not list the upload ({said})")

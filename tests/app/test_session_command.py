@@ -135,3 +135,20 @@ def test_a_session_is_made_once(study: Study) -> None:
     assert result.exit_code == 1
     assert "a session is made once" in result.stderr
     assert (study.folder / "session.json").read_bytes() == before
+
+
+def test_several_releases_are_signed_and_shown(study: Study, tmp_path: Path) -> None:
+    """By the option, or in session.toml; a roster that cannot fill them is refused."""
+    text = (study.folder / "session.toml").read_text()
+    roster = len(study.client_names)
+    config, identity = study.folder / "changed.toml", str(study.identity("server"))
+    config.write_text(text.replace("n_min = 3", "n_min = 2", 1))
+    words = ["session", "create", str(config), "--identity", identity, "--out", str(tmp_path / "session.json")]
+    made = CliRunner().invoke(cli, [*words, "--releases", str(roster // 2)])
+    if roster < 4:
+        made = CliRunner().invoke(cli, [*words, "--releases", "2"])
+        assert "2 releases of at least n_min = 2 clients each need a roster of 4; it has 3" in made.output
+        return
+    assert made.exit_code == 0, made.output
+    shown = CliRunner().invoke(cli, ["session", "show", str(tmp_path / "session.json")]).output
+    assert f"up to {roster // 2}, one cohort of at least 2 clients after another" in shown
