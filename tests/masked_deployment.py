@@ -80,7 +80,7 @@ class MaskedDeployment(Deployment):
         spec = MaskedSpec(
             n_min=self.n_min, dropout_rate=self.dropout_rate, upload_seconds=self.upload_seconds,
             round_seconds=self.round_seconds,
-            expiry_seconds=2 * HOUR,
+            expiry_seconds=2 * HOUR, client_noise=self.client_noise,
         )  # fmt: skip
         signer = self.coordinator_files.signer
         return create_masked_session(spec, self.plan, roster, signer, self.clock(), os.urandom)

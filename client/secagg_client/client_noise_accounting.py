@@ -9,8 +9,10 @@ from dp_accounting import DpEvent
 from dp_accounting.rdp import RdpAccountant
 
 from secagg.client_noise.concentrated import ORDERS
+from secagg.client_noise.session import NoisySession
 from secagg.client_noise.setting import DELTA_KEPT, NoiseGrid
 from secagg.errors import AccountingError
+from secagg_host.events import EventLog
 
 TOLERANCE = 1e-9
 
@@ -47,3 +49,16 @@ def check_agreement(grid: NoiseGrid, releases: int) -> float:
     if found > stated * (1 + TOLERANCE) + TOLERANCE:
         raise AccountingError(f"client-level noise: stated epsilon {stated:.6f}, dp-accounting finds {found:.6f}")
     return stated
+
+
+def check_session(session: NoisySession) -> None:
+    """`check_agreement` for a session that has the noise; nothing for one without."""
+    if session.noise_grid is not None:
+        check_agreement(session.noise_grid, session.rounds * session.releases)
+
+
+def announce(session: NoisySession, log: EventLog) -> None:
+    """Say what the noise spends and how large it is, before anything is trained (protocol.md §14.8)."""
+    if (grid := session.noise_grid) is not None:
+        epsilon = grid.epsilon(session.rounds * session.releases)
+        log.emit("client-noise", epsilon=epsilon, delta=grid.noise.delta, note=grid.ratio_in_words)
