@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,22 @@ from secagg.ckks.verify import verify_ckks
 from secagg.client_noise import concentrated
 from secagg.client_noise.setting import ClientNoise, NoiseGrid
 from secagg.errors import AccountingError, PolicyViolation
+from secagg.masked.messages import SignedMaskedUpload, UploadMessage
 from secagg.masked.verify import verify_masked
+from secagg.messages import SignedReceipt
 from secagg.privacy import stated
+from secagg.signing import Signer
 from secagg.verify import verify_release
 from secagg_client.ckks_calls import CkksCalls
-from secagg_host.tls import channel
+from secagg_client.masked_calls import MaskedCalls
+from secagg_host.tls import channel, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import SessionState
 from tests.deployment import Deployment
-from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant
+from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody
 from tests.server.test_ckks_server import CkksDeployment, Participant, run_together
-from tests.server.test_masked_server import play, released
+from tests.server.test_masked_server import play, play_with, released
 from tests.server.test_release import anchors, run_session
 from tests.small import changes
 
@@ -96,6 +101,44 @@ def test_a_masked_session_carries_the_noise_of_who_is_in_it(tmp_path: Path, at: 
     check_noise(release, deployment.descriptor.noise_grid, [deployment.changes[i] for i in members])
     (note,) = announced(participants[0].folder)
     assert note in release[REPORT].decode()
+
+
+@pytest.mark.parametrize("lie", [None, {"noise_multiplier": 0.5}, {"delta": 1e-5}])
+def test_a_client_that_states_other_noise_has_no_part_in_a_masked_sum(
+    tmp_path: Path, lie: dict[str, float] | None
+) -> None:
+    """It is refused when its vector is there; the others' shares take its masks away, and its noise never counts."""
+    deployment = MaskedDeployment(tmp_path, client_noise=NOISE)
+    participants = everybody(deployment)
+    participants[1].calls = lambda line: LyingCalls(line, participants[1].files.signer, lie)
+    _, state, _ = play_with(deployment, participants)
+    assert state == SessionState.RELEASED
+    assert isinstance(participants[1].error, PolicyViolation)
+    assert "other client-level noise" in str(participants[1].error)
+    release = released(tmp_path / "release")
+    assert len(verify_masked(release, deployment.policy).certificate.members) == 4
+    check_noise(release, deployment.descriptor.noise_grid, [deployment.changes[i] for i in (0, 2, 3, 4)])
+
+
+class LyingCalls(MaskedCalls):
+    """A client that signs for other noise than the session agreed on; for none at all where `lie` is None."""
+
+    def __init__(self, line: grpc.Channel, signer: Signer, lie: dict[str, float] | None) -> None:
+        super().__init__(line)
+        self._signer, self._lie = signer, lie
+
+    def _lied(self, signed: SignedMaskedUpload) -> SignedMaskedUpload:
+        privacy = signed.statement.privacy
+        level = privacy.client_level
+        other = level.model_copy(update=self._lie) if self._lie is not None and level is not None else None
+        stated = privacy.model_copy(update={"client_level": other})
+        return self._signer.sign(signed.statement.model_copy(update={"privacy": stated}))
+
+    def begin_upload(self, signed: SignedMaskedUpload) -> int | SignedReceipt:
+        return super().begin_upload(self._lied(signed))
+
+    def upload(self, message: UploadMessage, offset: int, chunks: Iterable[bytes]) -> SignedReceipt:
+        return super().upload(replace(message, signed=self._lied(message.signed)), offset, chunks)
 
 
 def test_a_ckks_session_carries_the_noise_of_who_is_in_it(tmp_path: Path) -> None:
