@@ -78,11 +78,11 @@ def composed(records: Sequence[ClientLevelRecord], delta: float) -> float:
 def check_session(session: NoisySession) -> None:
     """`check_agreement` for a session that has the noise; nothing for one without."""
     if session.noise_grid is not None:
-        check_agreement(session.noise_grid, session.rounds * session.releases)
+        check_agreement(session.noise_grid, session.client_releases)
 
 
 def announce(session: NoisySession, log: EventLog) -> None:
     """Say what the noise spends and how large it is, before anything is trained (protocol.md §14.8)."""
     if (grid := session.noise_grid) is not None:
-        epsilon = grid.epsilon(session.rounds * session.releases)
+        epsilon = grid.epsilon(session.client_releases)
         log.emit("client-noise", epsilon=epsilon, delta=grid.noise.delta, note=grid.ratio_in_words)

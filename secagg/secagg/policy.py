@@ -174,7 +174,7 @@ class TrainingLimits(Frozen):
             return
         if self.client_noise == "refused":
             raise PolicyViolation("the session adds client-level noise, the policy refuses it")
-        epsilon = grid.epsilon(session.rounds * session.releases)
+        epsilon = grid.epsilon(session.client_releases)
         if self.max_client_epsilon is not None and epsilon > self.max_client_epsilon:
             raise PolicyViolation(
                 f"client-level epsilon {epsilon:.4g} is above the policy's {self.max_client_epsilon:g}"

@@ -342,7 +342,7 @@ def _client_noise(descriptor: NoisySession) -> Shown:
     if grid is None:
         return {"client noise": "none"}
     return {
-        "client noise": grid.guarantee_in_words(descriptor.rounds * descriptor.releases),
+        "client noise": grid.guarantee_in_words(descriptor.client_releases),
         "noise over signal": grid.ratio_in_words,
     }
 

@@ -12,7 +12,7 @@ from secagg.privacy import PrivacyStatement, guarantee_in_words
 
 
 class NoisySession(Protocol):
-    """A descriptor in so far as it says what noise clients add, and how many releases a client is in."""
+    """A descriptor in so far as it says what noise clients add, and how many releases one client is in."""
 
     @property
     def client_noise(self) -> ClientNoise | None:
@@ -27,8 +27,8 @@ class NoisySession(Protocol):
         """Of its series."""
 
     @property
-    def releases(self) -> int:
-        """Of one session."""
+    def client_releases(self) -> int:
+        """Those that a vector of one client is in, over the whole series (protocol.md §14.6)."""
 
 
 def make_grid(noise: ClientNoise | None, quantiser: Quantiser, n_min: int, n_max: int) -> NoiseGrid | None:
@@ -45,7 +45,7 @@ def statement_of(session: NoisySession) -> ClientStatement | None:
         noise_multiplier=noise.noise_multiplier,
         colluders=noise.colluders,
         delta=noise.delta,
-        releases=session.rounds * session.releases,
+        releases=session.client_releases,
     )
 
 
@@ -61,7 +61,7 @@ def check_setting(session: NoisySession, encoding: Encoding) -> None:
     if encoding.equal_weights:
         raise MalformedError(f"{encoding.name} counts clients, which noise makes meaningless: leave it out")
     grid.check_ratio()
-    grid.epsilon(session.rounds * session.releases)
+    grid.epsilon(session.client_releases)
 
 
 def check_colluders(noise: ClientNoise | None, assumed_corrupt: int) -> None:
@@ -76,12 +76,12 @@ def check_colluders(noise: ClientNoise | None, assumed_corrupt: int) -> None:
 def privacy_note(session: NoisySession, statements: Sequence[PrivacyStatement]) -> str:
     """The guarantee in words, by the weakest of the members' statements and, with noise, for whole clients too."""
     note, grid = guarantee_in_words(statements, session.rounds), session.noise_grid
-    return note if grid is None else f"{note} {grid.guarantee_in_words(session.rounds * session.releases)}"
+    return note if grid is None else f"{note} {grid.guarantee_in_words(session.client_releases)}"
 
 
 def verified_in_words(session: NoisySession) -> tuple[str, ...]:
     """What a verifier says when every member signed for its noise: nothing in a session without. Epsilon is new."""
     if session.noise_grid is None:
         return ()
-    spent = session.noise_grid.epsilon(session.rounds * session.releases)
+    spent = session.noise_grid.epsilon(session.client_releases)
     return (f"every member signed for its share of the client-level noise: epsilon {spent:.4g}, computed anew",)

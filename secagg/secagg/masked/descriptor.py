@@ -83,6 +83,11 @@ class MaskedDescriptor(Statement):
         return 1
 
     @property
+    def client_releases(self) -> int:
+        """One, with one vector of each member (protocol.md §14.6)."""
+        return self.rounds
+
+    @property
     def round(self) -> None:
         """No place in a series."""
 
