@@ -163,7 +163,7 @@ def render_page(template: str, certificate: Certificate, members: Sequence[Membe
         seeded=any(member.privacy.noise == "seeded" for member in members),
         timeline_plot=plots.timeline_plot(certificate.timeline) if certificate.timeline else Markup(),
         quality_plot=plots.quality_plot(certificate.evaluation) if certificate.evaluation else Markup(),
-        **more,
+        **{"progress": None, **more},
     )
     return page.encode()
 
