@@ -27,7 +27,15 @@ from secagg.descriptor import (
 )
 from secagg.digits import Sums
 from secagg.encodings.registry import encoding_of
-from secagg.errors import HashMismatch, MalformedError, OpeningError, ProtocolViolation, ShareError, TooFewContributions
+from secagg.errors import (
+    EndorsementInvalid,
+    HashMismatch,
+    MalformedError,
+    OpeningError,
+    ProtocolViolation,
+    ShareError,
+    TooFewContributions,
+)
 from secagg.evidence import ShareAnswer
 from secagg.messages import (
     MAX_RELEASES,
@@ -143,10 +151,12 @@ def settle(
     """U = C less the members complained about and the culprits of the degree check (protocol.md §8.3).
 
     When all that key-holders say leaves fewer than n_min, those with most complaints are left out while t remain, and
-    their degree answers with them: one key-holder that speaks against everybody stops nothing. Raises
-    TooFewContributions.
+    their degree answers with them: one key-holder that speaks against everybody stops nothing.
+    Raises EndorsementInvalid for fewer than t endorsements, TooFewContributions.
     """
     fixed = candidate.statement
+    if len(answers) < descriptor.threshold:
+        raise EndorsementInvalid(f"{len(answers)} key-holders endorsed the candidate set; {descriptor.threshold} must")
     ordered = sorted(answers, key=lambda answer: (len(answer.statement.complaints), answer.signer))
     for count in range(len(ordered), descriptor.threshold - 1, -1):
         attached = ordered[:count]

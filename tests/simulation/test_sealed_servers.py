@@ -101,6 +101,7 @@ class ApprovesAnything(EndorsesTwice):
 def test_different_sets_to_different_key_holders_open_nothing() -> None:
     run = session(server=ShowsDifferentSets)
     assert [len(closing.answers) for closing in run.server.closings] == [2, 2]
+    assert errors(run, "settle") == [EndorsementInvalid] * 2
     assert isinstance(run.outcome, Unopened)
 
 
