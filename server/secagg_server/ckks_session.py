@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from secagg.certificate import FILES, TimelineEvent
-from secagg.ckks.client import check_ckks_upload, unframe
+from secagg.ckks.client import check_ckks_upload, split_blocks
 from secagg.ckks.coordinator import check_arrived, check_opening
 from secagg.ckks.descriptor import SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening, SignedUploadSet
@@ -264,7 +264,8 @@ class CkksSession:
     def _check_content(self, client: str, signed: SignedCkksUpload) -> None:
         path = self.files.path(client)
         with guard(path), path.open("rb") as file:
-            check_arrived(self.descriptor, signed, unframe(file.read))
+            size = self.descriptor.parameters.ring.block_bytes
+            check_arrived(self.descriptor, signed, split_blocks(file.read, size))
 
     def _sign(self, peer: Identity, signed: SignedCkksUpload) -> SignedReceipt:
         receipt = self.host.signer.sign(
