@@ -173,7 +173,7 @@ def extract_limbs(
             if words[w] != np.uint64(0):
                 beyond += 1
                 break
-    return largest, beyond
+    return int(largest), int(beyond)
 
 
 def primes_of(ring: Ring) -> U64:

@@ -136,7 +136,8 @@ class PublicContext:
         self._key = unpack(raw, ring.degree, (*ring.primes, ring.special), "a public key")
         if not (self._key[0].any() and self._key[1].any()):
             raise MalformedError("a public key has a polynomial that is zero")
-        self.raw, self.ring, self._encryptor = raw, ring, None
+        self.raw, self.ring = raw, ring
+        self._encryptor: Any = None
 
     def __repr__(self) -> str:
         return f"PublicContext({self.ring.name}, {len(self.raw)} bytes)"
@@ -215,4 +216,5 @@ class SecretContext:
         count = 8 * len(self.ring.primes) * self.ring.degree
         values = np.frombuffer(body_of(saved(plain))[-count:], "<u8").reshape(total.shape[1:])
         # SEAL turns ciphertexts back into coefficients, not plaintexts: so this one travels in place of a ciphertext.
-        return seal.residues(seal.ciphertext(np.stack([values, np.ones_like(values)]), ntt=True))[0]
+        found: U64 = seal.residues(seal.ciphertext(np.stack([values, np.ones_like(values)]), ntt=True))[0]
+        return found

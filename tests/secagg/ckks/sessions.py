@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secagg.ckks.client import CkksSealed, blocks_root, seal_ckks
 from secagg.ckks.coordinator import fix_set
@@ -15,16 +16,32 @@ from secagg.ckks.messages import SignedUploadSet
 from secagg.ckks.opened import Opened
 from secagg.ckks.residues import pack, read_block
 from secagg.ckks.run import MemoryContexts, policy_for_ckks
+from secagg.ckks.scheme import SecretContext
 from secagg.descriptor import RosterMember
+from secagg.encodings.registry import encoding_of
 from secagg.plan import Plan
 from secagg.privacy import stated
+from secagg.randomness import Randomness
 from secagg.run import MemoryJournal, Parties, certify
 from secagg.signing import Signer
 from tests.small import DAY, NOW, changes, small_plan
+from tests.twin.predictable import PredictableRandomness
 
 LENGTH = 20_000
 SPEC = CkksSpec(n_min=3, n_max=5, upload_seconds=DAY // 2, expiry_seconds=DAY)
 PARTIES = certify([f"Hospital {i}" for i in range(1, 6)], 2, NOW)
+
+
+class CountedContexts(MemoryContexts):
+    """Secret contexts in memory; `used` counts how often one was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = 0
+
+    def get(self, offer_digest: str) -> SecretContext:
+        self.used += 1
+        return super().get(offer_digest)
 
 
 @dataclass
@@ -35,11 +52,12 @@ class Ckks:
     plan: Plan = field(default_factory=lambda: small_plan(LENGTH))
     parties: Parties = PARTIES
     spec: CkksSpec = SPEC
+    keys: CountedContexts = field(default_factory=CountedContexts)
 
     @cached_property
     def holder(self) -> CkksKeyHolder:
         policy = policy_for_ckks(self.parties, self.plan, self.n_min)
-        return CkksKeyHolder(self.parties.holders[0], policy, self.parties.authority, MemoryJournal(), MemoryContexts())
+        return CkksKeyHolder(self.parties.holders[0], policy, self.parties.authority, MemoryJournal(), self.keys)
 
     @cached_property
     def signed(self) -> SignedCkksDescriptor:
@@ -61,13 +79,24 @@ class Ckks:
         return list(changes(5, self.plan.length).values())
 
     def seal(self, index: int) -> CkksSealed:
+        """An upload that is none of `uploads`."""
+        return self.seal_as(index, os.urandom)
+
+    def seal_as(self, index: int, random: Randomness) -> CkksSealed:
+        """With the quantiser's randomness given: `values` repeats it."""
         statement = stated(self.plan.training, "test")
-        return seal_ckks(self.descriptor, self.signers[index], self.changes[index], statement, os.urandom)
+        return seal_ckks(self.descriptor, self.signers[index], self.changes[index], statement, random)
+
+    def values(self, index: int) -> NDArray[np.uint32]:
+        """What client `index` of `uploads` encrypted, uint32 [L]."""
+        random = PredictableRandomness(b"client %d" % index)
+        vector = encoding_of(self.plan).encode(self.plan, self.changes[index], random)
+        return self.descriptor.quantiser.encode(vector, random).values
 
     @cached_property
     def uploads(self) -> list[CkksSealed]:
         self.holder.approve(self.signed, NOW)
-        return [self.seal(index) for index in range(5)]
+        return [self.seal_as(index, PredictableRandomness(b"client %d" % index)) for index in range(5)]
 
     def chosen(self, count: int = 4) -> SignedUploadSet:
         uploads = {one.signed.signer: one.signed for one in self.uploads[:count]}
@@ -82,7 +111,7 @@ class Ckks:
 
     def again(self) -> "Ckks":
         """The same session and uploads, with a key-holder that has recorded nothing but its approval."""
-        other = Ckks()
+        other = Ckks(keys=self.keys)
         holder = replace(self.holder, journal=MemoryJournal())
         other.__dict__.update({"holder": holder, "signed": self.signed, "uploads": self.uploads})
         holder.approve(self.signed, NOW)

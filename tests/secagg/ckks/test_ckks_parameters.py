@@ -87,7 +87,7 @@ def test_what_no_ring_carries_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def binomial_tail(size: int, above: float) -> float:
     """P(|X| > above) for a centred binomial of `size` coins, exactly."""
     half = size // 2
-    return sum(math.comb(size, half + k) for k in range(-half, half + 1) if abs(k) > above) / 2**size
+    return float(sum(math.comb(size, half + k) for k in range(-half, half + 1) if abs(k) > above) / 2**size)
 
 
 def test_the_bound_holds_for_the_failure_that_is_stated() -> None:

@@ -79,7 +79,9 @@ def test_packing_is_that_of_one_long_number(name: str) -> None:
     found = np.stack([generator.integers(0, prime, (2, ring.degree), dtype=np.uint64) for prime in ring.primes], axis=1)
     raw = pack(found, ring.widths)
     expected = b"".join(
-        sum(int(one) << (width * i) for i, one in enumerate(found[half, p])).to_bytes(ring.degree * width // 8, "little")
+        sum(int(one) << (width * i) for i, one in enumerate(found[half, p])).to_bytes(
+            ring.degree * width // 8, "little"
+        )
         for half in range(2)
         for p, width in enumerate(ring.widths)
     )
