@@ -24,13 +24,13 @@ from typing import Any
 if __name__ == "__main__":  # a script in a folder of its own: the repository's root holds `tests`
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.fuzz import bulk, files, identities, others, releases, services, statements
+from tests.fuzz import bulk, ckks, files, identities, others, releases, services, statements
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Target, attempt
 
 ALL = {
     target.name: target
-    for module in (statements, files, bulk, identities, releases, services, others)
+    for module in (statements, files, bulk, identities, releases, services, others, ckks)
     for target in module.TARGETS
 }
 SLOW_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""What masked and ckks sessions take in from outside (protocol.md §12, §13)."""
+"""What masked sessions take in from outside (protocol.md §12)."""
 
 from functools import cache
 from typing import Any
@@ -7,7 +7,6 @@ import numpy as np
 
 from secagg import certificate
 from secagg.ckks import messages as ckks_messages
-from secagg.ckks.scheme import PublicContext, SecretContext
 from secagg.masked import messages
 from secagg.masked.certificate import MaskedCertificate, SignedMaskedRelease
 from secagg.masked.descriptor import SignedMaskedDescriptor
@@ -23,7 +22,6 @@ from tests.fuzz.target import Target, genuine
 from tests.secagg.masked.sessions import Masked
 from tests.small import NOW
 
-SCALE = 24
 STATEMENTS: tuple[Any, ...] = (
     messages.SignedAdvertisement, messages.SignedSharing, messages.SignedMaskedUpload, messages.SignedSurvivorSet,
     messages.SignedSetEndorsement, messages.SignedUnmasking, ckks_messages.SignedKeyOffer,
@@ -185,35 +183,6 @@ def run_opening(data: bytes) -> object:
     return read_masked_opening(parts_of(data, 1)[0], masked_certificate())
 
 
-# -- ckks ----------------------------------------------------------------------------------------------------------
-
-
-@cache
-def secret() -> SecretContext:
-    """A key-holder's key."""
-    return SecretContext.generate(SCALE)
-
-
-def ciphertext_seeds() -> list[bytes]:
-    """A ciphertext."""
-    return [frame([secret().public.encrypt(np.arange(2048.0))])]
-
-
-def run_ciphertext(data: bytes) -> object:
-    """As coordinator and key-holder read one."""
-    return secret().read(parts_of(data, 1)[0])
-
-
-def context_seeds() -> list[bytes]:
-    """A public context."""
-    return [frame([secret().public.raw])]
-
-
-def run_context(data: bytes) -> object:
-    """As every party reads one."""
-    return PublicContext(parts_of(data, 1)[0], SCALE)
-
-
 TARGETS: tuple[Target, ...] = (
     Target("masked-statements", statement_seeds, run_statement),
     Target("masked-descriptor", descriptor_seeds, run_descriptor),
@@ -222,6 +191,4 @@ TARGETS: tuple[Target, ...] = (
     Target("masked-vectors", vector_seeds, run_vector),
     Target("masked-release", release_seeds, run_release),
     Target("masked-opening", opening_seeds, run_opening),
-    Target("ckks-ciphertext", ciphertext_seeds, run_ciphertext),
-    Target("ckks-context", context_seeds, run_context),
 )
