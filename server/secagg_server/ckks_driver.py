@@ -52,6 +52,8 @@ class CkksDriver:
             return state != SessionState.RELEASED
         with session.lock:
             match state:
+                case SessionState.PROPOSED if session.open_if_approved():
+                    return True
                 case SessionState.PROPOSED if now > session.descriptor.upload_deadline:
                     reason = "the key-holder did not approve the session before its upload deadline"
                     session.move(SessionState.TOO_FEW, reason, "no approval at the deadline; nothing was sent")
