@@ -14,8 +14,6 @@ U64 = NDArray[np.uint64]
 U32 = NDArray[np.uint32]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
-WORDS = 6
-"""32-bit words of a coefficient: 192 bits hold every modulus of the table."""
 
 
 @kernel
@@ -96,7 +94,7 @@ def _compose(digits: U64, primes: U64, words: U64) -> None:
     for j in range(len(digits) - 1, -1, -1):
         below, above = primes[j] & low, primes[j] >> np.uint64(32)
         carry, before = digits[j], np.uint64(0)
-        for w in range(WORDS):
+        for w in range(len(words)):
             first, second = words[w] * below, before * above
             before = words[w]
             part = (carry & low) + (first & low) + (second & low)
@@ -111,7 +109,7 @@ def _add_signed(words: U64, value: np.int64) -> None:
     low = np.uint64(0xFFFFFFFF)
     extended = np.uint64(low) if value < 0 else np.uint64(0)
     addend, carry = np.uint64(value), np.uint64(0)
-    for w in range(WORDS):
+    for w in range(len(words)):
         part = (addend >> np.uint64(32 * w)) & low if w < 2 else extended
         carry += words[w] + part
         words[w] = carry & low
@@ -122,9 +120,9 @@ def _add_signed(words: U64, value: np.int64) -> None:
 def _shift_right(words: U64, bits: np.int64) -> None:
     """words >>= bits."""
     low, skip, small = np.uint64(0xFFFFFFFF), bits >> 5, np.uint64(bits & 31)
-    for w in range(WORDS):
-        here = words[w + skip] if w + skip < WORDS else np.uint64(0)
-        above = words[w + skip + 1] if w + skip + 1 < WORDS else np.uint64(0)
+    for w in range(len(words)):
+        here = words[w + skip] if w + skip < len(words) else np.uint64(0)
+        above = words[w + skip + 1] if w + skip + 1 < len(words) else np.uint64(0)
         words[w] = ((here | (above << np.uint64(32))) >> small) & low
 
 
@@ -132,7 +130,7 @@ def _shift_right(words: U64, bits: np.int64) -> None:
 def _divide(words: U64, base: np.uint64) -> np.uint64:
     """words //= base; the remainder. `base` is below 2^32 or 2^32 itself."""
     left = np.uint64(0)
-    for w in range(WORDS - 1, -1, -1):
+    for w in range(len(words) - 1, -1, -1):
         part = (left << np.uint64(32)) | words[w]
         words[w] = part // base
         left = part - words[w] * base
@@ -141,16 +139,23 @@ def _divide(words: U64, base: np.uint64) -> np.uint64:
 
 @kernel
 def extract_limbs(
-    residues: U64, primes: U64, inverses: U64, base: np.uint64, scale_log2: np.int64, noise: I64, out: U32
+    residues: U64,
+    primes: U64,
+    inverses: U64,
+    width: int,
+    base: np.uint64,
+    scale_log2: np.int64,
+    noise: I64,
+    out: U32,
 ) -> tuple[int, int]:
     """Sums [limbs, N] out of decrypted coefficients; (largest |error|, coefficients that hold more than their limbs).
 
     The error is what is off the grid, before `noise` [N] is added; then it is rounded (§13.5.4). inverses[j, i] is
-    1/primes[j] mod primes[i]. Errors are in units of 2^-scale_log2 of the grid.
+    1/primes[j] mod primes[i]; `width` 32-bit words hold the modulus. Errors are in units of 2^-scale_log2 of the grid.
     """
     low, count = np.uint64(0xFFFFFFFF), len(primes)
     half = np.int64(1) << (scale_log2 - 1)
-    digits, words = np.zeros(count, np.uint64), np.zeros(WORDS, np.uint64)
+    digits, words = np.zeros(count, np.uint64), np.zeros(width, np.uint64)
     largest, beyond = np.int64(0), 0
     for i in range(residues.shape[1]):
         for p in range(count):
@@ -169,7 +174,7 @@ def extract_limbs(
         _shift_right(words, scale_log2)
         for j in range(out.shape[0]):
             out[j, i] = np.uint32(_divide(words, base) & low)
-        for w in range(WORDS):
+        for w in range(len(words)):
             if words[w] != np.uint64(0):
                 beyond += 1
                 break
@@ -231,8 +236,7 @@ def read_sums(parameters: CkksParameters, residues: U64, noise: I64) -> tuple[U3
     """Sums of one block, uint32 [block_values]; the largest error in units of the grid; coefficients out of range."""
     out = np.empty((parameters.limbs, parameters.ring.degree), dtype=np.uint32)
     ring = parameters.ring
-    largest, beyond = extract_limbs(
-        residues, primes_of(ring), inverses_of(ring), np.uint64(parameters.base), np.int64(parameters.scale_log2),
-        noise, out,
-    )  # fmt: skip
+    width = ring.modulus.bit_length() // 32 + 1
+    base, scale = np.uint64(parameters.base), np.int64(parameters.scale_log2)
+    largest, beyond = extract_limbs(residues, primes_of(ring), inverses_of(ring), width, base, scale, noise, out)
     return out.reshape(-1), int(largest) / 2.0**parameters.scale_log2, int(beyond)
