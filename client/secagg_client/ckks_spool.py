@@ -20,7 +20,7 @@ class SpooledBlocks:
     size: int
 
     def __iter__(self) -> Iterator[bytes]:
-        """Raises MalformedError when the last one is cut short, StorageError."""
+        """Raises HashMismatch when the last one is cut short, StorageError."""
         with guard(self.path), self.path.open("rb") as file:
             yield from split_blocks(file.read, self.size)
 

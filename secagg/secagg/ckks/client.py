@@ -103,13 +103,13 @@ def blocks_root(blocks: Iterable[bytes]) -> str:
 
 
 def split_blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
-    """Ciphertexts of `size` bytes that follow one another; `read(size)` gives at most so many. Raises MalformedError.
+    """Ciphertexts of `size` bytes that follow one another; `read(size)` gives at most so many.
 
-    The last one may be cut short by the end: that is raised.
+    Raises HashMismatch when the end cuts the last one short: nobody signs that.
     """
     while block := read(size):
         if len(block) != size:
-            raise MalformedError("an upload ends in the middle of a ciphertext")
+            raise HashMismatch("an upload ends in the middle of a ciphertext: it is not what its client signed")
         yield block
 
 
