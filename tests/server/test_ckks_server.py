@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load
 
 from secagg.certificate import ADAPTER, CERTIFICATE, FILES, OPENING, Evaluation, Metric
-from secagg.ckks.certificate import SignedCkksRelease
+from secagg.ckks.certificate import TRUST_NOTE, SignedCkksRelease
 from secagg.ckks.client import CkksSealed, seal_ckks
 from secagg.ckks.keyholder import CkksKeyHolder
 from secagg.ckks.policy import CkksAnchors
@@ -120,6 +120,22 @@ def test_the_commands(made: CkksDeployment, tmp_path: Path) -> None:
     assert "the coordinator's word" in run("verify", tmp_path / "release", "--trust", made.folder / "policy.toml")
     assert ReleasedRound.read(release).senders == 3
     assert len(Certified.read(release).clients) == 4
+
+
+def test_the_weaker_trust_is_stated_in_certificate_report_and_verification(
+    made: CkksDeployment, content: dict[str, bytes]
+) -> None:
+    certificate = verify_ckks(content, made.policy).certificate
+    assert certificate.keyholder_note == TRUST_NOTE
+    assert "Coordinator and key-holder together could have opened single updates" in TRUST_NOTE
+    assert "they must not work together" in TRUST_NOTE
+    assert "One key-holder holds the whole key" in certificate.security_note
+    assert f"{certificate.security_bits} bits of core-SVP" in certificate.security_note
+    assert "with the special prime" in certificate.security_note
+    report = " ".join(content["report.html"].decode().split())
+    assert "it and the coordinator must not work together" in report
+    assert "A key-holder and a coordinator that work together" in report
+    assert TRUST_NOTE in certificate.trust_note
 
 
 def test_anchors_of_another_protocol_are_refused(made: CkksDeployment) -> None:

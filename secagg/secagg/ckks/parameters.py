@@ -146,10 +146,9 @@ def noise_bound(ring: Ring, clients: int, length: int) -> float:
     It fails with probability at most 2^-60 for all coefficients of `length` values together. A client's error is
     (v e + e1 + s e2)/P + r0 + s r1: v and s ternary, the e binomial, the r what rounding leaves, in [-1/2, 1/2].
     """
-    t = -FAILURE_LOG2 * math.log(2.0) + math.log(8.0 * (length + ring.degree))
+    t = -FAILURE_LOG2 * math.log(2.0) + math.log(16.0 * (length + ring.degree))
     spread = math.sqrt(2.0 * (FOURTH_MOMENT - ERROR_VARIANCE**2) * t * ring.degree) + ERROR_LARGEST**2 * t / 3.0
     key_error = ERROR_VARIANCE * ring.degree + spread  # the squared norm of e, but with probability exp(-t): Bernstein
-    sums = (key_error, ERROR_VARIANCE * ring.degree, ERROR_VARIANCE)
-    fresh = sum(math.sqrt(2.0 * t * clients * variance) for variance in sums) / ring.special
-    rounding = math.sqrt(2.0 * t * clients * (ring.degree + 1) / 12.0)
-    return fresh + rounding
+    fresh = sum(math.sqrt(one) for one in (key_error, ERROR_VARIANCE * ring.degree, ERROR_VARIANCE)) / ring.special
+    rounding = math.sqrt(ring.degree / 12.0) + math.sqrt(1 / 12.0)
+    return math.sqrt(2.0 * t * clients) * (fresh + rounding)

@@ -94,7 +94,7 @@ def test_the_bound_holds_for_the_failure_that_is_stated() -> None:
     """Its t makes each of its events as rare as it says: counted here for one of them, exactly."""
     assert FAILURE_LOG2 == -60
     ring, length = RINGS["n4096q87"], 1000
-    t = 60 * math.log(2) + math.log(8 * (length + ring.degree))
+    t = 60 * math.log(2) + math.log(16 * (length + ring.degree))
     size = 42 * 400  # 400 errors of SEAL's sampler, added up
     bound = math.sqrt(2 * t * 400 * 10.5)
     assert binomial_tail(size, bound) <= 2 * math.exp(-t)
