@@ -13,6 +13,7 @@ from secagg.certificate import ADAPTER, CERTIFICATE, FILES, OPENING, Evaluation,
 from secagg.ckks.certificate import TRUST_NOTE, SignedCkksRelease
 from secagg.ckks.client import CkksSealed, seal_ckks
 from secagg.ckks.keyholder import CkksKeyHolder
+from secagg.ckks.parameters import RINGS
 from secagg.ckks.policy import CkksAnchors
 from secagg.ckks.verify import NOT_PROVED, verify_ckks
 from secagg.errors import (
@@ -41,6 +42,7 @@ from secagg_server.storage import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant, run_together
 from tests.deployment import HOUR
 from tests.masked_deployment import Gone
+from tests.small import small_plan
 from tests.study import toml
 
 
@@ -300,3 +302,21 @@ def test_a_key_holder_refuses_what_its_policy_does_not_allow(tmp_path: Path) -> 
         CkksKeyHolder(holder.signer, strict, holder.authority, holder.journal, holder.keys).approve(
             deployment.signed, deployment.clock()
         )
+
+
+def test_a_session_in_the_larger_ring(tmp_path: Path) -> None:
+    """Several ciphertexts of the larger ring; its public key is in the descriptor and the certificate."""
+    deployment = CkksDeployment(tmp_path, clients=3, plan=small_plan(100_000))
+    assert deployment.descriptor.parameters.ring == RINGS["n8192q175"]
+    assert deployment.descriptor.parameters.blocks == 2
+    participants = [Participant(deployment, index) for index in range(3)]
+    with deployment.serving() as (_, address):
+        run_together(deployment, participants, address)
+    assert [one.error for one in participants] == [None] * 3
+    content = {path.name: path.read_bytes() for path in (tmp_path / "release").iterdir()}
+    files = UploadFiles(tmp_path / "state" / "uploads" / deployment.descriptor.ctx)
+    certificate = verify_ckks(content, deployment.policy, files.blocks).certificate
+    assert certificate.security_bits == 130
+    assert "N = 8192, log2 q = 175" in certificate.security_note
+    mean = np.mean(deployment.changes, axis=0)
+    assert np.abs(load(content[ADAPTER])["a.lora_B.weight"] - mean).max() < 0.5 / 2**14
