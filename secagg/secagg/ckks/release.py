@@ -22,8 +22,8 @@ from secagg.ckks.coordinator import check_opening
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedUploadSet
 from secagg.ckks.opened import Opened
+from secagg.client_noise.session import privacy_note
 from secagg.model_card import model_card
-from secagg.privacy import guarantee_in_words
 from secagg.release import adapter_config_file, save_adapter, sign_files
 from secagg.signing import Signer
 
@@ -73,7 +73,7 @@ def draft_certificate(parts: CkksParts, software: dict[str, str]) -> CkksCertifi
         opening=parts.opened.signed,
         security_bits=descriptor.parameters.ring.security_bits,
         security_note=security_note(descriptor.parameters.ring),
-        privacy_note=guarantee_in_words([upload.statement.privacy for upload in parts.uploads], 1),
+        privacy_note=privacy_note(descriptor, [upload.statement.privacy for upload in parts.uploads]),
         timeline=parts.timeline,
         software=software,
         files={},
