@@ -1,17 +1,14 @@
 """What masked and ckks sessions take in from outside (protocol.md §12, §13)."""
 
 import hashlib
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from secagg import certificate
 from secagg.ckks import messages as ckks_messages
-from secagg.ckks.scheme import PublicContext, SecretContext, _check_form, _field
-from secagg.errors import MalformedError
+from secagg.ckks.scheme import PublicContext, SecretContext
 from secagg.masked import messages
 from secagg.masked.certificate import MaskedCertificate, SignedMaskedRelease
 from secagg.masked.descriptor import SignedMaskedDescriptor
@@ -244,75 +241,13 @@ def run_ciphertext(data: bytes) -> object:
 
 
 def context_seeds() -> list[bytes]:
-    """A public context; and the key in it by itself, to go into a context whose lengths are right."""
-    raw = secret().public.raw
-    key, state = raw.index(b"\x0a", 78), raw[-11:]
-    inner = raw[key + 4 : -len(state)]
-    assert context_around(inner) == raw
-    return [frame([b"\0", raw]), frame([b"\1", inner])]
-
-
-@cache
-def ends() -> tuple[bytes, bytes]:
-    """What stands before the public key and after it, without lengths."""
-    raw = secret().public.raw
-    return raw[: raw.index(b"\x12", 77)], raw[-11:]
-
-
-def context_around(key: bytes) -> bytes:
-    """The context of this session with other bytes as public key."""
-    head, state = ends()
-    inner = b"\x0a" + varint(len(key)) + key + state
-    return head + b"\x12" + varint(len(inner)) + inner
-
-
-def varint(number: int) -> bytes:
-    """A length as protobuf writes it."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
+    """A public context."""
+    return [frame([secret().public.raw])]
 
 
 def run_context(data: bytes) -> object:
-    """As every party reads one.
-
-    TenSEAL builds its tables anew for each context, 28 ms, so one input in 64 gets there. For the others SEAL reads the
-    key into a context that is there, which is all that TenSEAL does next (1/3 ms).
-    """
-    kind, raw = parts_of(data, 2)
-    raw = context_around(raw) if kind == b"\1" else raw
-    if hashlib.sha256(data).digest()[0] % 64 == 0:
-        return PublicContext(raw, SCALE)
-    _check_form(raw, SCALE)
-    first, _ = _field(raw, len(ends()[0]), 0x12)
-    start, end = _field(raw, first, 0x0A)
-    return read_key(raw[start:end])
-
-
-def read_key(key: bytes) -> object:
-    """SEAL's reader of public keys. It takes files only. Raises MalformedError where PublicContext does."""
-    from tenseal import sealapi
-
-    shared = Path("/dev/shm")
-    with tempfile.NamedTemporaryFile(dir=shared if shared.is_dir() else None) as file:
-        file.write(key)
-        file.flush()
-        found = sealapi.PublicKey()
-        try:
-            found.load(seal_context(), file.name)
-        except (RuntimeError, ValueError) as error:
-            raise MalformedError(f"the key cannot be read: {error}") from error
-    return found
-
-
-@cache
-def seal_context() -> object:
-    """SEAL's part of the context of this session."""
-    import tenseal
-
-    return tenseal.context_from(secret().public.raw, n_threads=1).data.seal_context()
+    """As every party reads one."""
+    return PublicContext(parts_of(data, 1)[0], SCALE)
 
 
 TARGETS: tuple[Target, ...] = (

@@ -52,36 +52,6 @@ def _expected(scale_log2: int) -> bytes:
     return _bare(context)
 
 
-def _field(raw: bytes, at: int, tag: int) -> tuple[int, int]:
-    """Where the content of the protobuf field at `at` starts and ends; (0, 0) when it has another tag."""
-    size, start = 0, at + 1
-    for shift in (0, 7, 14):
-        byte = raw[start] if start < len(raw) else 0
-        size, start = size | (byte & 0x7F) << shift, start + 1
-        if byte < 0x80:
-            break
-    return (start, start + size) if raw[at : at + 1] == bytes([tag]) else (0, 0)
-
-
-def _check_form(raw: bytes, scale_log2: int) -> None:
-    """The context without keys, two fields for parameters and state, with a public key at the head of its state.
-
-    Checked before TenSEAL sees it, which builds whatever it is asked for: 157 bytes that name 31 primes at degree 32768
-    took it seconds. Raises SizeLimitError or MalformedError.
-    """
-    if not 1 <= len(raw) <= MAX_CONTEXT_BYTES:
-        raise SizeLimitError(f"a public context has {len(raw)} bytes; it has at most {MAX_CONTEXT_BYTES}")
-    bare = _expected(scale_log2)
-    middle = 2 + bare[1]
-    start, end = _field(raw, middle, 0x12)
-    _, key_end = _field(raw, start, 0x0A)
-    if raw[:middle] != bare[:middle] or end != len(raw) or raw[key_end:] != bare[middle + 2 :]:
-        raise MalformedError(
-            "the public context is of other parameters, holds other keys than a public one, or was made by another "
-            "version of TenSEAL than the one here"
-        )
-
-
 class PublicContext:
     """A key-holder's public key with the parameters, checked to be those of the session."""
 
@@ -89,7 +59,8 @@ class PublicContext:
 
     def __init__(self, raw: bytes, scale_log2: int) -> None:
         """Raises SizeLimitError or MalformedError for anything but a public key of exactly these parameters."""
-        _check_form(raw, scale_log2)
+        if not 1 <= len(raw) <= MAX_CONTEXT_BYTES:
+            raise SizeLimitError(f"a public context has {len(raw)} bytes; it has at most {MAX_CONTEXT_BYTES}")
         self.raw, self.scale_log2 = raw, scale_log2
         try:
             self._context = _tenseal().context_from(raw, n_threads=1)
