@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from tests.vectors import (
     arithmetic,
     certificates,
-    ckks,
     client_noise,
     liars,
     masked,
@@ -48,7 +47,6 @@ DOCUMENTS: Mapping[str, Callable[[], Json]] = {
     "masked_statements": masked_statements.document,
     "masked_session": masked_session.document,
     "masked_liars": masked_liars.document,
-    "ckks": ckks.document,
 }
 
 
