@@ -23,6 +23,7 @@ from secagg.accumulate import Accumulator
 from secagg.boxes import BoxContext, SessionKey, open_box, seal_box
 from secagg.codec import Quantiser
 from secagg.errors import OpeningError
+from secagg.evidence import BLINDING_BYTES
 from secagg.opening import Opening, open_sum
 from secagg.parameters import SealedParameters, choose
 from secagg.sealing import Sealed, seal_update
@@ -189,18 +190,21 @@ def _boxes(shares: list[list[bytes]], ctx: bytes) -> tuple[list[bytes], list[Box
     """The boxes of key-holder 1, one from each client."""
     key = SessionKey.generate()
     contexts = [_context(ctx, client) for client in range(len(shares))]
-    boxes = [seal_box(held[0], key.public_bytes, context) for held, context in zip(shares, contexts, strict=True)]
+    boxes = [
+        seal_box(held[0], bytes(BLINDING_BYTES), key.public_bytes, context)
+        for held, context in zip(shares, contexts, strict=True)
+    ]
     return boxes, contexts, key
 
 
 def _share_and_box(upload: Sealed, ctx: bytes, key: SessionKey) -> None:
     public = key.public_bytes
     for share in shamir.share_key(upload.key, THRESHOLD, HOLDERS, os.urandom):
-        seal_box(share.packed, public, _context(ctx, 0))
+        seal_box(share.packed, share.blinding, public, _context(ctx, 0))
 
 
 def _keyholder(boxes: list[bytes], contexts: list[BoxContext], key: SessionKey) -> bytes:
-    opened = (open_box(box, key, at, shamir.SHARE_BYTES) for box, at in zip(boxes, contexts, strict=True))
+    opened = (open_box(box, key, at, shamir.SHARE_BYTES).share for box, at in zip(boxes, contexts, strict=True))
     return shamir.sum_shares(opened)
 
 
