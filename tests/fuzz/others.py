@@ -1,6 +1,5 @@
 """What masked and ckks sessions take in from outside (protocol.md §12, §13)."""
 
-import hashlib
 from functools import cache
 from typing import Any
 
@@ -22,7 +21,7 @@ from secagg.verify import check_files
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.masked_border import leaves_of, sharing_of
 from tests.fuzz.mutate import frame, parts_of
-from tests.fuzz.releases import PROSE, hashes_of
+from tests.fuzz.releases import PROSE, hashes_of, whole_way
 from tests.fuzz.target import Target, genuine
 from tests.secagg.masked.sessions import Masked
 from tests.small import NOW
@@ -181,7 +180,7 @@ def run_release(data: bytes) -> object:
     names = sorted(release())
     name = names[(how[0] if how else 0) % len(names)]
     content, again = {**release(), name: raw}, how[1:2] == b"\1"
-    if name != certificate.CERTIFICATE and hashlib.sha256(data).digest()[0] % 64:
+    if name != certificate.CERTIFICATE and not whole_way(data):
         found = read_release(content, name, again)
     else:
         found = verify_masked(signed_again(content) if again else content, masked().policy)

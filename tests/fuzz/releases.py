@@ -53,6 +53,11 @@ def hashes_of(content: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(raw).hexdigest() for name, raw in content.items() if name != certificate.CERTIFICATE}
 
 
+def whole_way(data: bytes) -> bool:
+    """One input in 64."""
+    return hashlib.sha256(data).digest()[0] % 64 == 0
+
+
 def run_release(data: bytes) -> object:
     """Verify a release of which one file is changed.
 
@@ -63,7 +68,7 @@ def run_release(data: bytes) -> object:
     names = sorted(small().release)
     name = names[(how[0] if how else 0) % len(names)]
     content, again = {**small().release, name: raw}, how[1:2] == b"\1"
-    if name != certificate.CERTIFICATE and hashlib.sha256(data).digest()[0] % 64:
+    if name != certificate.CERTIFICATE and not whole_way(data):
         return read_release(content, name, again)
     if again:
         return verify_release(signed_again(content), small().policy)
