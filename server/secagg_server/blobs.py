@@ -95,6 +95,10 @@ class UploadFiles:
             raise StorageError(f"{path}: is damaged: {len(raw)} bytes are not {count} boxes")
         return tuple(raw[index * size : (index + 1) * size] for index in range(count))
 
+    def erase_boxes(self, client: str) -> None:
+        """Remove the client's boxes."""
+        self._remove(self._path(client, BOXES))
+
     def seal(self, client: str) -> None:
         """The upload is whole and verified: give it its final name, durably. Does nothing when it has it."""
         part, whole = self._path(client, PART), self._path(client, WHOLE)

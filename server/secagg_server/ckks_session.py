@@ -17,6 +17,7 @@ from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSum
 from secagg.ckks.opened import Opened
 from secagg.errors import (
     ConflictError,
+    MalformedError,
     NotReady,
     ProtocolViolation,
     RoleViolation,
@@ -68,6 +69,15 @@ class CkksSession:
     def running(self) -> bool:
         """Whether the session has not ended."""
         return self.store.state()[0] in _RUNNING
+
+    def published_folder(self, release: int) -> Path:
+        """The folder of the only release. Raises NotReady before it is written, MalformedError for another number."""
+        if release not in (0, 1):
+            raise MalformedError(f"this session has one release, and no release {release}")
+        state, reason = self.status()
+        if state != SessionState.RELEASED:
+            raise NotReady(f"session {self.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")
+        return self.release_folder
 
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""

@@ -7,12 +7,14 @@ from secagg import messages
 from secagg.descriptor import SignedDescriptor
 from secagg.keyholder import check_offers
 from secagg.messages import (
+    Candidate,
     SignedCandidate,
     SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
 )
 from secagg.policy import check_authority
+from secagg.releases import ReleasedSets, check_earlier
 from secagg.sets import check_candidate, check_final, check_peers
 from secagg.signing import Signer, parse_model
 from tests.fuzz.mutate import frame, parts_of
@@ -143,7 +145,35 @@ def set_seeds() -> list[bytes]:
     return [frame([how, *map(text, statements)]) for how in (b"\0", b"\1")]
 
 
+def run_earlier(data: bytes) -> object:
+    """The sets of a release before a second one, as a key-holder or a verifier gets them (protocol.md §8.7.2)."""
+    how, candidate, final, *rest = parts_of(data, 7)
+    lies = how[:1] == b"\1"
+    coordinator = "coordinator" if lies else None
+    endorsed = [
+        liar(SignedEndorsement.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest)
+    ]
+    sets = ReleasedSets(
+        candidate=liar(SignedCandidate.parse(candidate), coordinator),
+        final=liar(SignedFinalSet.parse(final), coordinator),
+        endorsements=tuple(endorsed),
+    )
+    second = Candidate(ctx=descriptor().ctx, release=2, members=(), fixed_at=session.NOW)
+    check_earlier(descriptor(), second, [sets])
+    if not lies:
+        genuine(sets.final.statement.digest, published()["final_digest"])
+    return sets
+
+
+def earlier_seeds() -> list[bytes]:
+    """Those of the session."""
+    whole = published()
+    statements = [whole["candidate"], whole["final"], *whole["endorsements"]]
+    return [frame([how, *map(text, statements)]) for how in (b"\0", b"\1")]
+
+
 TARGETS: tuple[Target, ...] = (
+    Target("earlier-sets", earlier_seeds, run_earlier),
     Target("statements", statement_seeds, run_statement),
     Target("descriptor", descriptor_seeds, run_descriptor),
     Target("sets", set_seeds, run_sets),
