@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from secagg.ckks.residues import U64, add_residues, embed_limbs, pack, primes_of, read_block, read_sums
 
 from secagg.ckks import messages
 from secagg.ckks.opened import sums_hash
 from secagg.ckks.parameters import ERROR_ROOM, RINGS, CkksParameters, Ring
+from secagg.ckks.residues import U64, add_residues, embed_limbs, pack, primes_of, read_block, read_sums
 from secagg.ckks.scheme import PublicContext
 from secagg.errors import SecaggError
 from secagg.identity import Identity, Role
