@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from tests.vectors import (
     arithmetic,
     certificates,
+    ckks,
     client_noise,
     degree,
     liars,
@@ -49,6 +50,7 @@ DOCUMENTS: Mapping[str, Callable[[], Json]] = {
     "masked_statements": masked_statements.document,
     "masked_session": masked_session.document,
     "masked_liars": masked_liars.document,
+    "ckks": ckks.document,
 }
 
 
