@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load
 
 import secagg_client.calls as calls
+import tests.ckks_deployment as ckks
 import tests.masked_deployment as masked_deployment
-import tests.server.test_ckks_server as ckks
 from secagg.certificate import ADAPTER, parse_certificate
 from secagg.ckks.verify import verify_ckks
 from secagg.errors import ConflictError, NotReady, SessionClosed
@@ -257,7 +257,7 @@ def test_a_ckks_upload_that_is_cut_twice_is_resumed(tmp_path: Path) -> None:
     deployment = ckks.CkksDeployment(tmp_path, clients=3)
     participants = [ckks.Participant(deployment, index) for index in range(3)]
     with deployment.serving() as (_, address):
-        line = BadLine(address, cuts=(150_000, 150_000))
+        line = BadLine(address, cuts=(50_000, 60_000))
         with line.open() as near:
             ckks.run_together(deployment, participants, near)
     assert [one.error for one in participants] == [None] * 3
