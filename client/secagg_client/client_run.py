@@ -51,7 +51,7 @@ class Contribution(Protocol):
         """Bytes that are stored, or the receipt."""
 
     def upload(
-        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes]
+        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes | memoryview]
     ) -> SignedReceipt:
         """Send the rest."""
 
@@ -246,7 +246,7 @@ class ClientRun:
             # What was spooled is what was signed (it was just checked): the copy there is bad, and was discarded.
             raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
 
-    def _counted(self, content: memoryview, offset: int) -> Iterator[bytes]:
+    def _counted(self, content: memoryview, offset: int) -> Iterator[memoryview]:
         """The chunks from `offset`, with progress."""
         sent, total = offset, len(content)
         for chunk in chunks_of(content, offset):

@@ -90,8 +90,7 @@ class _Process:
 
     def line(self) -> str:
         """The next line. Raises ProcessFailed when there is none."""
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
+        line = self.child.stdout.readline() if self.child.stdout is not None else ""
         if not line:
             raise ProcessFailed(f"a server of the benchmark ended with status {self.child.wait()}")
         return line
@@ -159,7 +158,7 @@ def _address(process: _Process) -> str:
     while (event := json.loads(process.line()))["event"] != "listening":
         pass
     # The pipe would fill: events are read and dropped from here on.
-    threading.Thread(target=lambda: all(iter(lambda: process.child.stdout.readline(), "")), daemon=True).start()  # type: ignore[union-attr]
+    threading.Thread(target=lambda: all(iter(process.child.stdout.readline, "")), daemon=True).start()  # type: ignore[union-attr]
     return str(event["address"])
 
 
@@ -185,9 +184,7 @@ def _upload(calls: ContributionCalls, upload: SealedUpload) -> SignedReceipt:
     return calls.upload(upload.signed, upload.boxes, offset, chunks_of(content, offset))
 
 
-def _secagg_round(
-    address: str, parties: PartyFolders, session: BenchSession, uploads: Sequence[SealedUpload]
-) -> float:
+def _secagg_round(address: str, parties: PartyFolders, session: BenchSession, uploads: Sequence[SealedUpload]) -> float:
     """Seconds until every client has its receipt; each is verified afterwards."""
     receipts = dict[str, Signed[Any]]()
     with _channels(address, parties.clients) as lines:
@@ -216,12 +213,12 @@ def _plain_round(address: str, parties: PartyFolders, uploads: Sequence[SealedUp
 
         def task(line: grpc.Channel, upload: SealedUpload) -> None:
             content = upload.ciphertext.data.cast("B")
-            chunks: Iterator[Any] = chunks_of(content, 0)
+            chunks = (bytes(chunk) for chunk in chunks_of(content, 0))
             if as_message:
-                call = line.stream_unary(method, request_serializer=pb.UploadRequest.SerializeToString)
-                counted = call(pb.UploadRequest(chunk=chunk) for chunk in chunks)
+                call = line.stream_unary(method, pb.UploadRequest.SerializeToString, bytes)
+                counted = call(iter([pb.UploadRequest(chunk=chunk) for chunk in chunks]), timeout=WAIT_SECONDS)
             else:
-                counted = line.stream_unary(method)(chunks)
+                counted = line.stream_unary(method, bytes, bytes)(chunks, timeout=WAIT_SECONDS)
             if int(counted) != len(content):
                 raise ProcessFailed(f"{int(counted)} bytes of {len(content)} arrived")
 
@@ -287,9 +284,7 @@ def sealed_by_all(session: BenchSession, now: int) -> list[SealedUpload]:
     descriptor = session.approved(now).check(approved=True)
     statement = bench_statement(session.plan)
     return [
-        seal_contribution(
-            descriptor, signer, bench_update(descriptor.parameters.length, number), statement, os.urandom
-        )
+        seal_contribution(descriptor, signer, bench_update(descriptor.parameters.length, number), statement, os.urandom)
         for number, signer in enumerate(session.parties.clients.values())
     ]
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError, TransportError
 from secagg.identity import Identity, Role, identify
+from secagg_host.chunks import PartReader
 from secagg_host.events import EventLog
 from secagg_host.rpc import to_status
 from secagg_host.tls import grpc
+from secagg_protos.v1 import secagg_pb2 as pb
 
 CALLS_AT_ONCE = 4
 """Of one party. One is enough; more are left over from broken connections."""
@@ -49,6 +51,13 @@ ALLOWED: dict[str, frozenset[Role]] = {
         for method in ("ListReleaseFiles", "GetReleaseFile")
     },
 }  # fmt: skip
+
+READERS: dict[str, PartReader[Any]] = {
+    "/secagg.v1.ContributionService/Upload": PartReader(pb.UploadRequest.FromString),
+    "/secagg.v1.MaskedService/UploadMasked": PartReader(pb.MaskedUploadRequest.FromString),
+    "/secagg.v1.CkksService/UploadCkks": PartReader(pb.CkksUploadRequest.FromString),
+}
+"""Methods that carry uploads: their chunks are not copied."""
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -155,7 +164,7 @@ def _guarded(handler: Handler, method: str, turnstile: Turnstile, operator: Oper
             yield from inner(request, context)
 
     codecs = {
-        "request_deserializer": handler.request_deserializer,
+        "request_deserializer": READERS.get(method, handler.request_deserializer),
         "response_serializer": handler.response_serializer,
     }
     if handler.unary_unary:

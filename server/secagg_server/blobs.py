@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from secagg.errors import StorageError
-from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, storage_error, write_atomic
+from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, storage_error, write_synced
 
 PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
 
@@ -28,7 +28,7 @@ class PartWriter:
     def __enter__(self) -> Self:
         return self
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | memoryview) -> None:
         """Write a chunk. Raises StorageError; what fitted stays and can be resumed after."""
         view = memoryview(chunk)
         with guard(self._path):
@@ -82,10 +82,6 @@ class UploadFiles:
             while block := file.read(block_bytes):
                 yield block
 
-    def put_boxes(self, client: str, boxes: tuple[bytes, ...]) -> None:
-        """Store the boxes, all of one size, durably."""
-        write_atomic(self._path(client, BOXES), b"".join(boxes))
-
     def boxes(self, client: str, count: int) -> tuple[bytes, ...]:
         """The client's boxes in order of index. Raises StorageError."""
         path = self._path(client, BOXES)
@@ -95,10 +91,15 @@ class UploadFiles:
             raise StorageError(f"{path}: is damaged: {len(raw)} bytes are not {count} boxes")
         return tuple(raw[index * size : (index + 1) * size] for index in range(count))
 
-    def seal(self, client: str) -> None:
-        """The upload is whole and verified: give it its final name, durably. Does nothing when it has it."""
+    def seal(self, client: str, boxes: tuple[bytes, ...] = ()) -> None:
+        """The upload is whole and verified: store its boxes, all of one size, and give it its final name, durably.
+
+        May be done again, for an upload that has its name already.
+        """
         part, whole = self._path(client, PART), self._path(client, WHOLE)
         with guard(whole):
+            if boxes:
+                write_synced(self._path(client, BOXES), b"".join(boxes))
             if not whole.exists():
                 part.rename(whole)
             fsync_folder(self.folder)
