@@ -78,6 +78,7 @@ class ClientRun:
     patience: Patience
     random: Randomness
     checkpoint: Callable[[str], None] = no_checkpoint
+    threads: int = 1
 
     @property
     def releases(self) -> Releases:
@@ -200,7 +201,9 @@ class ClientRun:
             self._give_up(descriptor, folder, reason)
             raise SessionClosed(f"session {descriptor.ctx[:16]}: {reason}")
         trained = folder.trained(descriptor.ctx)
-        sealed = seal_contribution(descriptor, self.signer, trained.change, trained.privacy, self.random)
+        sealed = seal_contribution(
+            descriptor, self.signer, trained.change, trained.privacy, self.random, threads=self.threads
+        )
         folder.spool(sealed)
         self.checkpoint("spooled")
         self.patience.log.emit("sealed", bytes=_size(sealed), upload_root=sealed.signed.statement.upload_root)

@@ -1,8 +1,8 @@
 """The yardstick of `secagg bench upload`: a gRPC server that reads streams and counts bytes, and nothing else.
 
 `python -m secagg_app.bench_plain IDENTITY WORKERS` prints its port and serves until its input ends. The TLS, the
-options and the thread pool are the coordinator's. Two methods: /bench/Raw takes chunks as they are, /bench/Message the very messages of
-an upload.
+options and the thread pool are the coordinator's. Two methods: /bench/Raw takes chunks as they are, /bench/Message the
+very messages of an upload, read by protobuf.
 """
 
 import sys

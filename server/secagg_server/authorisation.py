@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError, TransportError
@@ -72,7 +73,13 @@ def peer_identity(context: grpc.ServicerContext) -> Identity:
     pems = [pem for pem in shown if isinstance(pem, bytes)]
     if len(pems) != 1:
         raise CertificateInvalid("the call came without a client certificate")
-    return identify(pems[0])
+    return _identity_of(pems[0])
+
+
+@lru_cache(maxsize=4096)
+def _identity_of(pem: bytes) -> Identity:
+    """Reading a certificate takes longer than most calls; the same bytes are always the same party."""
+    return identify(pem)
 
 
 def check_allowed(method: str, peer: Identity) -> None:

@@ -23,8 +23,6 @@ from secagg_server.session import ServedSession
 from secagg_server.storage import StoredUpload
 from secagg_server.together import Together
 
-PROGRESS_STEPS = 20
-
 
 class _Slot:
     """One client's place: the newest stream holds the turn, older ones are cut and find that theirs is over."""
@@ -32,6 +30,8 @@ class _Slot:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.turn = 0
+        self.announced: StoredUpload | None = None
+        """What is recorded of the client's upload, as far as this process has seen; None to look it up."""
         self._cut: Callable[[], object] | None = None
 
     def take(self, cut: Callable[[], object] | None = None) -> int:
@@ -67,7 +67,7 @@ class Intake:
         check_upload(self._session.descriptor, signed, peer.fingerprint)
         with slot.lock:
             slot.take()
-            stored = self._announce(signed)
+            stored = self._announce(slot, signed)
             if stored.receipt is not None:
                 return stored.receipt
             return session.files.stored(peer.fingerprint)
@@ -90,7 +90,7 @@ class Intake:
         self._check_boxes(upload, boxes)
         with slot.lock:
             turn = slot.take(cut)
-            stored, arrival = self._announce(signed), Arrival(session.descriptor.parameters)
+            stored, arrival = self._announce(slot, signed), Arrival(session.descriptor.parameters)
             if stored.receipt is None:
                 size = session.files.stored(client)
                 if offset != size:
@@ -99,22 +99,19 @@ class Intake:
                     arrival.feed(piece)
         return UploadStream(session, peer, stored, boxes, arrival, (slot, turn), self._receipts.do)
 
-    def _announce(self, signed: SignedUpload) -> StoredUpload:
-        """What is recorded of this upload; now, if nothing was before."""
-        stored = self._known(signed)
+    def _announce(self, slot: _Slot, signed: SignedUpload) -> StoredUpload:
+        """What is recorded of this upload; now, if nothing was before. The caller holds the slot."""
+        stored = slot.announced or self._session.store.upload(signed.signer)
         if stored is None:
-            return self._announcements.do(signed)
-        if stored.receipt is None:
-            self._session.check_takes_uploads()
-        return stored
-
-    def _known(self, signed: SignedUpload) -> StoredUpload | None:
-        stored = self._session.store.upload(signed.signer)
-        if stored is not None and stored.signed.statement != signed.statement:
+            stored = self._announcements.do(signed)
+        elif stored.signed.statement != signed.statement:
             raise ConflictError(
                 f"another upload of client {signed.signer[:16]} is recorded for this session; a client has one, "
                 "and resends the same bytes"
             )
+        elif stored.receipt is None:
+            self._session.check_takes_uploads()
+        slot.announced = stored
         return stored
 
     def _announce_all(self, uploads: Sequence[SignedUpload]) -> list[StoredUpload]:
@@ -184,6 +181,7 @@ class UploadStream:
     ) -> None:
         self._session, self._peer, self.stored, self._boxes = session, peer, stored, boxes
         self._arrival, (self._slot, self._turn), self._sign = arrival, turn, sign
+        self._told = session.host.clock()
 
     def writer(self) -> PartWriter:
         """Open the partial upload."""
@@ -200,7 +198,8 @@ class UploadStream:
             self._slot.check(self._turn)
             writer.append(chunk)
         self._arrival.feed(chunk)
-        if after == total or after * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
+        if (now := self._session.host.clock()) != self._told:  # at most once a second: many streams tell at once
+            self._told = now
             self._session.emit("bytes", client=self._peer.title, stored=after, total=total)
         self._session.host.checkpoint("chunk-stored")
 
@@ -229,10 +228,13 @@ class UploadStream:
                 raise
             session.files.seal(client, self._boxes)
             session.host.checkpoint("upload-sealed")
-            return self._sign((self._peer, upload))
+            receipt = self._sign((self._peer, upload))
+            self._slot.announced = StoredUpload(self.stored.signed, receipt)
+            return receipt
 
     def _refuse(self, error: SecaggError) -> None:
         with self._session.lock:
+            self._slot.announced = None
             self._session.store.forget_upload(self._peer.fingerprint)
             self._session.files.discard(self._peer.fingerprint)
         self._session.emit("refused", client=self._peer.title, code=error.code, message=str(error))
