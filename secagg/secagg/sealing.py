@@ -91,7 +91,7 @@ class _Workspace:
 
 
 @kernel
-def _add_message(
+def add_message(
     polynomial: U32,
     sums: NDArray[np.uint64],
     errors: NDArray[np.int32],
@@ -145,7 +145,7 @@ def _seal_block(
     for j in range(len(primes)):
         row = polynomial[j]
         multiply_key(row, key[j], scratch, columns[j], rows[j], primes[j], negated_inverses[j])
-        _add_message(row, sums, errors, values, factors[j], primes[j], negated_inverses[j])
+        add_message(row, sums, errors, values, factors[j], primes[j], negated_inverses[j])
         pack30(row, packed[j * share : (j + 1) * share])
 
 

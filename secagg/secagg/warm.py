@@ -1,8 +1,8 @@
 """Every kernel of a party called once, on vectors of a few values, before the party takes part in anything.
 
-A kernel is compiled on its first call on a machine, which takes seconds, and read from numba's cache on its first call in
-a process, which takes milliseconds. A round has deadlines and a coordinator has other clients, so neither is paid there:
-processes call this at their start. A test holds that a session after it compiles and loads nothing.
+A kernel is compiled on its first call on a machine, which takes seconds, and read from the cache of numba on its first
+call in a process, which takes milliseconds. A round has deadlines and a coordinator has other clients, so neither is
+paid there: processes call this at their start. A test holds that a session after it compiles and loads nothing.
 """
 
 import numpy as np
