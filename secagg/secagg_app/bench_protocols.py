@@ -6,8 +6,6 @@ sampling, sealing and hashing, and with `keyholder_bytes_per_client` the real HP
 encryption under the public key and serialisation, as its users call it.
 """
 
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from secagg.parameters import choose
 from secagg_app.bench_ckks import measure_ckks
 from secagg_app.bench_first_call import FirstCall, measure_first_call
 from secagg_app.bench_flower import FlowerCost, make_environment, measure_flower
+from secagg_app.bench_machine import machine
 from secagg_app.bench_masked import MaskedCost, measure_masked
 from secagg_app.bench_plot import plot
 from secagg_app.bench_sealed import HOLDERS, Breakdown, SealedCost, measure_breakdown, measure_sealed
@@ -129,23 +128,6 @@ def run_bench(
         first_call=measure_first_call() if asked.first_call else None,
         machine=host,
     )
-
-
-def machine() -> dict[str, str | int | float]:
-    """What the numbers were taken on, and how busy it was before."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return {
-        "cpu": name,
-        "cores": os.cpu_count() or 1,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "load_average": round(os.getloadavg()[0], 2),
-    }
 
 
 def _cell(timing: Timing) -> str:

@@ -29,8 +29,8 @@ from secagg.contributor import SealedUpload, seal_contribution
 from secagg.errors import ProcessFailed
 from secagg.messages import Enrolment, SignedReceipt
 from secagg.signing import Signed
+from secagg_app.bench_machine import machine, memory_mb
 from secagg_app.bench_plain import MESSAGE, RAW
-from secagg_app.bench_protocols import machine
 from secagg_app.bench_session import BenchSession, PartyFolders, bench_statement, bench_update
 from secagg_app.json_option import SCREEN, json_option, write_json
 from secagg_client.calls import CommitteeCalls, ContributionCalls, chunks_of
@@ -96,11 +96,13 @@ class _Process:
         return line
 
     def memory(self, key: str) -> float:
-        """Megabytes, from /proc."""
-        for line in Path(f"/proc/{self.child.pid}/status").read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024 / MEGABYTE
-        return float("nan")
+        """Megabytes."""
+        return memory_mb(key, self.child.pid)
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far."""
+        fields = Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def __exit__(self, *_: object) -> None:
         self.child.send_signal(signal.SIGTERM)
