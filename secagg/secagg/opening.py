@@ -62,7 +62,12 @@ def open_sum(
     _check_key_sum(parameters, key_sum, contributors)
     opener = _Opener(parameters, ctx, ring.key_transform(key_sum), contributors, bound, _empty_sums(parameters))
     if isinstance(total, Accumulator):
-        in_ranges(parameters.blocks, threads, lambda start, stop: opener.run(start, _residues(total, start, stop)))
+        held = total
+
+        def work(start: int, stop: int) -> None:
+            opener.run(start, (held.residues(block) for block in range(start, stop)))
+
+        in_ranges(parameters.blocks, threads, work)
     elif opener.run(0, (unpack_block(parameters, packed) for packed in total)) != parameters.blocks:
         raise MalformedError(f"the sum does not have the {parameters.blocks} blocks that these parameters make")
     return Opening(opener.sums[: parameters.length], max(opener.errors))
@@ -103,10 +108,6 @@ class _Opener:
             block += 1
         self.errors.append(error_max)
         return block
-
-
-def _residues(total: Accumulator, start: int, stop: int) -> Iterable[U32]:
-    return (total.residues(block) for block in range(start, stop))
 
 
 def _empty_sums(parameters: SealedParameters) -> Sums:

@@ -28,7 +28,7 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen, sha
 try:
     from flwr.supercore.primitives.asymmetric import generate_key_pairs, private_key_to_bytes
 except ImportError:  # where they were before
-    from flwr.common.secure_aggregation.crypto.symmetric_encryption import (  # type: ignore[no-redef]
+    from flwr.common.secure_aggregation.crypto.symmetric_encryption import (
         generate_key_pairs,
         private_key_to_bytes,
     )

@@ -152,12 +152,12 @@ def print_result(result: BenchResult, console: Console) -> None:
 
     rows: tuple[tuple[str, Callable[[SchemeCost], str]], ...] = (
         ("client: ms per million values", lambda cost: _cell(cost.seal)),
-        ("  on all threads", wide(lambda cost: cost.threaded and cost.threaded.seal)),
+        ("  on all threads", wide(lambda cost: cost.threaded.seal if cost.threaded else None)),
         ("client: bytes a value", lambda cost: f"{cost.bytes_per_param:.2f}"),
         ("add one upload: ms per million", lambda cost: _cell(cost.add)),
-        ("  on all threads", wide(lambda cost: cost.threaded and cost.threaded.add)),
+        ("  on all threads", wide(lambda cost: cost.threaded.add if cost.threaded else None)),
         ("open the sum: ms per million", lambda cost: _cell(cost.open)),
-        ("  on all threads", wide(lambda cost: cost.threaded and cost.threaded.open)),
+        ("  on all threads", wide(lambda cost: cost.threaded.open if cost.threaded else None)),
         ("largest error of the mean", lambda cost: f"{cost.mean_error:.1e}"),
     )
     for title, show in rows:

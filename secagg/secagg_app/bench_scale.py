@@ -163,7 +163,7 @@ def _clients(
         update, random = bench_update(result.params, number), _Recorded()
         with result.stage("clients seal").timed():
             upload = seal_contribution(descriptor, signer, update, statement, random)
-        expected += descriptor.quantiser.encode(update, lambda _, seed=random.first: seed).values  # type: ignore[misc]
+        expected += descriptor.quantiser.encode(update, lambda _, seed=random.first: seed).values
         for suffix, content in ((WHOLE, upload.ciphertext.data), (BOXES, b"".join(upload.boxes))):
             place = files.folder / f"{upload.signed.signer}{suffix}"
             with guard(place):

@@ -16,15 +16,15 @@ SCALE_BITS = 40
 def measure_tenseal(updates: list[NDArray[np.float32]], mean: NDArray[np.float64], repeats: int) -> SchemeCost:
     """N=8192, [60, 40, 60], scale 2^40: encode, encrypt and serialise; load and add; decrypt. At most three repeats."""
     repeats = min(repeats, 3)
-    *times, size, error = _measure(updates, mean, repeats, 1)
     threads = os.cpu_count() or 1
-    *wide, _, _ = _measure(updates, mean, repeats, threads)
+    times, size, error = _measure(updates, mean, repeats, 1)
+    wide, _, _ = _measure(updates, mean, repeats, threads)
     return SchemeCost(*times, size, error, Threaded(threads, *wide))
 
 
 def _measure(
     updates: list[NDArray[np.float32]], mean: NDArray[np.float64], repeats: int, threads: int
-) -> tuple[Timing, Timing, Timing, float, float]:
+) -> tuple[tuple[Timing, Timing, Timing], float, float]:
     import tenseal
 
     context = tenseal.context(
@@ -58,4 +58,4 @@ def _measure(
         add(total, encrypt(update))
     opening = measure(lambda: decrypt(total), repeats).per_million(size)
     error = float(np.abs(decrypt(total) / len(updates) - mean).max())
-    return seal, adding, opening, sum(map(len, first)) / size, error
+    return (seal, adding, opening), sum(map(len, first)) / size, error
