@@ -9,6 +9,8 @@ def in_ranges(count: int, threads: int, work: Callable[[int, int], None], step: 
 
     They run at once as far as kernels and hashes release the interpreter. Raises what `work` raises.
     """
+    if not count:
+        return
     steps = -(-count // step)
     each = -(-steps // max(1, min(threads, steps))) * step
     ranges = [(start, min(start + each, count)) for start in range(0, count, each)]
