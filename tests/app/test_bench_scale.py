@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError, HashMismatch, OpeningError
+from secagg.messages import SignedUpload
 from secagg_app import bench_scale
 from secagg_app.bench_scale import check_arrived, check_room, run_scale, scale
 from secagg_app.bench_upload import all_at_once, upload
@@ -33,15 +35,12 @@ def test_a_session_opens_to_the_exact_sum(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_changes_on_the_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bent(*arguments: object) -> None:
-        files = arguments[2]
-        assert isinstance(files, UploadFiles)
-        place = next(files.folder.glob("*.ct"))
+    def bent(descriptor: Descriptor, signed: SignedUpload, files: UploadFiles) -> None:
+        place = files.path(signed.signer)
         raw = bytearray(place.read_bytes())
         raw[0] ^= 1
         place.write_bytes(raw)
-        for _ in range(3):
-            check_arrived(*arguments)  # type: ignore[arg-type]
+        check_arrived(descriptor, signed, files)
 
     monkeypatch.setattr(bench_scale, "check_arrived", bent)
     with pytest.raises(HashMismatch):
