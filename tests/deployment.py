@@ -6,7 +6,7 @@ Clients and key-holders here are thin: the real core (`seal_contribution`, `KeyH
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +23,7 @@ from secagg.keyholder import KeyHolder
 from secagg.messages import (
     Enrolment,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
     SignedReceipt,
@@ -42,7 +43,7 @@ from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as stubs
 from secagg_server.config import ServerConfig
 from secagg_server.server import Coordinator, Listener, listen
-from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
+from secagg_server.session import DEGREE_CHECK_SECONDS, Checkpoint, Host, ServedSession, no_checkpoint
 from tests.small import changes, small_plan
 
 CHUNK = 16_384
@@ -261,7 +262,14 @@ class Running:
 
     def work(self, holders: list[int] | None = None) -> None:
         """Key-holders do what is asked of them until nothing is asked any more."""
-        chosen = range(len(self.deployment.committee)) if holders is None else holders
+        committee = range(len(self.deployment.committee))
+        chosen = committee if holders is None else holders
+        self._work(chosen)
+        if len(chosen) < len(committee):  # the others are waited for, and then not (protocol.md §8.4.6)
+            self.deployment.clock.now += DEGREE_CHECK_SECONDS + 1
+            self._work(chosen)
+
+    def _work(self, chosen: Sequence[int]) -> None:
         busy = True
         while busy:
             self.advance()
@@ -355,12 +363,18 @@ class Caller:
                 peers = endorsements(work.candidate.peer_endorsements_json)
                 shown = self.evidence(pb.SET_STAGE_CANDIDATE)
                 self.endorse(holder.endorse_candidate(descriptor, candidate, shown, peers, now))
+            case "degree":
+                candidate = SignedCandidate.parse(work.degree.signed_candidate_json)
+                given = endorsements(work.degree.endorsements_json)
+                shown = self.evidence(pb.SET_STAGE_CANDIDATE)
+                self.answer(holder.answer_degree_check(descriptor, candidate, given, shown, now))
             case "final":
                 candidate = SignedCandidate.parse(work.final.signed_candidate_json)
                 final = SignedFinalSet.parse(work.final.signed_final_json)
                 answers = endorsements(work.final.answers_json)
                 peers = endorsements(work.final.peer_endorsements_json)
-                self.endorse(holder.endorse_final(descriptor, candidate, final, answers, peers, now))
+                degree = [SignedDegreeAnswer.parse(item) for item in work.final.degree_answers_json]
+                self.endorse(holder.endorse_final(descriptor, candidate, final, answers, degree, peers, now))
             case "share":
                 final = SignedFinalSet.parse(work.share.signed_final_json)
                 given = endorsements(work.share.endorsements_json)
@@ -373,6 +387,10 @@ class Caller:
 
     def endorse(self, signed: SignedEndorsement) -> None:
         self.ask(self.committee.Endorse, pb.EndorseRequest(signed_endorsement_json=signed.to_bytes()))
+
+    def answer(self, signed: SignedDegreeAnswer) -> None:
+        request = pb.SubmitDegreeAnswerRequest(signed_degree_answer_json=signed.to_bytes())
+        self.ask(self.committee.SubmitDegreeAnswer, request)
 
     def submit(self, signed: bytes, share: bytes) -> None:
         request = pb.SubmitShareSumRequest(signed_share_sum_json=signed, share=share)

@@ -2,13 +2,16 @@
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg import shamir
 from secagg.accumulate import Accumulator
+from secagg.boxes import BoxContent, BoxContext, open_box, seal_box
 from secagg.certificate import TimelineEvent
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.coordinator import (
@@ -23,7 +26,8 @@ from secagg.coordinator import (
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.keyholder import KeyHolder
-from secagg.messages import SignedCandidate, SignedEndorsement
+from secagg.merkle import root
+from secagg.messages import SignedCandidate, SignedDegreeAnswer, SignedEndorsement
 from secagg.plan import Plan, TaskSpec, TensorInit, TensorSpec, TrainingSettings
 from secagg.policy import Policy
 from secagg.privacy import PrivacyStatement, stated
@@ -162,13 +166,22 @@ class Small:
     def answers(self) -> list[SignedEndorsement]:
         return [self.endorse_candidate(holder) for holder in self.committee]
 
+    def answer_degree_check(self, holder: KeyHolder) -> SignedDegreeAnswer:
+        return holder.answer_degree_check(self.descriptor, self.candidate, self.answers, self.shown(holder), self.now)
+
+    @cached_property
+    def degree_answers(self) -> list[SignedDegreeAnswer]:
+        return [self.answer_degree_check(holder) for holder in self.committee]
+
     @cached_property
     def settled(self) -> Settlement:
-        return settle(self.parties.coordinator, self.descriptor, self.candidate, self.answers)
+        return settle(self.parties.coordinator, self.descriptor, self.candidate, self.answers, self.degree_answers)
 
     def endorse_final(self, holder: KeyHolder) -> SignedEndorsement:
         settled = self.settled
-        return holder.endorse_final(self.descriptor, self.candidate, settled.final, settled.answers, (), self.now)
+        return holder.endorse_final(
+            self.descriptor, self.candidate, settled.final, settled.answers, settled.degree_answers, (), self.now
+        )
 
     @cached_property
     def endorsed(self) -> list[SignedEndorsement]:
@@ -222,3 +235,56 @@ class Small:
 def tampered(answer: ShareAnswer) -> ShareAnswer:
     """The same share sum with one byte changed."""
     return replace(answer, share=bytes([answer.share[0] ^ 1]) + answer.share[1:])
+
+
+def box_context(small: Small, victim: int, place: int) -> BoxContext:
+    """What the box of member `victim` for the key-holder at `place` is bound to."""
+    statement = small.uploads[victim].signed.statement
+    return BoxContext(
+        ctx=statement.ctx,
+        client=statement.client,
+        holder=small.descriptor.holders[place].fingerprint,
+        index=place + 1,
+        ciphertext_root=statement.ciphertext_root,
+    )
+
+
+def content(small: Small, victim: int, place: int) -> BoxContent:
+    """What member `victim` gave the key-holder at `place`."""
+    offer = small.descriptor.committee[place].offer.statement
+    key = small.committee[place].keys.get(offer.digest)
+    box = small.uploads[victim].boxes[place]
+    return open_box(box, key, box_context(small, victim, place), small.descriptor.parameters.share_bytes)
+
+
+def reboxed(small: Small, victim: int, contents: Mapping[int, tuple[bytes, bytes]]) -> SealedUpload:
+    """A client that signs a root over boxes with other shares and blindings, by place of key-holder."""
+    upload = small.uploads[victim]
+    boxes = list(upload.boxes)
+    for place, (share, blinding) in contents.items():
+        key = bytes.fromhex(small.descriptor.committee[place].offer.statement.public_key)
+        boxes[place] = seal_box(share, blinding, key, box_context(small, victim, place))
+    statement = upload.signed.statement
+    signer = next(s for s in small.parties.clients.values() if s.identity.fingerprint == statement.client)
+    signed = signer.sign(statement.model_copy(update={"boxes_root": root(boxes).hex()}))
+    return replace(upload, signed=signed, boxes=tuple(boxes))
+
+
+def inconsistent(small: Small, victim: int, places: Sequence[int]) -> SealedUpload:
+    """A client that gives the key-holders at `places` shares that are one off in one coefficient."""
+    wrong = dict[int, tuple[bytes, bytes]]()
+    for place in places:
+        held = content(small, victim, place)
+        elements = shamir.unpack_share(held.share)
+        elements[0] = (int(elements[0]) + 1 + place) % shamir.FIELD
+        wrong[place] = (shamir.pack_share(elements), held.blinding)
+    return reboxed(small, victim, wrong)
+
+
+def lying(small: Small, place: int, rows: Sequence[int]) -> SignedDegreeAnswer:
+    """The answer of the key-holder at `place`, with other values for the members in `rows`."""
+    honest = small.answer_degree_check(small.committee[place]).statement
+    values = [honest.values[at : at + 32] for at in range(0, len(honest.values), 32)]
+    for row in rows:
+        values[row] = f"{row + 1:08x}" + values[row][8:]
+    return small.committee[place].signer.sign(honest.model_copy(update={"values": "".join(values)}))

@@ -27,6 +27,7 @@ from secagg.merkle import MAX_DEPTH
 from secagg.messages import (
     SignedApproval,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedEnrolment,
     SignedFinalSet,
@@ -183,12 +184,21 @@ class CandidateTask:
 
 
 @dataclass(frozen=True, slots=True)
+class DegreeTask:
+    """Answer the degree check over this candidate set."""
+
+    candidate: SignedCandidate
+    endorsements: tuple[SignedEndorsement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FinalTask:
     """Endorse this final set."""
 
     candidate: SignedCandidate
     final: SignedFinalSet
     answers: tuple[SignedEndorsement, ...]
+    degree_answers: tuple[SignedDegreeAnswer, ...]
     peers: tuple[SignedEndorsement, ...]
 
 
@@ -200,13 +210,16 @@ class ShareTask:
     endorsements: tuple[SignedEndorsement, ...]
 
 
+Task = CandidateTask | DegreeTask | FinalTask | ShareTask
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Where the session is, and what is asked of the key-holder now."""
 
     state: SessionState
     reason: str
-    task: CandidateTask | FinalTask | ShareTask | None
+    task: Task | None
 
 
 class CommitteeCalls:
@@ -248,6 +261,12 @@ class CommitteeCalls:
         with translated():
             self._stub.Endorse(pb.EndorseRequest(signed_endorsement_json=endorsement.to_bytes()), timeout=CALL_SECONDS)
 
+    def submit_degree_answer(self, answer: SignedDegreeAnswer) -> None:
+        """Hand in the answer to the degree check."""
+        request = pb.SubmitDegreeAnswerRequest(signed_degree_answer_json=answer.to_bytes())
+        with translated():
+            self._stub.SubmitDegreeAnswer(request, timeout=CALL_SECONDS)
+
     def submit_share(self, answer: ShareAnswer) -> None:
         """Hand in the share sum."""
         request = pb.SubmitShareSumRequest(signed_share_sum_json=answer.signed.to_bytes(), share=answer.share)
@@ -255,7 +274,7 @@ class CommitteeCalls:
             self._stub.SubmitShareSum(request, timeout=CALL_SECONDS)
 
 
-def _task(answer: pb.GetWorkResponse) -> CandidateTask | FinalTask | ShareTask | None:
+def _task(answer: pb.GetWorkResponse) -> Task | None:
     endorsements = SignedEndorsement.parse
     match answer.WhichOneof("work"):
         case "candidate":
@@ -263,12 +282,18 @@ def _task(answer: pb.GetWorkResponse) -> CandidateTask | FinalTask | ShareTask |
             return CandidateTask(
                 SignedCandidate.parse(work.signed_candidate_json), _many(endorsements, work.peer_endorsements_json)
             )
+        case "degree":
+            degree = answer.degree
+            return DegreeTask(
+                SignedCandidate.parse(degree.signed_candidate_json), _many(endorsements, degree.endorsements_json)
+            )
         case "final":
             final = answer.final
             return FinalTask(
                 SignedCandidate.parse(final.signed_candidate_json),
                 SignedFinalSet.parse(final.signed_final_json),
                 _many(endorsements, final.answers_json),
+                _many(SignedDegreeAnswer.parse, final.degree_answers_json),
                 _many(endorsements, final.peer_endorsements_json),
             )
         case "share":

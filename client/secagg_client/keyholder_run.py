@@ -20,10 +20,10 @@ from secagg.errors import (
 from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.identity import Role, check_issued_by
 from secagg.keyholder import KeyHolder
-from secagg.messages import SignedApproval, SignedEndorsement, SignedOffer
+from secagg.messages import SignedApproval, SignedDegreeAnswer, SignedEndorsement, SignedOffer
 from secagg.policy import Policy
 from secagg.randomness import Randomness
-from secagg_client.calls import CandidateTask, FinalTask, SessionState, ShareTask, Work, ending
+from secagg_client.calls import CandidateTask, DegreeTask, FinalTask, SessionState, ShareTask, Task, Work, ending
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.patience import Patience
 from secagg_host.config import load_toml
@@ -51,6 +51,9 @@ class Committee(Protocol):
 
     def endorse(self, endorsement: SignedEndorsement) -> None:
         """Hand in an endorsement."""
+
+    def submit_degree_answer(self, answer: SignedDegreeAnswer) -> None:
+        """Hand in the answer to the degree check."""
 
     def submit_share(self, answer: ShareAnswer) -> None:
         """Hand in the share sum."""
@@ -166,15 +169,20 @@ class KeyHolderRun:
             elif self.patience.clock() - started < PAUSE:
                 self.patience.sleep(PAUSE)
 
-    def _answer(self, descriptor: Descriptor, task: CandidateTask | FinalTask | ShareTask) -> None:
+    def _answer(self, descriptor: Descriptor, task: Task) -> None:
         now = self.patience.now
         match task:
             case CandidateTask(candidate, peers):
                 evidence = self.committee.evidence(descriptor.ctx, "candidate")
                 answer = self.holder.endorse_candidate(descriptor, candidate, evidence, peers, now)
                 self._endorse(answer, len(candidate.statement.members))
-            case FinalTask(candidate, final, answers, peers):
-                answer = self.holder.endorse_final(descriptor, candidate, final, answers, peers, now)
+            case DegreeTask(candidate, endorsements):
+                evidence = self.committee.evidence(descriptor.ctx, "candidate")
+                given = self.holder.answer_degree_check(descriptor, candidate, endorsements, evidence, now)
+                self.committee.submit_degree_answer(given)
+                self.patience.log.emit("degree", members=len(candidate.statement.members))
+            case FinalTask(candidate, final, answers, degree, peers):
+                answer = self.holder.endorse_final(descriptor, candidate, final, answers, degree, peers, now)
                 self._endorse(answer, len(final.statement.members))
             case ShareTask(final, endorsements):
                 evidence = self.committee.evidence(descriptor.ctx, "final")

@@ -1,4 +1,4 @@
-"""Boxes: a share of the short key, sealed to one key-holder (protocol.md §4.1, §6).
+"""Boxes: a share of the short key and of its blinding, sealed to one key-holder (protocol.md §4.1, §6).
 
 HPKE (RFC 9180) with the hybrid KEM MLKEM768-X25519, from pyca/cryptography. HPKE does not say who sealed a box:
 the client's signature over the upload root does.
@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.hpke import (
 
 from secagg.canonical import canonical_bytes
 from secagg.errors import MalformedError, ShareError
-from secagg.evidence import BOX_HEADER_BYTES
+from secagg.evidence import BLINDING_BYTES, BLINDINGS, BOX_HEADER_BYTES
 from secagg.plan import Frozen, Hash
 
 BOX_VERSION = 1
+_HEADER = bytes([BOX_VERSION]) + BLINDINGS.to_bytes(2, "little")
 MLKEM_SEED_BYTES = 64
 MLKEM_PUBLIC_BYTES = 1184
 
@@ -108,17 +109,27 @@ def _public(raw: bytes) -> MLKEM768X25519PublicKey:
         raise MalformedError("a key-holder's session key is not a public key") from error
 
 
-def seal_box(share: bytes, public_key: bytes, context: BoxContext) -> bytes:
-    """Seal one packed share to the key of an offer. Raises MalformedError for a bad public key."""
-    plaintext = bytes([BOX_VERSION]) + (0).to_bytes(2, "little") + share
+def seal_box(share: bytes, blinding: bytes, public_key: bytes, context: BoxContext) -> bytes:
+    """Seal a packed share and its blinding to the key of an offer. Raises MalformedError for a bad public key."""
     try:
-        return _suite().encrypt(plaintext, _public(public_key), info=context.info)
+        return _suite().encrypt(_HEADER + share + blinding, _public(public_key), info=context.info)
     except ValueError as error:
         raise MalformedError(f"nothing can be sealed to key-holder {context.holder[:16]}: {error}") from error
 
 
-def open_box(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> bytes:
-    """The packed share inside.
+@dataclass(frozen=True, slots=True, repr=False)
+class BoxContent:
+    """What a box holds: the packed share and 16 bytes of blinding, neither checked yet. Redacted when printed."""
+
+    share: bytes
+    blinding: bytes
+
+    def __repr__(self) -> str:
+        return "BoxContent(redacted)"
+
+
+def open_box(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> BoxContent:
+    """What is inside.
 
     Raises ShareError when the box does not open, MalformedError when it is not well formed.
     """
@@ -126,6 +137,7 @@ def open_box(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int)
         plaintext = _suite().decrypt(box, key.hpke, info=context.info)
     except (InvalidTag, ValueError) as error:
         raise ShareError(f"the box of client {context.client[:16]} does not open under its upload root") from error
-    if len(plaintext) != BOX_HEADER_BYTES + share_bytes or plaintext[:BOX_HEADER_BYTES] != bytes([BOX_VERSION, 0, 0]):
+    end = BOX_HEADER_BYTES + share_bytes
+    if len(plaintext) != end + BLINDING_BYTES or plaintext[:BOX_HEADER_BYTES] != _HEADER:
         raise MalformedError(f"the box of client {context.client[:16]} is not of version {BOX_VERSION}")
-    return plaintext[BOX_HEADER_BYTES:]
+    return BoxContent(plaintext[BOX_HEADER_BYTES:end], plaintext[end:])

@@ -6,11 +6,13 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from secagg.canonical import pretty_bytes
+from secagg.degree import DegreeCheck
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import MalformedError
 from secagg.messages import (
     Seconds,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
     SignedShareSum,
@@ -126,6 +128,13 @@ class Certificate(Statement):
         """Whom one trusts that no single contribution was opened, in words."""
 
 
+class HolderFault(Frozen):
+    """A key-holder whose share sum is off those that opened the sum, and what that proves (protocol.md §9.1a)."""
+
+    holder: Hash
+    finding: Literal["lied", "lied-or-was-given-a-wrong-share"]
+
+
 class ReleaseCertificate(Certificate):
     """All that the coordinator states about a `sealed` release; every part is checked again by `secagg verify`."""
 
@@ -134,10 +143,12 @@ class ReleaseCertificate(Certificate):
     uploads: tuple[SignedUpload, ...]
     candidate: SignedCandidate
     candidate_endorsements: tuple[SignedEndorsement, ...]
+    degree_answers: tuple[SignedDegreeAnswer, ...]
     final: SignedFinalSet
     final_endorsements: tuple[SignedEndorsement, ...]
     share_sums: tuple[SignedShareSum, ...]
-    degree_check: Literal["unchecked"] = "unchecked"
+    degree_check: DegreeCheck
+    holder_faults: tuple[HolderFault, ...] = ()
     committee_note: Short
     error_max: int
     error_bound: int

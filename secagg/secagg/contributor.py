@@ -99,5 +99,5 @@ def _boxes(
             ciphertext_root=ciphertext_root,
         )
         public_key = bytes.fromhex(member.offer.statement.public_key)
-        boxes.append(seal_box(share.packed, public_key, context))
+        boxes.append(seal_box(share.packed, share.blinding, public_key, context))
     return tuple(boxes)

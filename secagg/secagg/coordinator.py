@@ -5,7 +5,7 @@ It holds no share and no session key: without t key-holders it opens nothing.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -33,6 +33,7 @@ from secagg.messages import (
     FinalSet,
     SetMember,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
     SignedUpload,
@@ -42,7 +43,7 @@ from secagg.parameters import choose
 from secagg.plan import Frozen, Plan
 from secagg.randomness import Randomness
 from secagg.rounds import Round
-from secagg.sets import check_members, complaints_by_client, remaining_members, verify_endorsements
+from secagg.sets import check_members, complaints_by_client, remaining_members
 from secagg.signing import Signer
 from secagg.validation import first_problem
 
@@ -119,28 +120,33 @@ def fix_candidate(signer: Signer, descriptor: Descriptor, uploads: Sequence[Sign
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The final set with the candidate endorsements from which it follows."""
+    """The final set with what it follows from: candidate endorsements and degree answers."""
 
     final: SignedFinalSet
     answers: tuple[SignedEndorsement, ...]
+    degree_answers: tuple[SignedDegreeAnswer, ...]
 
 
 def settle(
-    signer: Signer, descriptor: Descriptor, candidate: SignedCandidate, answers: Sequence[SignedEndorsement]
+    signer: Signer,
+    descriptor: Descriptor,
+    candidate: SignedCandidate,
+    answers: Sequence[SignedEndorsement],
+    degree_answers: Sequence[SignedDegreeAnswer],
 ) -> Settlement:
-    """U = C less the members complained about, from at least t answers (protocol.md §8.3).
+    """U = C less the members complained about and the culprits of the degree check (protocol.md §8.3).
 
-    When the complaints of all answers leave fewer than n_min, the answers with most complaints are left out while t
-    remain: one key-holder that complains about everybody stops nothing. Raises TooFewContributions.
+    When all that key-holders say leaves fewer than n_min, those with most complaints are left out while t remain, and
+    their degree answers with them: one key-holder that speaks against everybody stops nothing. Raises
+    TooFewContributions.
     """
     fixed = candidate.statement
     ordered = sorted(answers, key=lambda answer: (len(answer.statement.complaints), answer.signer))
     for count in range(len(ordered), descriptor.threshold - 1, -1):
         attached = ordered[:count]
-        verified = verify_endorsements(
-            descriptor, attached, stage="candidate", release=fixed.release, digest=fixed.digest
-        )
-        members = remaining_members(fixed, verified)
+        holders = {answer.signer for answer in attached}
+        degree = [answer for answer in degree_answers if answer.signer in holders]
+        members = remaining_members(descriptor, fixed, attached, degree).members
         try:
             check_members(descriptor, members)
         except TooFewContributions:
@@ -151,21 +157,31 @@ def settle(
             candidate_digest=fixed.digest,
             members=members,
             answers=tuple(sorted(answer.statement.digest for answer in attached)),
+            degree_answers=tuple(sorted(answer.statement.digest for answer in degree)),
         )
-        return Settlement(final=signer.sign(final), answers=tuple(attached))
+        return Settlement(signer.sign(final), tuple(attached), tuple(degree))
     accused = complaints_by_client(answer.statement for answer in ordered)
     raise TooFewContributions(
-        f"key-holders complain about {len(accused)} of {len(fixed.members)} members; fewer than n_min remain"
+        f"key-holders speak against {len(accused)} or more of {len(fixed.members)} members; fewer than n_min remain"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedSum:
-    """The opened sum [L] and what proves it: `key_sum` int64 [N], centred, and the shares it came from."""
+    """The opened sum [L] and what proves it: `key_sum` int64 [N], centred, and the shares it came from.
+
+    `disagreeing` shares are off the polynomials of those used: their key-holders are named (protocol.md §9.1a).
+    """
 
     opening: Opening
     key_sum: NDArray[np.int64]
     used: tuple[ShareAnswer, ...]
+    disagreeing: tuple[ShareAnswer, ...] = ()
+
+    @property
+    def shares(self) -> tuple[ShareAnswer, ...]:
+        """All that were given, by key-holder number."""
+        return tuple(sorted((*self.used, *self.disagreeing), key=lambda share: share.signed.statement.index))
 
 
 def check_share_answer(descriptor: Descriptor, final: FinalSet, answer: ShareAnswer) -> None:
@@ -193,7 +209,7 @@ def open_with_shares(
     if len(shares) < t:
         raise ShareError(f"{len(shares)} share sums are at hand; {t} are needed")
     ordered = sorted(shares, key=lambda share: share.signed.statement.index)
-    for tried, group in enumerate([tuple(ordered), *combinations(ordered, t)]):
+    for tried, group in enumerate(_groups(ordered, t, descriptor.corrupt_keyholders)):
         if tried > MAX_SUBSETS:
             break
         try:
@@ -203,11 +219,30 @@ def open_with_shares(
             opening = open_sum(descriptor.parameters, ctx, total, key_sum, len(final.members))
         except (ShareError, OpeningError):
             continue
-        return OpenedSum(opening=opening, key_sum=key_sum, used=group)
+        others = tuple(share for share in ordered if share.signed.statement.index not in points)
+        agreeing = tuple(share for share in others if _agrees(t, points, share))
+        used = tuple(share for share in ordered if share in group or share in agreeing)
+        return OpenedSum(opening, key_sum, used, tuple(share for share in others if share not in agreeing))
     raise OpeningError(
         "no t share sums leave a small sum(e): a client shared another key than it used, or a share or ciphertext "
         "is wrong. The session is burnt; start a new one"
     )
+
+
+def _groups(shares: Sequence[ShareAnswer], threshold: int, faulty: int) -> Iterator[tuple[ShareAnswer, ...]]:
+    """All shares, then all but one, ... but `faulty`, then every `threshold` of them (protocol.md §9.1)."""
+    for away in range(min(faulty, len(shares) - threshold) + 1):
+        yield from combinations(shares, len(shares) - away)
+    if len(shares) - faulty > threshold:
+        yield from combinations(shares, threshold)
+
+
+def _agrees(threshold: int, points: Mapping[int, bytes], share: ShareAnswer) -> bool:
+    try:
+        shamir.reconstruct(threshold, {**points, share.signed.statement.index: share.share})
+    except ShareError:
+        return False
+    return True
 
 
 def mean_change(descriptor: Descriptor, final: FinalSet, opening: Opening) -> NDArray[np.float32]:

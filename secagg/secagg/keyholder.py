@@ -5,22 +5,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secagg import shamir
 from secagg.boxes import BoxContext, SessionKey, check_public_key, open_box
+from secagg.degree import answer, challenge
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, PolicyViolation, ProtocolViolation, SessionClosed, ShareError
-from secagg.evidence import MemberEvidence, ShareAnswer
+from secagg.evidence import BLINDINGS, MemberEvidence, ShareAnswer
 from secagg.merkle import verify_path
 from secagg.messages import (
     Approval,
     Candidate,
     Complaint,
+    DegreeAnswer,
     Endorsement,
     KeyOffer,
     SetMember,
     ShareSum,
     SignedApproval,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
     SignedOffer,
@@ -132,21 +138,62 @@ class KeyHolder:
         )
         return self._endorse_once(endorsement)
 
+    def answer_degree_check(
+        self,
+        descriptor: Descriptor,
+        signed: SignedCandidate,
+        endorsements: Sequence[SignedEndorsement],
+        evidence: Iterable[MemberEvidence],
+        now: int,
+    ) -> SignedDegreeAnswer:
+        """Given t endorsements of C, answer the degree check for its members, once and for no other C (§8.4.2).
+
+        Raises EndorsementInvalid, ProtocolViolation, PolicyViolation, SessionClosed or ConflictError.
+        """
+        candidate = signed.verify(descriptor.coordinator_identity)
+        check_candidate(descriptor, candidate)
+        verify_endorsements(
+            descriptor, endorsements, stage="candidate", release=candidate.release, digest=candidate.digest
+        )
+        slot = f"degree/{descriptor.ctx}/{candidate.release}"
+        stored = self.journal.get(slot)
+        if stored is not None:
+            return _load_degree_answer(stored, candidate.digest)
+        self._check_open(descriptor, now)
+        self._check_endorsed(candidate)
+        self.policy.check_institutions((member.client for member in candidate.members), "candidate set")
+        coefficients = challenge(candidate)
+        values = np.zeros((len(candidate.members), BLINDINGS), dtype="<u4")
+        for row, (_, held) in zip(values, self._shares(descriptor, candidate.members, evidence), strict=True):
+            if isinstance(held, HeldShare):
+                row[:] = answer(coefficients, held.elements, held.blinding)
+        index, _ = descriptor.holder(self.signer.identity.fingerprint)
+        statement = DegreeAnswer(
+            ctx=descriptor.ctx,
+            release=candidate.release,
+            candidate_digest=candidate.digest,
+            holder=self.signer.identity.fingerprint,
+            index=index,
+            values=values.tobytes().hex(),
+        )
+        return _load_degree_answer(self.journal.record(slot, self.signer.sign(statement).to_bytes()), candidate.digest)
+
     def endorse_final(
         self,
         descriptor: Descriptor,
         candidate: SignedCandidate,
         final: SignedFinalSet,
         answers: Sequence[SignedEndorsement],
+        degree_answers: Sequence[SignedDegreeAnswer],
         peers: Sequence[SignedEndorsement],
         now: int,
     ) -> SignedEndorsement:
-        """Check that U follows from C and the answers, then endorse it once per release, ever (protocol.md §8.3)."""
+        """Check that U follows from C and what is attached, then endorse it once per release, ever (§8.3)."""
         self._check_open(descriptor, now)
         fixed = candidate.verify(descriptor.coordinator_identity)
         chosen = final.verify(descriptor.coordinator_identity)
         check_candidate(descriptor, fixed)
-        check_final(descriptor, fixed, chosen, answers)
+        check_final(descriptor, fixed, chosen, answers, degree_answers)
         check_peers(descriptor, peers, stage="final", release=chosen.release, digest=chosen.digest)
         self.policy.check_institutions((member.client for member in chosen.members), "final set")
         endorsement = Endorsement(
@@ -225,9 +272,15 @@ class KeyHolder:
             )
         return stored
 
+    def _check_endorsed(self, candidate: Candidate) -> None:
+        """Raise ConflictError when this key-holder has itself endorsed another candidate set for this release."""
+        stored = self.journal.get(f"endorsement/{candidate.ctx}/{candidate.release}/candidate")
+        if stored is not None and SignedEndorsement.parse(stored).statement.set_digest != candidate.digest:
+            raise ConflictError(f"already endorsed another candidate set for release {candidate.release}")
+
     def _shares(
         self, descriptor: Descriptor, members: Sequence[SetMember], evidence: Iterable[MemberEvidence]
-    ) -> Iterator[tuple[SetMember, bytes | Complaint]]:
+    ) -> Iterator[tuple[SetMember, "HeldShare | Complaint"]]:
         """Verify each member's evidence in order; yield its share, or a complaint that is the client's fault."""
         index, _ = descriptor.holder(self.signer.identity.fingerprint)
         key = self.keys.get(self._own_offer(descriptor))
@@ -255,7 +308,19 @@ class KeyHolder:
         for member, share in self._shares(descriptor, members, evidence):
             if isinstance(share, Complaint):
                 raise ShareError(f"the box of member {member.client[:16]} is no good: {share.reason}")
-            yield share
+            yield share.packed
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class HeldShare:
+    """One member's share, packed and as uint32 [4096], and its blinding, uint32 [4]. Redacted when printed."""
+
+    packed: bytes
+    elements: NDArray[np.uint32]
+    blinding: NDArray[np.uint32]
+
+    def __repr__(self) -> str:
+        return "HeldShare(redacted)"
 
 
 def check_offers(descriptor: Descriptor) -> None:
@@ -264,18 +329,25 @@ def check_offers(descriptor: Descriptor) -> None:
         check_public_key(bytes.fromhex(member.offer.statement.public_key))
 
 
-def _open(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> bytes | Complaint:
+def _open(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int) -> HeldShare | Complaint:
     try:
-        share = open_box(box, key, context, share_bytes)
+        content = open_box(box, key, context, share_bytes)
     except ShareError:
         return Complaint(client=context.client, reason="box-does-not-open")
     except MalformedError:
         return Complaint(client=context.client, reason="box-malformed")
     try:
-        shamir.unpack_share(share)
+        elements, blinding = shamir.unpack_share(content.share), shamir.unpack_blinding(content.blinding)
     except ShareError:
         return Complaint(client=context.client, reason="box-malformed")
-    return share
+    return HeldShare(content.share, elements, blinding)
+
+
+def _load_degree_answer(stored: bytes, candidate_digest: str) -> SignedDegreeAnswer:
+    signed = SignedDegreeAnswer.parse(stored)
+    if signed.statement.candidate_digest != candidate_digest:
+        raise ConflictError("the degree check of this release was answered for another set; nothing more is answered")
+    return signed
 
 
 def _pack_answer(share: bytes, signed: SignedShareSum) -> bytes:

@@ -156,14 +156,37 @@ class Endorsement(Statement):
         return self
 
 
+class DegreeAnswer(Statement):
+    """A key-holder's blinded combinations of its shares of every member of C (protocol.md §8.4.2).
+
+    `values`: 4 field elements a member, in order of C, as hex of u32.
+    """
+
+    ctx: Hash
+    release: ReleaseNumber
+    candidate_digest: Hash
+    holder: Hash
+    index: int = Field(ge=1, le=255)
+    values: Annotated[str, Field(pattern=r"^([0-9a-f]{32})+$", max_length=32_000_000)]
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "degree-answer"
+
+
 class FinalSet(Statement):
-    """The final set U: C less every member that an attached answer complains about (protocol.md §8.3)."""
+    """The final set U: C less every member that an attached endorsement or degree answer speaks against (§8.3).
+
+    `answers` and `degree_answers` are the hashes of what is attached.
+    """
 
     ctx: Hash
     release: ReleaseNumber
     candidate_digest: Hash
     members: Members
     answers: tuple[Hash, ...] = Field(max_length=255)
+    degree_answers: tuple[Hash, ...] = Field(max_length=255)
 
     @classmethod
     def purpose(cls) -> str:
@@ -173,8 +196,9 @@ class FinalSet(Statement):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_sorted(self.members)
-        if list(self.answers) != sorted(set(self.answers)):
-            raise ValueError("answers must be distinct and sorted")
+        for answers in (self.answers, self.degree_answers):
+            if list(answers) != sorted(set(answers)):
+                raise ValueError("answers must be distinct and sorted")
         return self
 
 
@@ -201,5 +225,6 @@ SignedUpload = Signed[Upload]
 SignedReceipt = Signed[Receipt]
 SignedCandidate = Signed[Candidate]
 SignedEndorsement = Signed[Endorsement]
+SignedDegreeAnswer = Signed[DegreeAnswer]
 SignedFinalSet = Signed[FinalSet]
 SignedShareSum = Signed[ShareSum]

@@ -22,6 +22,7 @@ from secagg.certificate import (
     Certificate,
     Evaluation,
     Excluded,
+    HolderFault,
     ReleaseCertificate,
     TimelineEvent,
     certificate_file,
@@ -29,6 +30,7 @@ from secagg.certificate import (
     parse_certificate,
 )
 from secagg.coordinator import OpenedSum, Settlement, mean_change
+from secagg.degree import DegreeCheck
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.encodings.registry import encoding_of
 from secagg.errors import MalformedError
@@ -37,7 +39,7 @@ from secagg.model_card import model_card
 from secagg.plan import Plan
 from secagg.privacy import guarantee_in_words
 from secagg.rounds import check_start, resumed
-from secagg.sets import complaints_by_client
+from secagg.sets import complaints_by_client, remaining_members
 from secagg.signing import Signer
 
 
@@ -83,7 +85,7 @@ def opening_file(parts: ReleaseParts) -> bytes:
         "ciphertext_sum": np.stack([np.frombuffer(block, np.uint8) for block in parts.total.blocks()]),
         "key_sum": parts.opened.key_sum.astype(np.int64),
     }
-    for share in parts.opened.used:
+    for share in parts.opened.shares:
         index = share.signed.statement.index
         tensors[f"share_{index:03d}"] = np.frombuffer(share.share, np.uint8)
     return save(tensors)
@@ -103,11 +105,39 @@ def adapter_config_file(plan: Plan) -> bytes:
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
+def degree_check(descriptor: Descriptor, parts: ReleaseParts) -> DegreeCheck:
+    """The verdict over C from what is attached to U (protocol.md §8.4.4)."""
+    settled = parts.settlement
+    return remaining_members(descriptor, parts.candidate.statement, settled.answers, settled.degree_answers).degree
+
+
+def holder_faults(descriptor: Descriptor, parts: ReleaseParts) -> tuple[HolderFault, ...]:
+    """Key-holders whose share sums are off, and whether that is certainly their doing (protocol.md §9.1a)."""
+    check, settled = degree_check(descriptor, parts), parts.settlement
+    answered = {answer.signer for answer in settled.degree_answers}
+    enough = check.answers > descriptor.threshold + descriptor.corrupt_keyholders and not check.contradictions
+    return tuple(
+        HolderFault(
+            holder=share.signed.signer,
+            finding="lied" if enough and share.signed.signer in answered else "lied-or-was-given-a-wrong-share",
+        )
+        for share in parts.opened.disagreeing
+    )
+
+
+_CULPRITS = {
+    "inconsistent-shares": "the shares that it gave to key-holders are inconsistent",
+    "inconsistent-shares-or-a-lying-key-holder": "the shares that it gave to key-holders are inconsistent, or a "
+    "key-holder lied about them",
+}
+
+
 def excluded_members(descriptor: Descriptor, parts: ReleaseParts) -> tuple[Excluded, ...]:
     """Every roster member that is not in U, with the reason."""
     final = {member.client for member in parts.settlement.final.statement.members}
     uploaded = {upload.statement.client for upload in parts.uploads}
     accused = complaints_by_client(answer.statement for answer in parts.settlement.answers)
+    culprits = degree_check(descriptor, parts).left_out
     reasons = list[Excluded]()
     for fingerprint, identity in sorted(descriptor.clients.items()):
         if fingerprint in final:
@@ -117,6 +147,8 @@ def excluded_members(descriptor: Descriptor, parts: ReleaseParts) -> tuple[Exclu
                 f"{descriptor.holder(holder)[1].title}: {reason}" for holder, reason in accused[fingerprint].items()
             )
             reason = f"complaints of key-holders ({why})"
+        elif fingerprint in culprits:
+            reason = f"degree check: {_CULPRITS[culprits[fingerprint]]}"
         elif fingerprint in uploaded:
             reason = "uploaded after the set was fixed"
         else:
@@ -159,9 +191,12 @@ def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseC
         excluded=excluded_members(descriptor, parts),
         candidate=parts.candidate,
         candidate_endorsements=parts.settlement.answers,
+        degree_answers=parts.settlement.degree_answers,
+        degree_check=degree_check(descriptor, parts),
+        holder_faults=holder_faults(descriptor, parts),
         final=parts.settlement.final,
         final_endorsements=parts.final_endorsements,
-        share_sums=tuple(share.signed for share in parts.opened.used),
+        share_sums=tuple(share.signed for share in parts.opened.shares),
         committee_note=committee_note(descriptor),
         security_bits=parameters.security_bits,
         security_note=parameters.security_note,

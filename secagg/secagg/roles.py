@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from secagg.contributor import SealedUpload
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.evidence import MemberEvidence, ShareAnswer
-from secagg.messages import SignedApproval, SignedCandidate, SignedEndorsement, SignedFinalSet
+from secagg.messages import (
+    SignedApproval,
+    SignedCandidate,
+    SignedDegreeAnswer,
+    SignedEndorsement,
+    SignedFinalSet,
+)
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
 from secagg.signing import Signer
@@ -49,12 +55,23 @@ class Guarding(Protocol):
     ) -> SignedEndorsement:
         """Accept C."""
 
+    def answer_degree_check(
+        self,
+        descriptor: Descriptor,
+        signed: SignedCandidate,
+        endorsements: Sequence[SignedEndorsement],
+        evidence: Iterable[MemberEvidence],
+        now: int,
+    ) -> SignedDegreeAnswer:
+        """Blinded combinations of the shares over C."""
+
     def endorse_final(
         self,
         descriptor: Descriptor,
         candidate: SignedCandidate,
         final: SignedFinalSet,
         answers: Sequence[SignedEndorsement],
+        degree_answers: Sequence[SignedDegreeAnswer],
         peers: Sequence[SignedEndorsement],
         now: int,
     ) -> SignedEndorsement:

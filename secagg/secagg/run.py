@@ -186,16 +186,19 @@ def run_sealed(
         statement = stated(plan.training, "stated by the caller")
         uploads[name] = seal_contribution(descriptor, signer, changes[name], statement, random)
 
-    # Coordinator: candidate set (§8.1). Key-holders: endorse it (§8.2). Both again for the final set (§8.3).
+    # Coordinator: candidate set (§8.1). Key-holders: endorse it (§8.2), answer the degree check (§8.4). Then the final
+    # set, which all compute from what was signed (§8.3).
     descriptor = session.check(approved=True)
     candidate = fix_candidate(parties.coordinator, descriptor, [u.signed for u in uploads.values()], now)
     in_candidate = _ordered(uploads, candidate.statement.members)
-    answers = [
-        h.endorse_candidate(descriptor, candidate, evidence(descriptor, h.signer.identity, in_candidate), (), now)
+    shown = [(h, evidence(descriptor, h.signer.identity, in_candidate)) for h in committee]
+    answers = [h.endorse_candidate(descriptor, candidate, its, (), now) for h, its in shown]
+    degree = [h.answer_degree_check(descriptor, candidate, answers, its, now) for h, its in shown]
+    settled = settle(parties.coordinator, descriptor, candidate, answers, degree)
+    endorsed = [
+        h.endorse_final(descriptor, candidate, settled.final, settled.answers, settled.degree_answers, (), now)
         for h in committee
     ]
-    settled = settle(parties.coordinator, descriptor, candidate, answers)
-    endorsed = [h.endorse_final(descriptor, candidate, settled.final, settled.answers, (), now) for h in committee]
 
     # Key-holders: sums of shares (§8.5). Coordinator: sum of ciphertexts, opening (§9).
     in_final = _ordered(uploads, settled.final.statement.members)

@@ -1,7 +1,9 @@
 """The rules for candidate and final sets, used alike by coordinator, key-holder and auditor (protocol.md §8)."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from secagg.degree import DegreeCheck, verdict, verify_answers
 from secagg.descriptor import Descriptor
 from secagg.errors import (
     ConflictError,
@@ -12,7 +14,16 @@ from secagg.errors import (
     TooFewContributions,
 )
 from secagg.identity import plain_name
-from secagg.messages import Candidate, Endorsement, FinalSet, SetMember, SignedEndorsement, SignedUpload, Upload
+from secagg.messages import (
+    Candidate,
+    Endorsement,
+    FinalSet,
+    SetMember,
+    SignedDegreeAnswer,
+    SignedEndorsement,
+    SignedUpload,
+    Upload,
+)
 from secagg.privacy import unit_in_words
 
 
@@ -111,26 +122,55 @@ def complaints_by_client(answers: Iterable[Endorsement]) -> dict[str, dict[str, 
     return found
 
 
-def remaining_members(candidate: Candidate, answers: Iterable[Endorsement]) -> tuple[SetMember, ...]:
-    """U = C less every member that an attached answer complains about (protocol.md §8.3)."""
-    accused = complaints_by_client(answers)
-    return tuple(member for member in candidate.members if member.client not in accused)
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """U as it follows from C and what is attached, with the verdict of the degree check."""
+
+    members: tuple[SetMember, ...]
+    degree: DegreeCheck
+
+
+def remaining_members(
+    descriptor: Descriptor,
+    candidate: Candidate,
+    answers: Sequence[SignedEndorsement],
+    degree_answers: Sequence[SignedDegreeAnswer],
+) -> Remaining:
+    """U = C less every member that an attached endorsement complains about, less culprits (protocol.md §8.3).
+
+    Raises EndorsementInvalid, SignatureInvalid or ProtocolViolation for anything attached that does not belong.
+    """
+    endorsed = verify_endorsements(
+        descriptor, answers, stage="candidate", release=candidate.release, digest=candidate.digest
+    )
+    given = verify_answers(descriptor, candidate, degree_answers)
+    strangers = {one.holder for one in given} - {one.holder for one in endorsed}
+    if strangers:
+        raise EndorsementInvalid(f"the degree answer of {min(strangers)[:16]} comes without its endorsement")
+    accused = complaints_by_client(endorsed)
+    degree = verdict(descriptor, candidate, given, accused)
+    members = (m for m in candidate.members if m.client not in accused and m.client not in degree.left_out)
+    return Remaining(tuple(members), degree)
 
 
 def check_final(
-    descriptor: Descriptor, candidate: Candidate, final: FinalSet, answers: Sequence[SignedEndorsement]
-) -> tuple[Endorsement, ...]:
-    """The final set follows from the candidate and the attached answers, and is within the limits."""
+    descriptor: Descriptor,
+    candidate: Candidate,
+    final: FinalSet,
+    answers: Sequence[SignedEndorsement],
+    degree_answers: Sequence[SignedDegreeAnswer],
+) -> DegreeCheck:
+    """The final set follows from the candidate and what is attached, and is within the limits; the verdict."""
     if (final.ctx, final.release) != (descriptor.ctx, candidate.release):
         raise ProtocolViolation("the final set belongs to another session or release")
     if final.candidate_digest != candidate.digest:
         raise ProtocolViolation("the final set belongs to another candidate set")
-    verified = verify_endorsements(
-        descriptor, answers, stage="candidate", release=candidate.release, digest=candidate.digest
-    )
+    remaining = remaining_members(descriptor, candidate, answers, degree_answers)
     if sorted(answer.statement.digest for answer in answers) != list(final.answers):
         raise EndorsementInvalid("the attached answers are not those that the final set names")
-    if final.members != remaining_members(candidate, verified):
-        raise ProtocolViolation("the final set is not the candidate set less the members complained about")
+    if sorted(answer.statement.digest for answer in degree_answers) != list(final.degree_answers):
+        raise EndorsementInvalid("the attached degree answers are not those that the final set names")
+    if final.members != remaining.members:
+        raise ProtocolViolation("the final set is not the candidate set less those complained about and culprits")
     check_members(descriptor, final.members)
-    return verified
+    return remaining.degree

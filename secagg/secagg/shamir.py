@@ -6,10 +6,11 @@ little-endian by bit as in `packing`: 15872 bytes. Shares add: the sum of many c
 the sum of their keys.
 
 Random coefficients come from one keystream: little-endian 32-bit words, low 31 bits, words equal to p
-skipped; first all 4096 coefficients of x^1, then of x^2, and so on.
+skipped; first all 4096 coefficients of x^1, then of x^2, and so on. The 4 blinding elements of the degree check (§6.1a)
+come from another: first the elements, then their coefficients of x^1, and so on.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +19,20 @@ from numpy.typing import NDArray
 from secagg import ring
 from secagg._numba import kernel
 from secagg.errors import ShareError
+from secagg.evidence import BLINDING_BYTES, BLINDINGS
 from secagg.packing import pack_bits, unpack_bits
 from secagg.parameters import SHARE_BITS
 from secagg.randomness import Keystream, Randomness, fresh_keystream
 from secagg.sealing import ShortKey
 
-__all__ = ["FIELD", "KeyShare", "ShortKey", "check_share", "reconstruct", "share_key", "sum_shares", "unpack_share"]
+__all__ = [
+    "FIELD", "KeyShare", "ShortKey", "check_share", "interpolate", "pack_share", "reconstruct", "share_key",
+    "sum_shares", "uniform", "unpack_blinding", "unpack_share",
+]  # fmt: skip
 
 FIELD = (1 << 31) - 1
 SHARE_PURPOSE = "secagg/v1/share"
+BLINDING_PURPOSE = "secagg/v1/blinding"
 SHARE_BYTES = ring.DEGREE * SHARE_BITS // 8
 MAX_HOLDERS = 255
 
@@ -35,10 +41,11 @@ U32 = NDArray[np.uint32]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyShare:
-    """The share of key-holder number `index` (from 1): `packed`, 15872 secret bytes. Redacted when printed."""
+    """The share of key-holder number `index` (from 1): `packed`, 15872 secret bytes, and 16 of blinding. Redacted."""
 
     index: int
     packed: bytes
+    blinding: bytes
 
     def __repr__(self) -> str:
         return f"KeyShare(index={self.index}, redacted)"
@@ -57,13 +64,15 @@ def share_key(key: ShortKey, threshold: int, holders: int, random: Randomness) -
     stream = fresh_keystream(SHARE_PURPOSE, random)
     polynomials = np.empty((threshold, ring.DEGREE), dtype=np.uint32)
     polynomials[0] = constant
-    polynomials[1:] = _uniform(stream, (threshold - 1) * ring.DEGREE).reshape(threshold - 1, ring.DEGREE)
-    values = np.empty(ring.DEGREE, dtype=np.uint32)
+    polynomials[1:] = uniform(stream, (threshold - 1) * ring.DEGREE).reshape(threshold - 1, ring.DEGREE)
+    blinds = uniform(fresh_keystream(BLINDING_PURPOSE, random), threshold * BLINDINGS).reshape(threshold, BLINDINGS)
+    values, blinding = np.empty(ring.DEGREE, dtype=np.uint32), np.empty(BLINDINGS, dtype=np.uint32)
     shares = []
     for index in range(1, holders + 1):
         _evaluate(polynomials, np.uint64(index), values)
-        shares.append(KeyShare(index, _pack(values)))
-    for array in (signed, constant, polynomials, values):
+        _evaluate(blinds, np.uint64(index), blinding)
+        shares.append(KeyShare(index, pack_share(values), blinding.astype("<u4").tobytes()))
+    for array in (signed, constant, polynomials, blinds, values, blinding):
         array.fill(0)
     return tuple(shares)
 
@@ -81,7 +90,7 @@ def sum_shares(shares: Iterable[bytes]) -> bytes:
         count += 1
     if not count:
         raise ShareError("no share to sum")
-    return _pack((total % FIELD).astype(np.uint32))
+    return pack_share((total % FIELD).astype(np.uint32))
 
 
 def reconstruct(threshold: int, shares: Mapping[int, bytes]) -> NDArray[np.int64]:
@@ -100,11 +109,11 @@ def reconstruct(threshold: int, shares: Mapping[int, bytes]) -> NDArray[np.int64
     values = {index: unpack_share(packed).astype(np.uint64) for index, packed in sorted(shares.items())}
     basis = list(values)[:threshold]
     for extra in list(values)[threshold:]:
-        if not np.array_equal(_interpolate(values, basis, extra), values[extra]):
+        if not np.array_equal(interpolate(values, basis, extra), values[extra]):
             raise ShareError(
                 f"the share of key-holder {extra} does not agree with those of {basis}: one of them is wrong"
             )
-    constant = _interpolate(values, basis, 0).astype(np.int64)
+    constant = interpolate(values, basis, 0).astype(np.int64)
     return np.where(constant > FIELD // 2, constant - FIELD, constant)
 
 
@@ -132,13 +141,28 @@ def unpack_share(packed: bytes) -> U32:
     return values
 
 
-def _pack(values: U32) -> bytes:
+def unpack_blinding(blinding: bytes) -> U32:
+    """The 4 blinding values of a share, uint32[4].
+
+    Raises:
+        ShareError: wrong length, or a value not below p.
+    """
+    if len(blinding) != BLINDING_BYTES:
+        raise ShareError(f"{len(blinding)} bytes of blinding, not {BLINDING_BYTES}")
+    values = np.frombuffer(blinding, dtype="<u4").astype(np.uint32)
+    if int(values.max()) >= FIELD:
+        raise ShareError("a blinding value is not below 2^31 - 1")
+    return values
+
+
+def pack_share(values: U32) -> bytes:
+    """Residues uint32[4096] in 31 bits each, 15872 bytes."""
     packed = np.empty(SHARE_BYTES, dtype=np.uint8)
     pack_bits(values, np.int64(SHARE_BITS), packed)
     return packed.tobytes()
 
 
-def _uniform(stream: Keystream, count: int) -> U32:
+def uniform(stream: Keystream, count: int) -> U32:
     """`count` uniform residues mod p from `stream`."""
     kept = np.empty(0, dtype=np.uint32)
     while len(kept) < count:
@@ -147,9 +171,9 @@ def _uniform(stream: Keystream, count: int) -> U32:
     return kept
 
 
-def _interpolate(values: Mapping[int, NDArray[np.uint64]], basis: list[int], at: int) -> NDArray[np.uint64]:
-    """Value at `at` of the polynomial through the points of `basis` (Lagrange)."""
-    result = np.zeros(ring.DEGREE, dtype=np.uint64)
+def interpolate(values: Mapping[int, NDArray[np.uint64]], basis: Sequence[int], at: int) -> NDArray[np.uint64]:
+    """Value at `at` of the polynomials through the points of `basis` (Lagrange); all arrays of one shape, below p."""
+    result = np.zeros_like(values[basis[0]])
     for x in basis:
         numerator, denominator = 1, 1
         for other in basis:

@@ -74,6 +74,7 @@ def verify_release(
     uploads = _check_uploads(certificate, descriptor)
     _check_sets(certificate, descriptor, anchors)
     checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
+    checks.append(certificate.degree_check.in_words)
     if descriptor.noise_grid is not None:
         spent = descriptor.noise_grid.epsilon(descriptor.rounds * descriptor.releases)
         checks.append(
@@ -162,7 +163,7 @@ def _check_sets(certificate: ReleaseCertificate, descriptor: Descriptor, anchors
     candidate = certificate.candidate.verify(descriptor.coordinator_identity)
     final = certificate.final.verify(descriptor.coordinator_identity)
     check_candidate(descriptor, candidate)
-    check_final(descriptor, candidate, final, certificate.candidate_endorsements)
+    check_final(descriptor, candidate, final, certificate.candidate_endorsements, certificate.degree_answers)
     verify_endorsements(
         descriptor, certificate.final_endorsements, stage="final", release=final.release, digest=final.digest
     )
@@ -180,7 +181,7 @@ def _check_opening(
         session=certificate.session,
         uploads=certificate.uploads,
         candidate=certificate.candidate,
-        settlement=Settlement(final=certificate.final, answers=certificate.candidate_endorsements),
+        settlement=Settlement(certificate.final, certificate.candidate_endorsements, certificate.degree_answers),
         final_endorsements=certificate.final_endorsements,
         opened=opened,
         total=total,
@@ -195,7 +196,7 @@ def _check_opening(
 def read_opening(raw: bytes, certificate: ReleaseCertificate) -> tuple[OpenedSum, Accumulator]:
     """Open the published sum once more with the published shares (protocol.md §9), and the sum itself.
 
-    Raises MalformedError, ShareError, OpeningError; VerificationError when shares or key sum contradict each other.
+    Raises MalformedError, ShareError, OpeningError; VerificationError when the key sum is not that of the shares.
     """
     descriptor = certificate.session.descriptor.statement
     tensors = release.load_tensors(raw, files.OPENING)
@@ -208,8 +209,6 @@ def read_opening(raw: bytes, certificate: ReleaseCertificate) -> tuple[OpenedSum
     total = Accumulator(descriptor.parameters)
     total.add([block.tobytes() for block in _array(tensors, "ciphertext_sum", np.uint8, 2)])
     opened = open_with_shares(descriptor, certificate.final.statement, shares, total)
-    if len(opened.used) != len(shares):
-        raise VerificationError("the published share sums contradict each other")
     if not np.array_equal(opened.key_sum, _array(tensors, "key_sum", np.int64, 1)):
         raise VerificationError("the published key sum is not what the share sums give")
     return opened, total
@@ -228,6 +227,8 @@ def _check_statements(
     kept = tuple(upload for upload in certificate.uploads if upload.statement.client in members)
     parameters = descriptor.parameters
     derived = (
+        ("degree_check", certificate.degree_check, release.degree_check(descriptor, parts)),
+        ("holder_faults", certificate.holder_faults, release.holder_faults(descriptor, parts)),
         ("excluded", certificate.excluded, release.excluded_members(descriptor, parts)),
         ("committee_note", certificate.committee_note, release.committee_note(descriptor)),
         ("security_bits", certificate.security_bits, parameters.security_bits),

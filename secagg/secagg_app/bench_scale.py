@@ -2,7 +2,7 @@
 
 Each client has a certificate, seals a vector of its own, makes its boxes and signs. Uploads go to files, as they lie at
 a coordinator, because together they would not fit memory; there they are read, hashed, checked and added. Key-holders
-check every box and sum their shares. The opened sum is compared with the sum of what the clients had encoded, value by
+check every box, answer the degree check and sum their shares. The opened sum is compared with the sum of what the clients had encoded, value by
 value: it must be equal. Sessions, sets, endorsements and answers are those of the protocol; network and disk syncs are
 left out (`secagg bench upload` has them).
 """
@@ -193,9 +193,9 @@ def _close(
     now: int,
     say: Callable[[str], None],
 ) -> OpenedSum:
-    """Sets, endorsements, share sums of t key-holders, the sum of the uploads, the opening."""
+    """Sets, endorsements, degree check, share sums of all key-holders, the sum of the uploads, the opening."""
     by_client = {upload.signer: upload for upload in uploads}
-    holders = session.committee.holders[: descriptor.threshold]
+    holders = session.committee.holders
 
     def shown(holder: KeyHolder, members: Sequence[SetMember]) -> Iterator[MemberEvidence]:
         index, _ = descriptor.holder(holder.signer.identity.fingerprint)
@@ -204,16 +204,21 @@ def _close(
             leaves = [leaf_hash(box) for box in boxes]
             yield MemberEvidence(by_client[member.client], boxes[index - 1], path(leaves, index - 1))
 
-    say("key-holders check the boxes and sum their shares")
+    say("key-holders check the boxes, answer the degree check and sum their shares")
     with result.stage("key-holders, all together").timed():
         candidate = fix_candidate(session.parties.coordinator, descriptor, uploads, now)
         answers = [
             holder.endorse_candidate(descriptor, candidate, shown(holder, candidate.statement.members), (), now)
             for holder in holders
         ]
-        settled = settle(session.parties.coordinator, descriptor, candidate, answers)
+        degree = [
+            holder.answer_degree_check(descriptor, candidate, answers, shown(holder, candidate.statement.members), now)
+            for holder in holders
+        ]
+        settled = settle(session.parties.coordinator, descriptor, candidate, answers, degree)
         endorsed = [
-            holder.endorse_final(descriptor, candidate, settled.final, settled.answers, (), now) for holder in holders
+            holder.endorse_final(descriptor, candidate, settled.final, settled.answers, settled.degree_answers, (), now)
+            for holder in holders
         ]
         members = settled.final.statement.members
         shares: list[ShareAnswer] = [

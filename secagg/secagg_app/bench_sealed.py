@@ -74,7 +74,10 @@ def measure_sealed(
     error = _opening_error(quantiser, open_sum(parameters, ctx, total, key_sum, clients), clients, mean)
     session = SessionKey.generate()
     contexts = [_context(ctx, client) for client in range(clients)]
-    boxes = [seal_box(held[0].packed, session.public_bytes, at) for held, at in zip(shares, contexts, strict=True)]
+    boxes = [
+        seal_box(held[0].packed, held[0].blinding, session.public_bytes, at)
+        for held, at in zip(shares, contexts, strict=True)
+    ]
 
     def times(threads: int) -> tuple[Timing, Timing, Timing]:
         seal = measure(lambda: seal_and_hash(parameters, quantiser, ctx, updates[0], threads), repeats)
@@ -123,11 +126,11 @@ def _context(ctx: bytes, client: int) -> BoxContext:
 
 def _share_and_box(key: ShortKey, session: SessionKey, context: BoxContext) -> None:
     for share in shamir.share_key(key, THRESHOLD, HOLDERS, os.urandom):
-        seal_box(share.packed, session.public_bytes, context)
+        seal_box(share.packed, share.blinding, session.public_bytes, context)
 
 
 def _keyholder(boxes: list[bytes], contexts: list[BoxContext], session: SessionKey) -> bytes:
-    opened = (open_box(box, session, at, shamir.SHARE_BYTES) for box, at in zip(boxes, contexts, strict=True))
+    opened = (open_box(box, session, at, shamir.SHARE_BYTES).share for box, at in zip(boxes, contexts, strict=True))
     return shamir.sum_shares(opened)
 
 

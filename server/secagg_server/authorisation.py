@@ -45,7 +45,9 @@ ALLOWED: dict[str, frozenset[Role]] = {
     },
     **{
         f"/secagg.v1.CommitteeService/{method}": frozenset({Role.KEYHOLDER})
-        for method in ("GetProposal", "Approve", "GetWork", "GetEvidence", "Endorse", "SubmitShareSum")
+        for method in (
+            "GetProposal", "Approve", "GetWork", "GetEvidence", "Endorse", "SubmitDegreeAnswer", "SubmitShareSum",
+        )
     },
     **{
         f"/secagg.v1.PublicationService/{method}": EVERYONE

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from secagg.plan import Frozen
 from secagg_host.config import Address, LocalPath
+from secagg_server.session import DEGREE_CHECK_SECONDS
 
 
 class ServerConfig(Frozen):
@@ -12,7 +13,8 @@ class ServerConfig(Frozen):
     `release` is the folder that is written when the session is released; with several sessions, each gets a
     folder named by its ctx below it. A session of several rounds puts each into `round-1`, `round-2`, ...: `sessions`
     then holds all rounds so far. `close_at_uploads` closes a session before its deadline as soon as it has so
-    many uploads.
+    many uploads. `degree_check_seconds` is how long a key-holder that has not answered the degree check is waited for,
+    once enough have endorsed the set; a release without t + 1 answers says `unchecked` (protocol.md §8.4).
     """
 
     listen: Address
@@ -21,3 +23,4 @@ class ServerConfig(Frozen):
     release: LocalPath
     sessions: tuple[LocalPath, ...] = Field(min_length=1, max_length=1000)
     close_at_uploads: int | None = Field(default=None, ge=2)
+    degree_check_seconds: int = Field(default=DEGREE_CHECK_SECONDS, ge=0, le=86_400)

@@ -24,6 +24,7 @@ class Driver:
     session: ServedSession
     _tried: frozenset[str] = frozenset()
     _retry_at: int = 0
+    _degree_since: int | None = None
     _notice: "_WaitingNotice" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class Driver:
             case SessionState.OPEN:
                 return self._close(now)
             case SessionState.CLOSING:
-                return self._settle() if session.store.settlement() is None else self._publish()
+                return self._settle(now) if session.store.settlement() is None else self._publish()
             case SessionState.RELEASED:
                 # Boxes hold shares of single keys; nobody needs them any more.
                 session.files.erase((BOXES,))
@@ -126,14 +127,23 @@ class Driver:
             session.announce_change()
         return True
 
-    def _settle(self) -> bool:
+    def _settle(self, now: int) -> bool:
         session, committee = self.session, len(self.session.descriptor.committee)
         with session.lock:
             candidate, answers = session.store.candidate(), session.store.endorsements("candidate")
             if candidate is None or len(answers) < session.descriptor.threshold:
                 return False
+            degree = session.store.degree_answers()
+            if len(degree) < committee and not self._waited_for_degree_check(now):
+                return False
             try:
-                settlement = settle(session.host.signer, session.descriptor, candidate, tuple(answers.values()))
+                settlement = settle(
+                    session.host.signer,
+                    session.descriptor,
+                    candidate,
+                    tuple(answers.values()),
+                    tuple(degree.values()),
+                )
             except TooFewContributions as error:
                 if len(answers) < committee:
                     return False  # another key-holder's answer can still outvote one that complains about everybody
@@ -146,6 +156,12 @@ class Driver:
             session.emit("final", members=members)
             session.announce_change()
         return True
+
+    def _waited_for_degree_check(self, now: int) -> bool:
+        """Whether late answers have had their time, which starts anew with the process (protocol.md §8.4.6)."""
+        if self._degree_since is None:
+            self._degree_since = now
+        return now >= self._degree_since + self.session.host.degree_check_seconds
 
     def _publish(self) -> bool:
         session, store = self.session, self.session.store

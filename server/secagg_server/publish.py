@@ -47,7 +47,7 @@ def choose_inputs(session: ServedSession, opened: OpenedSum) -> ReleaseInputs:
     return ReleaseInputs(
         approvals=tuple(store.approvals()),
         final_endorsements=tuple(store.endorsements("final")),
-        shares=tuple(answer.signed.signer for answer in opened.used),
+        shares=tuple(answer.signed.signer for answer in opened.shares),
         timeline=(*store.timeline(), note.model_copy(update={"at": now})),
         software=software_versions(),
         released_at=now,

@@ -243,7 +243,7 @@ def serve(
     files = load_identity(config.identity)
     with ExitStack() as stack:
         stack.enter_context(FolderLock(make_folder(config.state)))
-        host = Host(files.signer, lambda: int(clock()), events, checkpoint)
+        host = Host(files.signer, lambda: int(clock()), events, checkpoint, config.degree_check_seconds)
         coordinator = Coordinator.load(config, files, host)
         stack.callback(coordinator.store.close)
         coordinator.warm()

@@ -9,7 +9,14 @@ from secagg.certificate import CERTIFICATE
 from secagg.errors import MalformedError, NotReady, UnknownSession
 from secagg.evidence import ShareAnswer
 from secagg.identity import Identity
-from secagg.messages import SignedApproval, SignedEndorsement, SignedEnrolment, SignedShareSum, SignedUpload
+from secagg.messages import (
+    SignedApproval,
+    SignedDegreeAnswer,
+    SignedEndorsement,
+    SignedEnrolment,
+    SignedShareSum,
+    SignedUpload,
+)
 from secagg_host.chunks import chunk_of, header_of
 from secagg_host.durable import guard
 from secagg_host.tls import MAX_CHUNK_BYTES, grpc
@@ -17,7 +24,7 @@ from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
 from secagg_server.intake import Intake
-from secagg_server.session import CandidateTask, FinalTask, ServedSession, ShareTask, Task
+from secagg_server.session import CandidateTask, DegreeTask, FinalTask, ServedSession, ShareTask, Task
 from secagg_server.storage import SessionState
 
 MAX_WAIT_SECONDS = 20.0
@@ -161,6 +168,14 @@ class Committee(services.CommitteeServiceServicer):
         self._directory.find(signed.statement.ctx, peer).endorse(peer, signed)
         return pb.EndorseResponse()
 
+    def SubmitDegreeAnswer(
+        self, request: pb.SubmitDegreeAnswerRequest, context: grpc.ServicerContext
+    ) -> pb.SubmitDegreeAnswerResponse:
+        """A key-holder's answer to the degree check."""
+        signed, peer = SignedDegreeAnswer.parse(request.signed_degree_answer_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).submit_degree_answer(peer, signed)
+        return pb.SubmitDegreeAnswerResponse()
+
     def SubmitShareSum(
         self, request: pb.SubmitShareSumRequest, context: grpc.ServicerContext
     ) -> pb.SubmitShareSumResponse:
@@ -176,10 +191,14 @@ def _put_task(response: pb.GetWorkResponse, task: Task | None) -> None:
         case CandidateTask(candidate, peers):
             response.candidate.signed_candidate_json = candidate.to_bytes()
             response.candidate.peer_endorsements_json.extend(peer.to_bytes() for peer in peers)
+        case DegreeTask(candidate, endorsements):
+            response.degree.signed_candidate_json = candidate.to_bytes()
+            response.degree.endorsements_json.extend(endorsement.to_bytes() for endorsement in endorsements)
         case FinalTask(candidate, settlement, peers):
             response.final.signed_candidate_json = candidate.to_bytes()
             response.final.signed_final_json = settlement.final.to_bytes()
             response.final.answers_json.extend(answer.to_bytes() for answer in settlement.answers)
+            response.final.degree_answers_json.extend(answer.to_bytes() for answer in settlement.degree_answers)
             response.final.peer_endorsements_json.extend(peer.to_bytes() for peer in peers)
         case ShareTask(final, endorsements):
             response.share.signed_final_json = final.to_bytes()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from secagg.certificate import TimelineEvent, names
 from secagg.coordinator import Settlement, check_share_answer
+from secagg.degree import verify_answers
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, NotReady, ProtocolViolation, RoleViolation, SessionClosed
 from secagg.evidence import MemberEvidence, ShareAnswer
@@ -19,6 +20,7 @@ from secagg.messages import (
     SetMember,
     SignedApproval,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedEnrolment,
     SignedFinalSet,
@@ -29,6 +31,7 @@ from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import SessionState, SessionStore
 
+DEGREE_CHECK_SECONDS = 60
 Checkpoint = Callable[[str], None]
 """Called after each durable step with the step's name. Tests stop a process here; in service it does nothing."""
 
@@ -39,12 +42,16 @@ def no_checkpoint(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a session needs of its surroundings. `clock` gives seconds since 1970, UTC."""
+    """What a session needs of its surroundings. `clock` gives seconds since 1970, UTC.
+
+    `degree_check_seconds` is how long the answers of all key-holders are waited for (protocol.md §8.4.6).
+    """
 
     signer: Signer
     clock: Callable[[], int]
     events: EventLog
     checkpoint: Checkpoint = no_checkpoint
+    degree_check_seconds: int = DEGREE_CHECK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,14 @@ class CandidateTask:
 
     candidate: SignedCandidate
     peers: tuple[SignedEndorsement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DegreeTask:
+    """Answer the degree check over the candidate set."""
+
+    candidate: SignedCandidate
+    endorsements: tuple[SignedEndorsement, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +87,7 @@ class ShareTask:
     endorsements: tuple[SignedEndorsement, ...]
 
 
-Task = CandidateTask | FinalTask | ShareTask
+Task = CandidateTask | DegreeTask | FinalTask | ShareTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +254,27 @@ class ServedSession:
             )
             self.announce_change()
 
+    def submit_degree_answer(self, peer: Identity, signed: SignedDegreeAnswer) -> None:
+        """A key-holder's answer to the degree check (protocol.md §8.4.2). The same again changes nothing."""
+        if signed.signer != peer.fingerprint:
+            raise ProtocolViolation("the degree answer is signed by another key-holder")
+        with self.lock:
+            candidate = self.store.candidate()
+            if candidate is None:
+                raise NotReady("the candidate set is not fixed yet")
+            verify_answers(self.descriptor, candidate.statement, (signed,))
+            known = self.store.degree_answers()
+            if peer.fingerprint in known:
+                self._check_same(known[peer.fingerprint].to_bytes(), signed.to_bytes(), "degree answer")
+                return
+            self._check_alive(SessionState.CLOSING)
+            if len(self.store.endorsements("candidate")) < self.descriptor.threshold:
+                raise ProtocolViolation("the candidate set is not endorsed yet; no degree answer should exist")
+            self.store.add_degree_answer(signed, self.note(peer.title, "answered the degree check"))
+            self.host.checkpoint("degree-answered")
+            self.emit("degree", holder=peer.title, count=len(known) + 1, needed=self.descriptor.threshold + 1)
+            self.announce_change()
+
     def submit_share(self, peer: Identity, answer: ShareAnswer) -> None:
         """A key-holder's share sum over U (protocol.md §8.5). The same again changes nothing."""
         with self.lock:
@@ -294,14 +330,21 @@ class ServedSession:
             return None
         settlement = self.store.settlement()
         if settlement is None:
-            given = self.store.endorsements("candidate")
-            return None if holder in given else CandidateTask(candidate, tuple(given.values()))
+            return self._task_over_candidate(holder, candidate)
         given = self.store.endorsements("final")
         if holder not in given:
             return FinalTask(candidate, settlement, tuple(given.values()))
         if len(given) < self.descriptor.threshold or holder in self.store.shares():
             return None
         return ShareTask(settlement.final, tuple(given.values()))
+
+    def _task_over_candidate(self, holder: str, candidate: SignedCandidate) -> CandidateTask | DegreeTask | None:
+        given = self.store.endorsements("candidate")
+        if holder not in given:
+            return CandidateTask(candidate, tuple(given.values()))
+        if len(given) < self.descriptor.threshold or holder in self.store.degree_answers():
+            return None
+        return DegreeTask(candidate, tuple(given.values()))
 
     def await_task(self, holder: str, seconds: float) -> Task | None:
         """The key-holder's task, as soon as there is one; None when the session ends or the time is up."""
@@ -337,15 +380,18 @@ class ServedSession:
         if state != SessionState.CLOSING:
             return None
         if self.store.settlement() is None:
-            return self._missing("endorsements of the candidate set", set(self.store.endorsements("candidate")))
+            endorsed = set(self.store.endorsements("candidate"))
+            if len(endorsed) < self.descriptor.threshold:
+                return self._missing("endorsements of the candidate set", endorsed)
+            return self._missing("answers to the degree check", set(self.store.degree_answers()), over=1)
         endorsed = set(self.store.endorsements("final"))
         if len(endorsed) < self.descriptor.threshold:
             return self._missing("endorsements of the final set", endorsed)
         return self._missing("share sums", set(self.store.shares()))
 
-    def _missing(self, what: str, given: set[str]) -> Waiting | None:
+    def _missing(self, what: str, given: set[str], over: int = 0) -> Waiting | None:
         missing = tuple(h.title for h in self.descriptor.holders if h.fingerprint not in given)
-        return Waiting(what, len(given), self.descriptor.threshold, missing) if missing else None
+        return Waiting(what, len(given), self.descriptor.threshold + over, missing) if missing else None
 
 
 _RUNNING = (SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING)

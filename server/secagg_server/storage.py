@@ -27,6 +27,7 @@ from secagg.evidence import ShareAnswer
 from secagg.messages import (
     SignedApproval,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedEnrolment,
     SignedFinalSet,
@@ -115,14 +116,25 @@ class EndorsementRow(Base):
     signed: Mapped[bytes]
 
 
+class DegreeRow(Base):
+    """A key-holder's answer to the degree check."""
+
+    __tablename__ = "degree_answers"
+    ctx: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int] = mapped_column(primary_key=True)
+    holder: Mapped[str] = mapped_column(primary_key=True)
+    signed: Mapped[bytes]
+
+
 class FinalRow(Base):
-    """The final set; `answers` lists the key-holders whose candidate endorsements are attached."""
+    """The final set; `answers` and `degree_answers` list the key-holders whose word is attached."""
 
     __tablename__ = "finals"
     ctx: Mapped[str] = mapped_column(primary_key=True)
     release: Mapped[int] = mapped_column(primary_key=True)
     signed: Mapped[bytes]
     answers: Mapped[str]
+    degree_answers: Mapped[str]
 
 
 class ShareRow(Base):
@@ -374,20 +386,40 @@ class SessionStore(StateStore):
         )
         self._add(row, note)
 
+    def degree_answers(self) -> dict[str, SignedDegreeAnswer]:
+        """By key-holder, in order of fingerprint."""
+        with self._store.read() as db:
+            rows = db.scalars(select(DegreeRow).where(DegreeRow.ctx == self.ctx).order_by(DegreeRow.holder))
+            return {row.holder: SignedDegreeAnswer.parse(row.signed) for row in rows}
+
+    def add_degree_answer(self, signed: SignedDegreeAnswer, note: TimelineEvent) -> None:
+        """Record an answer to the degree check."""
+        release = signed.statement.release
+        self._add(DegreeRow(ctx=self.ctx, release=release, holder=signed.signer, signed=signed.to_bytes()), note)
+
     def settlement(self) -> Settlement | None:
-        """The final set with its attached answers, once it is fixed."""
+        """The final set with what is attached to it, once it is fixed."""
         with self._store.read() as db:
             row = db.get(FinalRow, (self.ctx, RELEASE))
             if row is None:
                 return None
-            final, holders = SignedFinalSet.parse(row.signed), json.loads(row.answers)
-        given = self.endorsements("candidate")
-        return Settlement(final=final, answers=tuple(given[holder] for holder in holders))
+            final, holders, answered = SignedFinalSet.parse(row.signed), json.loads(row.answers), row.degree_answers
+        given, degree = self.endorsements("candidate"), self.degree_answers()
+        return Settlement(
+            final=final,
+            answers=tuple(given[holder] for holder in holders),
+            degree_answers=tuple(degree[holder] for holder in json.loads(answered)),
+        )
 
     def fix_final(self, settlement: Settlement, note: TimelineEvent) -> None:
         """Record the final set."""
-        answers = json.dumps([answer.signer for answer in settlement.answers])
-        row = FinalRow(ctx=self.ctx, release=RELEASE, signed=settlement.final.to_bytes(), answers=answers)
+        row = FinalRow(
+            ctx=self.ctx,
+            release=RELEASE,
+            signed=settlement.final.to_bytes(),
+            answers=json.dumps([answer.signer for answer in settlement.answers]),
+            degree_answers=json.dumps([answer.signer for answer in settlement.degree_answers]),
+        )
         self._add(row, note)
 
     def shares(self) -> dict[str, ShareAnswer]:

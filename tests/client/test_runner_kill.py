@@ -27,7 +27,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
         for files, sealed in list(zip(deployment.client_files, deployment.uploads, strict=True))[1:]:
             with running.call(files) as caller:
                 caller.upload(sealed)
-        with serving(running, 0, 1, 2):
+        with serving(running, 0, 1, 2, 3):
             yield running
 
 

@@ -8,7 +8,8 @@ from secagg import merkle, shamir
 from secagg.accumulate import Accumulator
 from secagg.boxes import BoxContext, SessionKey, open_box
 from secagg.coordinator import check_share_answer
-from secagg.evidence import MemberEvidence, ShareAnswer
+from secagg.evidence import BLINDING_BYTES, MemberEvidence, ShareAnswer
+from secagg.keyholder import HeldShare
 from secagg.messages import (
     FinalSet,
     SetMember,
@@ -70,9 +71,10 @@ def box_parts() -> tuple[SessionKey, BoxContext]:
 def run_box(data: bytes) -> object:
     """A box."""
     key, context = box_parts()
-    share = open_box(parts_of(data, 1)[0], key, context, load_box_size())
-    genuine(share, PredictableRandomness(b"boxed share")(load_box_size()))
-    return share
+    found = open_box(parts_of(data, 1)[0], key, context, load_box_size())
+    genuine(found.share, PredictableRandomness(b"boxed share")(load_box_size()))
+    genuine(found.blinding, PredictableRandomness(b"boxed blinding")(BLINDING_BYTES))
+    return found
 
 
 @cache
@@ -104,7 +106,8 @@ def run_evidence(data: bytes) -> object:
     members = (SetMember(client=statement.client, upload_root=statement.upload_root),)
     found = list(HOLDER._shares(descriptor(), members, [MemberEvidence(upload, box, steps)]))
     if how[:1] != b"\1":
-        genuine((statement.digest, found[0][1]), first_shares())
+        held = found[0][1]
+        genuine((statement.digest, held.packed if isinstance(held, HeldShare) else held), first_shares())
     return found
 
 

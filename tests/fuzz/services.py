@@ -11,7 +11,14 @@ from google.protobuf.message import DecodeError, Message
 from secagg.coordinator import Settlement
 from secagg.descriptor import SignedDescriptor
 from secagg.identity import Identity
-from secagg.messages import SignedApproval, SignedCandidate, SignedEndorsement, SignedFinalSet, SignedUpload
+from secagg.messages import (
+    SignedApproval,
+    SignedCandidate,
+    SignedDegreeAnswer,
+    SignedEndorsement,
+    SignedFinalSet,
+    SignedUpload,
+)
 from secagg.signing import parse_model
 from secagg_client.calls import CommitteeCalls, ContributionCalls, PublicationCalls
 from secagg_protos.v1 import secagg_pb2 as pb
@@ -104,7 +111,12 @@ class ForgetfulStore:
 
     def settlement(self) -> Settlement:
         answers = tuple(SignedEndorsement.parse(text(one)) for one in published()["answers"])
-        return Settlement(SignedFinalSet.parse(text(published()["final"])), answers)
+        degree = tuple(SignedDegreeAnswer.parse(text(one)) for one in published()["degree_answers"])
+        return Settlement(SignedFinalSet.parse(text(published()["final"])), answers, degree)
+
+    def degree_answers(self) -> dict[str, SignedDegreeAnswer]:
+        found = [SignedDegreeAnswer.parse(text(one)) for one in published()["degree_answers"]]
+        return {one.signer: one for one in found[1:]}
 
     def endorsements(self, stage: str) -> dict[str, SignedEndorsement]:
         found = [SignedEndorsement.parse(text(one)) for one in published()["endorsements"]]
@@ -192,6 +204,7 @@ METHODS: tuple[tuple[str, type[Message], int], ...] = (
     ("GetWork", pb.GetWorkRequest, 1),
     ("GetEvidence", pb.GetEvidenceRequest, 1),
     ("Endorse", pb.EndorseRequest, 1),
+    ("SubmitDegreeAnswer", pb.SubmitDegreeAnswerRequest, 1),
     ("SubmitShareSum", pb.SubmitShareSumRequest, 1),
     ("ListReleaseFiles", pb.ListReleaseFilesRequest, 2),
     ("GetReleaseFile", pb.GetReleaseFileRequest, 2),
@@ -203,7 +216,7 @@ STATES = (SessionState.OPEN, SessionState.CLOSING, SessionState.PROPOSED)
 def request_seeds() -> list[bytes]:
     """A valid request of each kind: which method and state, then the messages."""
     whole, ctx = published(), bytes.fromhex(published()["ctx"])
-    upload, boxes = text(whole["clients"][0]["upload"]), [bytes(17_011)] * session.HOLDERS
+    upload, boxes = text(whole["clients"][0]["upload"]), [bytes(17_027)] * session.HOLDERS
     enrolment = next(case["signed"] for case in load("statements")["cases"] if case["type"] == "Enrolment")
     made: dict[str, list[Message]] = {
         "GetSession": [pb.GetSessionRequest(ctx=ctx), pb.GetSessionRequest()],
@@ -215,6 +228,9 @@ def request_seeds() -> list[bytes]:
         "GetWork": [pb.GetWorkRequest(ctx=ctx, wait_milliseconds=0)],
         "GetEvidence": [pb.GetEvidenceRequest(ctx=ctx, stage=pb.SET_STAGE_CANDIDATE)],
         "Endorse": [pb.EndorseRequest(signed_endorsement_json=text(whole["answers"][0]))],
+        "SubmitDegreeAnswer": [
+            pb.SubmitDegreeAnswerRequest(signed_degree_answer_json=text(whole["degree_answers"][0]))
+        ],
         "SubmitShareSum": [
             pb.SubmitShareSumRequest(signed_share_sum_json=text(whole["share_sums"][0]), share=share_sums()[0])
         ],

@@ -8,6 +8,7 @@ from secagg.descriptor import SignedDescriptor
 from secagg.keyholder import check_offers
 from secagg.messages import (
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
 )
@@ -24,7 +25,7 @@ from tests.vectors.replay import descriptor, policy, published, signer
 SIGNED: tuple[Any, ...] = (
     messages.SignedOffer, messages.SignedApproval, messages.SignedEnrolment, messages.SignedUpload,
     messages.SignedReceipt, messages.SignedCandidate, messages.SignedEndorsement, messages.SignedFinalSet,
-    messages.SignedShareSum,
+    messages.SignedShareSum, messages.SignedDegreeAnswer,
 )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def statement_seeds() -> list[bytes]:
         (6, [*whole["answers"], *whole["endorsements"]]),
         (7, [whole["final"]]),
         (8, whole["share_sums"]),
+        (9, whole["degree_answers"]),
     ]
     others = [case["signed"] for case in load("statements")["cases"] if case["type"] in ("Enrolment", "Receipt")]
     seeds = [frame([bytes([kind]), text(one)]) for kind, some in of_kind for one in some]
@@ -116,17 +118,20 @@ def party(title: str) -> Signer:
 
 def run_sets(data: bytes) -> object:
     """Candidate, final set and answers, as a key-holder or a verifier gets them."""
-    how, candidate, final, *rest = parts_of(data, 7)
+    how, candidate, final, *rest = parts_of(data, 11)
     lies = how[:1] == b"\1"
     coordinator = "coordinator" if lies else None
     fixed_set = liar(SignedCandidate.parse(candidate), coordinator).verify(descriptor().coordinator_identity)
     chosen = liar(SignedFinalSet.parse(final), coordinator).verify(descriptor().coordinator_identity)
     answers = [
-        liar(SignedEndorsement.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest)
+        liar(SignedEndorsement.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest[:4])
+    ]
+    degree = [
+        liar(SignedDegreeAnswer.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest[4:])
     ]
     check_candidate(descriptor(), fixed_set)
     check_peers(descriptor(), answers, stage="candidate", release=1, digest=fixed_set.digest)
-    found = check_final(descriptor(), fixed_set, chosen, answers)
+    found = check_final(descriptor(), fixed_set, chosen, answers, degree)
     if not lies:
         genuine((fixed_set.digest, chosen.digest), (published()["candidate_digest"], published()["final_digest"]))
     return found
@@ -135,8 +140,8 @@ def run_sets(data: bytes) -> object:
 def set_seeds() -> list[bytes]:
     """The sets of the session."""
     whole = published()
-    statements = [text(whole["candidate"]), text(whole["final"]), *map(text, whole["answers"])]
-    return [frame([how, *statements]) for how in (b"\0", b"\1")]
+    statements = [whole["candidate"], whole["final"], *whole["answers"], *whole["degree_answers"]]
+    return [frame([how, *map(text, statements)]) for how in (b"\0", b"\1")]
 
 
 TARGETS: tuple[Target, ...] = (

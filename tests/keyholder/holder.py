@@ -57,6 +57,10 @@ class KillingCalls(CommitteeCalls):
         self._kill(f"before-{endorsement.statement.stage}")
         super().endorse(endorsement)
 
+    def submit_degree_answer(self, answer: Any) -> None:
+        self._kill("before-degree")
+        super().submit_degree_answer(answer)
+
     def submit_share(self, answer: Any) -> None:
         self._kill("before-share")
         super().submit_share(answer)

@@ -16,12 +16,13 @@ from secagg.coordinator import create_session
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import ConflictError, PolicyViolation, SessionClosed, TooFewContributions, TransportError
 from secagg.evidence import MemberEvidence, ShareAnswer
-from secagg.messages import SignedApproval, SignedEndorsement
+from secagg.messages import SignedApproval, SignedDegreeAnswer, SignedEndorsement
 from secagg.run import evidence
-from secagg_client.calls import CandidateTask, FinalTask, SessionState, ShareTask, Work
+from secagg_client.calls import CandidateTask, DegreeTask, FinalTask, SessionState, ShareTask, Task, Work
 from secagg_client.keyholder_run import KeyHolderRun, Shelf, make_offer
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
+from secagg_server.session import DEGREE_CHECK_SECONDS
 from tests.deployment import HOUR, Deployment, Running
 from tests.driving import advancing, serving
 from tests.keyholder.holder import load
@@ -34,7 +35,7 @@ ROOT = SCRIPT.parents[2]
 class Hub:
     """A coordinator in memory that asks the first key-holder for one thing after another."""
 
-    def __init__(self, small: Small, *tasks: CandidateTask | FinalTask | ShareTask | Exception) -> None:
+    def __init__(self, small: Small, *tasks: Task | Exception) -> None:
         self.small, self.tasks = small, list(tasks)
         self.given = list[bytes]()
         self.end = Work(SessionState.RELEASED, "", None)
@@ -59,6 +60,9 @@ class Hub:
 
     def endorse(self, endorsement: SignedEndorsement) -> None:
         self.given.append(endorsement.to_bytes())
+
+    def submit_degree_answer(self, answer: SignedDegreeAnswer) -> None:
+        self.given.append(answer.to_bytes())
 
     def submit_share(self, answer: ShareAnswer) -> None:
         self.given.append(answer.signed.to_bytes() + answer.share)
@@ -85,16 +89,18 @@ def serve(small: Small, shelf: Shelf, hub: Hub, now: float = NOW) -> EventLog:
     return log
 
 
-def tasks(small: Small) -> list[CandidateTask | FinalTask | ShareTask]:
+def tasks(small: Small) -> list[Task]:
     """What the coordinator asks for, from the answers of the other key-holders."""
     others = small.committee[1:]
     answers = [small.endorse_candidate(holder) for holder in others]
     small.__dict__["answers"] = answers
+    small.__dict__["degree_answers"] = [small.answer_degree_check(holder) for holder in others]
     settled = small.settled
     endorsed = [small.endorse_final(holder) for holder in others]
     return [
         CandidateTask(small.candidate, tuple(answers)),
-        FinalTask(small.candidate, settled.final, settled.answers, tuple(endorsed)),
+        DegreeTask(small.candidate, tuple(answers)),
+        FinalTask(small.candidate, settled.final, settled.answers, settled.degree_answers, tuple(endorsed)),
         ShareTask(settled.final, tuple(endorsed)),
     ]
 
@@ -104,7 +110,7 @@ def test_it_serves_a_session_and_erases_its_key(shelf: Shelf) -> None:
     asked = tasks(small)
     hub = Hub(small, *asked)
     serve(small, shelf, hub)
-    assert len(hub.given) == 4
+    assert len(hub.given) == 5
     with pytest.raises(SessionClosed, match="erased"):
         shelf.keys.get(small.members[0].offer.statement.digest)
 
@@ -117,6 +123,10 @@ def test_every_answer_is_on_the_disk_before_it_is_given(shelf: Shelf) -> None:
             statement = endorsement.statement
             assert shelf.journal.get(f"endorsement/{statement.ctx}/1/{statement.stage}") == endorsement.to_bytes()
             super().endorse(endorsement)
+
+        def submit_degree_answer(self, answer: SignedDegreeAnswer) -> None:
+            assert shelf.journal.get(f"degree/{answer.statement.ctx}/1") == answer.to_bytes()
+            super().submit_degree_answer(answer)
 
         def submit_share(self, answer: ShareAnswer) -> None:
             stored = shelf.journal.get(f"share/{answer.signed.statement.ctx}/1")
@@ -131,12 +141,12 @@ def test_every_answer_is_on_the_disk_before_it_is_given(shelf: Shelf) -> None:
 
     hub = Watching(small, *tasks(small))
     serve(small, shelf, hub)
-    assert len(hub.given) == 4
+    assert len(hub.given) == 5
 
 
 def test_a_lost_line_is_asked_again_and_the_answer_is_the_same(shelf: Shelf) -> None:
     small = on_disk(shelf)
-    candidate, final, share = tasks(small)
+    candidate, degree, final, share = tasks(small)
 
     class Losing(Hub):
         lost = 0
@@ -147,10 +157,10 @@ def test_a_lost_line_is_asked_again_and_the_answer_is_the_same(shelf: Shelf) -> 
             if self.lost == 1:
                 raise TransportError("the answer was lost")
 
-    hub = Losing(small, TransportError("away"), candidate, TransportError("away"), final, share)
+    hub = Losing(small, TransportError("away"), candidate, TransportError("away"), degree, final, share)
     serve(small, shelf, hub)
     assert hub.given[1] == hub.given[2]
-    assert len(hub.given) == 5
+    assert len(hub.given) == 6
 
 
 def test_another_set_is_refused_after_a_restart(shelf: Shelf, tmp_path: Path) -> None:
@@ -321,8 +331,13 @@ def test_killed_at_every_step_and_started_again(killed: tuple[Holder, Running]) 
             caller.upload(sealed)
     seen = list[bytes]()
     with serving(running, 1, 2):
-        steps = ("before-candidate", "endorsed-candidate", "before-final", "endorsed-final", "before-share", "shared")
+        steps = (
+            "before-candidate", "endorsed-candidate", "before-degree", "degree", "before-final", "endorsed-final",
+            "before-share", "shared",
+        )  # fmt: skip
         for step in steps:
+            if step == "before-final":  # key-holder 3 is away: nobody waits for its answer for ever
+                deployment.clock.now += DEGREE_CHECK_SECONDS + 1
             assert holder.run(running.address, step) == -9, step
             now = given(running, deployment.holder_files[0])
             assert now[: len(seen)] == seen

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from secagg.boxes import BoxContext, seal_box
-from secagg.contributor import SealedUpload
 from secagg.coordinator import SessionSpec, settle
 from secagg.descriptor import CommitteeMember, SignedDescriptor
 from secagg.errors import (
@@ -21,13 +20,13 @@ from secagg.errors import (
     SignatureInvalid,
     TooFewContributions,
 )
-from secagg.evidence import MemberEvidence
+from secagg.evidence import BLINDING_BYTES, MemberEvidence
 from secagg.keyholder import KeyHolder
 from secagg.merkle import leaf_hash, path, root
 from secagg.messages import Candidate, Complaint, SignedCandidate
 from secagg.release import committee_note
 from secagg.run import MemoryJournal, MemoryKeys
-from tests.small import DAY, Small
+from tests.small import DAY, Small, reboxed
 
 OTHER = "ce" * 32
 
@@ -64,7 +63,7 @@ def test_two_groups_shown_different_sets_cannot_both_reach_a_quorum() -> None:
     ]
     for candidate, answers in ((small.candidate, first), (other, second)):
         with pytest.raises((EndorsementInvalid, TooFewContributions)):
-            settle(small.parties.coordinator, small.descriptor, candidate, answers)
+            settle(small.parties.coordinator, small.descriptor, candidate, answers, ())
 
 
 def test_a_peers_endorsement_of_another_set_stops_a_restored_key_holder() -> None:
@@ -95,7 +94,10 @@ def test_a_box_forged_in_an_absent_members_name_is_refused() -> None:
         ciphertext_root=upload.ciphertext_root,
     )
     key = bytes.fromhex(small.descriptor.committee[0].offer.statement.public_key)
-    forged = (seal_box(bytes(small.descriptor.parameters.share_bytes), key, context), *victim.boxes[1:])
+    forged = (
+        seal_box(bytes(small.descriptor.parameters.share_bytes), bytes(BLINDING_BYTES), key, context),
+        *victim.boxes[1:],
+    )
     shown = small.shown(holder, [replace(victim, boxes=forged), *small.uploads[1:]])
     with pytest.raises(HashMismatch, match="Merkle path"):
         holder.endorse_candidate(small.descriptor, small.candidate, shown, (), small.now)
@@ -151,30 +153,21 @@ def test_a_candidate_set_of_another_session_is_refused() -> None:
         )
 
 
-def bad_box(small: Small, victim: int, holder_index: int, content: bytes) -> SealedUpload:
-    """A client that signs a root over a box with other content than a share."""
-    upload = small.uploads[victim]
-    statement = upload.signed.statement
-    holder = small.descriptor.holders[holder_index]
-    context = BoxContext(
-        ctx=statement.ctx,
-        client=statement.client,
-        holder=holder.fingerprint,
-        index=holder_index + 1,
-        ciphertext_root=statement.ciphertext_root,
-    )
-    key = bytes.fromhex(small.descriptor.committee[holder_index].offer.statement.public_key)
-    boxes = list(upload.boxes)
-    boxes[holder_index] = seal_box(content, key, context)
-    signer = next(s for s in small.parties.clients.values() if s.identity.fingerprint == statement.client)
-    signed = signer.sign(statement.model_copy(update={"boxes_root": root(boxes).hex()}))
-    return replace(upload, signed=signed, boxes=tuple(boxes))
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff" * 15872, b"\x00" * 10])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 10,
+        b"\xff" * 15872 + bytes(BLINDING_BYTES),
+        bytes(15872),
+        bytes(15872) + b"\xff" * BLINDING_BYTES,
+        bytes(15872 + BLINDING_BYTES + 1),
+    ],
+    ids=["empty", "short", "residue", "no-blinding", "blinding-residue", "long"],
+)
 def test_a_client_that_signs_a_bad_box_is_complained_about_and_left_out(content: bytes) -> None:
     small = Small(clients=4)
-    small.uploads = [bad_box(small, 0, 1, content), *small.uploads[1:]]
+    small.uploads = [reboxed(small, 0, {1: (content, b"")}), *small.uploads[1:]]
     culprit = small.uploads[0].signed.statement.client
     assert [complaint.client for complaint in small.answers[1].statement.complaints] == [culprit]
     assert culprit not in {member.client for member in small.settled.final.statement.members}
@@ -189,7 +182,9 @@ def test_a_key_holder_that_complains_about_everybody_stops_nothing() -> None:
         Complaint(client=member.client, reason="box-malformed") for member in small.candidate.statement.members
     )
     lie = small.committee[3].signer.sign(honest[3].statement.model_copy(update={"complaints": everyone}))
-    settled = settle(small.parties.coordinator, small.descriptor, small.candidate, [*honest[:3], lie])
+    settled = settle(
+        small.parties.coordinator, small.descriptor, small.candidate, [*honest[:3], lie], small.degree_answers
+    )
     assert len(settled.final.statement.members) == 4
     assert len(settled.answers) == 3
 
@@ -213,9 +208,15 @@ def test_the_final_set_must_follow_from_the_answers() -> None:
     small = Small()
     final = small.settled.final.statement
     smaller = small.parties.coordinator.sign(final.model_copy(update={"members": final.members[1:]}))
-    with pytest.raises(ProtocolViolation, match="less the members complained about"):
+    with pytest.raises(ProtocolViolation, match="less those complained about"):
         small.committee[0].endorse_final(
-            small.descriptor, small.candidate, smaller, small.settled.answers, (), small.now
+            small.descriptor,
+            small.candidate,
+            smaller,
+            small.settled.answers,
+            small.settled.degree_answers,
+            (),
+            small.now,
         )
 
 
@@ -262,7 +263,7 @@ def test_a_session_key_that_seals_nothing_is_refused_before_anybody_trains() -> 
         small.committee[1].approve(small.proposal, small.now)
     raw, context = bytes.fromhex(key), BoxContext(ctx=OTHER, client=OTHER, holder=OTHER, index=1, ciphertext_root=OTHER)
     with pytest.raises(MalformedError, match="nothing can be sealed"):
-        seal_box(b"share", raw, context)
+        seal_box(b"share", b"", raw, context)
 
 
 def test_institutions_that_differ_in_case_or_spaces_are_one() -> None:
@@ -328,8 +329,9 @@ def test_clients_need_t_approvals() -> None:
 def test_a_member_whose_box_fails_after_the_answer_was_left_out_yields_no_share() -> None:
     """A key-holder that cannot open one member's box does not make up a share."""
     small = Small()
-    small.uploads = [bad_box(small, 0, 1, b""), *small.uploads[1:]]
+    small.uploads = [reboxed(small, 0, {1: (b"", b"")}), *small.uploads[1:]]
     small.answers = [a for a in small.answers if not a.statement.complaints]
+    small.degree_answers = [small.answer_degree_check(small.committee[i]) for i in (0, 2, 3)]
     small.endorsed = [small.endorse_final(small.committee[i]) for i in (0, 2, 3)]
     assert len(small.settled.final.statement.members) == 4
     with pytest.raises(ShareError, match="no good"):

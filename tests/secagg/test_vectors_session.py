@@ -12,6 +12,7 @@ from secagg.accumulate import Accumulator
 from secagg.boxes import BoxContext, SessionKey, open_box
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.coordinator import check_share_answer, fix_candidate, mean_change, open_with_shares, settle
+from secagg.degree import verify_answers
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import SecaggError
 from secagg.evidence import ShareAnswer
@@ -19,6 +20,7 @@ from secagg.identity import Identity, identify
 from secagg.messages import (
     FinalSet,
     SignedCandidate,
+    SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
     SignedShareSum,
@@ -55,6 +57,10 @@ def sealed(client: int) -> SealedUpload:
     return seal_contribution(descriptor(), signer(f"client {client}"), change, privacy, random)
 
 
+def degree_answers(case: Json = WANTED) -> list[SignedDegreeAnswer]:
+    return [SignedDegreeAnswer.parse(text(one)) for one in case["degree_answers"]]
+
+
 def final() -> FinalSet:
     return SignedFinalSet.parse(text(WANTED["final"])).statement
 
@@ -70,8 +76,9 @@ def test_client(client: int) -> None:
     assert ours.model_dump(mode="json") | {"boxes_root": ""} == theirs | {"boxes_root": ""}  # HPKE draws its own
     for holder, box in enumerate(made.boxes):
         context = BoxContext(**session.box_context(client, holder))
-        share = open_box(box, SessionKey.from_bytes(session.session_seed(holder)), context, 15_872)
-        assert digest(share) == wanted["share_sha256"][holder]
+        found = open_box(box, SessionKey.from_bytes(session.session_seed(holder)), context, 15_872)
+        assert digest(found.share) == wanted["share_sha256"][holder]
+        assert found.blinding.hex() == wanted["blinding"][holder]
 
 
 def test_uploads_are_accepted() -> None:
@@ -89,7 +96,10 @@ def test_key_holder() -> None:
     assert plain(answer) == WANTED["answers"][0]
     chosen = SignedFinalSet.parse(text(WANTED["final"]))
     answers = [SignedEndorsement.parse(text(one)) for one in WANTED["answers"]]
-    assert plain(holder.endorse_final(descriptor(), candidate, chosen, answers, (), now)) == WANTED["endorsements"][0]
+    given = holder.answer_degree_check(descriptor(), candidate, answers, evidence(members), now)
+    assert plain(given) == WANTED["degree_answers"][0]
+    endorsement = holder.endorse_final(descriptor(), candidate, chosen, answers, degree_answers(), (), now)
+    assert plain(endorsement) == WANTED["endorsements"][0]
     endorsed = [SignedEndorsement.parse(text(one)) for one in WANTED["endorsements"]]
     members = [member.client for member in chosen.statement.members]
     found = holder.sum_shares(descriptor(), chosen, endorsed, evidence(members), now)
@@ -103,7 +113,7 @@ def test_coordinator() -> None:
     assert plain(candidate) == WANTED["candidate"]
     assert candidate.statement.digest == WANTED["candidate_digest"]
     answers = [SignedEndorsement.parse(text(one)) for one in WANTED["answers"]]
-    settled = settle(coordinator, descriptor(), candidate, answers)
+    settled = settle(coordinator, descriptor(), candidate, answers, degree_answers())
     assert plain(settled.final) == WANTED["final"]
     assert settled.final.statement.digest == WANTED["final_digest"]
 
@@ -154,7 +164,9 @@ def check(case: Json) -> None:
             verify_endorsements(mine, answers, stage="candidate", release=1, digest=candidate.digest)
         case "final":
             chosen = SignedFinalSet.parse(text(case["final"])).verify(coordinator_of(mine))
-            check_final(mine, candidate, chosen, answers)
+            check_final(mine, candidate, chosen, answers, degree_answers())
+        case "degree":
+            verify_answers(mine, candidate, degree_answers(case))
         case "share-sum":
             answer = ShareAnswer(SignedShareSum.parse(text(case["share_sum"])), answers_of_all()[0].share)
             check_share_answer(mine, final(), answer)

@@ -6,12 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from secagg.certificate import CERTIFICATE, REPORT, parse_certificate
 from secagg.errors import ConflictError, NotReady, ProtocolViolation, SessionClosed, SignatureInvalid
 from secagg.evidence import ShareAnswer
-from secagg.messages import Complaint, Endorsement, ShareSum
+from secagg.messages import (
+    Complaint,
+    DegreeAnswer,
+    Endorsement,
+    ShareSum,
+    SignedCandidate,
+    SignedDegreeAnswer,
+    SignedEndorsement,
+)
+from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
-from secagg_server.session import Waiting
+from secagg_server.session import DEGREE_CHECK_SECONDS, Waiting
 from tests.deployment import Deployment, Running
+from tests.server.test_release import anchors
 
 
 @pytest.fixture
@@ -40,6 +51,12 @@ def one_step(running: Running, holders: list[int]) -> None:
     for index in holders:
         with running.holder(index) as caller:
             assert caller.work_once(running.deployment.committee[index], running.deployment.clock())
+    running.advance()
+
+
+def waited(running: Running) -> None:
+    """The time for answers to the degree check is over."""
+    running.deployment.clock.now += DEGREE_CHECK_SECONDS + 1
     running.advance()
 
 
@@ -110,7 +127,7 @@ def test_waiting_for_work_ends_when_there_is_some(closing: Running) -> None:
     with closing.holder(0) as waiting:
         future = waiting.committee.GetWork.future(pb.GetWorkRequest(wait_milliseconds=20_000), timeout=20)
         one_step(closing, [2])
-        assert future.result().WhichOneof("work") == "final"
+        assert future.result().WhichOneof("work") == "degree"
 
 
 def test_no_share_sum_before_the_final_set_is_endorsed(closing: Running) -> None:
@@ -118,8 +135,106 @@ def test_no_share_sum_before_the_final_set_is_endorsed(closing: Running) -> None
         with pytest.raises(NotReady):
             caller.submit(*_raw(fake_share(closing)))
         one_step(closing, [0, 1, 2])
+        waited(closing)
         with pytest.raises(ProtocolViolation, match="not endorsed yet"):
             caller.submit(*_raw(lying_share(closing, 0)))
+
+
+def degree_answer(running: Running, index: int) -> SignedDegreeAnswer:
+    """What the key-holder would answer, without handing it in."""
+    with running.holder(index) as caller:
+        work = caller.get_work()
+        candidate = SignedCandidate.parse(work.degree.signed_candidate_json)
+        given = [SignedEndorsement.parse(one) for one in work.degree.endorsements_json]
+        shown = list(caller.evidence(pb.SET_STAGE_CANDIDATE))
+    deployment = running.deployment
+    now = deployment.clock()
+    return deployment.committee[index].answer_degree_check(deployment.descriptor, candidate, given, shown, now)
+
+
+def bent(running: Running, index: int, signed: SignedDegreeAnswer) -> SignedDegreeAnswer:
+    """The same with another value for the first member, rightly signed."""
+    values = "00000001" + signed.statement.values[8:]
+    statement = signed.statement.model_copy(update={"values": values})
+    return running.deployment.holder_files[index].signer.sign(statement)
+
+
+def test_the_degree_check_is_answered_once_and_only_by_oneself(closing: Running) -> None:
+    one_step(closing, [0, 1, 2, 3])
+    signed = degree_answer(closing, 0)
+    with closing.holder(0) as caller:
+        caller.answer(signed)
+        caller.answer(signed)
+        with pytest.raises(ConflictError, match="only one"):
+            caller.answer(bent(closing, 0, signed))
+        short = signed.statement.model_copy(update={"values": signed.statement.values[32:]})
+        with pytest.raises(ProtocolViolation, match="4 members"):
+            caller.answer(closing.deployment.holder_files[0].signer.sign(short))
+    with closing.holder(1) as caller, pytest.raises(ProtocolViolation, match="another key-holder"):
+        caller.answer(signed)
+    assert len(closing.session.store.degree_answers()) == 1
+
+
+def test_no_degree_answer_before_t_key_holders_have_endorsed_the_set(closing: Running) -> None:
+    one_step(closing, [0, 1])
+    candidate = closing.session.store.candidate()
+    assert candidate is not None
+    statement = DegreeAnswer(
+        ctx=closing.session.ctx, release=1, candidate_digest=candidate.statement.digest,
+        holder=closing.deployment.holder_files[0].identity.fingerprint, index=1, values="00" * 64,
+    )  # fmt: skip
+    with closing.holder(0) as caller:
+        assert caller.get_work().WhichOneof("work") is None
+        with pytest.raises(ProtocolViolation, match="not endorsed yet"):
+            caller.answer(closing.deployment.holder_files[0].signer.sign(statement))
+
+
+def test_all_are_waited_for_and_then_the_release_says_unchecked(closing: Running) -> None:
+    one_step(closing, [0, 1, 2])
+    one_step(closing, [0, 1, 2])
+    waiting = closing.session.waiting()
+    assert waiting is not None
+    assert waiting.reason.startswith("3 of 4 answers to the degree check; waiting for ")
+    assert closing.session.store.settlement() is None
+    waited(closing)
+    closing.work([0, 1, 2])
+    with closing.client(0) as client:
+        certificate = parse_certificate(client.release()[CERTIFICATE]).statement
+    assert (certificate.degree_check.outcome, certificate.degree_check.answers) == ("unchecked", 3)
+
+
+def test_a_key_holder_that_lies_in_the_degree_check_can_have_one_left_out_and_the_report_says_so(
+    closing: Running,
+) -> None:
+    """m = 4: nothing tells the client's lie from the key-holder's (protocol.md §8.4.5)."""
+    one_step(closing, [0, 1, 2, 3])
+    lie = bent(closing, 0, degree_answer(closing, 0))
+    with closing.holder(0) as caller:
+        caller.answer(lie)
+    closing.work([0, 1, 2, 3])
+    with closing.client(0) as client:
+        release = client.release()
+    certificate = parse_certificate(release[CERTIFICATE]).statement
+    assert [one.finding for one in certificate.degree_check.culprits] == ["inconsistent-shares-or-a-lying-key-holder"]
+    assert len(certificate.members) == 3
+    assert b"inconsistent-shares-or-a-lying-key-holder" in release[REPORT]
+
+
+def test_a_wrong_share_sum_is_named_in_the_release_and_its_page(closing: Running) -> None:
+    for _ in ("candidate", "degree", "final"):
+        one_step(closing, [0, 1, 2, 3])
+    with closing.holder(0) as caller:
+        caller.submit(*_raw(lying_share(closing, 0)))
+    closing.work([1, 2, 3])
+    with closing.client(0) as client:
+        release = client.release()
+    certificate = parse_certificate(release[CERTIFICATE]).statement
+    liar = closing.deployment.holder_files[0].identity
+    assert [(fault.holder, fault.finding) for fault in certificate.holder_faults] == [
+        (liar.fingerprint, "lied-or-was-given-a-wrong-share")
+    ]
+    assert f"{liar.title}: its sum of shares was wrong".encode() in release[REPORT]
+    verify_release(release, anchors(closing.deployment))
 
 
 def fake_share(running: Running) -> ShareAnswer:
@@ -136,8 +251,8 @@ def _raw(answer: ShareAnswer) -> tuple[bytes, bytes]:
 
 
 def test_one_lying_share_among_four_is_outvoted(closing: Running) -> None:
-    one_step(closing, [0, 1, 2, 3])
-    one_step(closing, [0, 1, 2, 3])
+    for _ in ("candidate", "degree", "final"):
+        one_step(closing, [0, 1, 2, 3])
     with closing.holder(0) as caller:
         caller.submit(*_raw(lying_share(closing, 0)))
     one_step(closing, [1, 2])
@@ -149,8 +264,8 @@ def test_one_lying_share_among_four_is_outvoted(closing: Running) -> None:
 
 
 def test_without_t_true_shares_the_session_is_burnt(closing: Running) -> None:
-    one_step(closing, [0, 1, 2, 3])
-    one_step(closing, [0, 1, 2, 3])
+    for _ in ("candidate", "degree", "final"):
+        one_step(closing, [0, 1, 2, 3])
     for index in (0, 1):
         with closing.holder(index) as caller:
             caller.submit(*_raw(lying_share(closing, index)))
@@ -170,6 +285,7 @@ def test_a_member_complained_about_is_left_out(closing: Running) -> None:
     with closing.holder(0) as caller:
         caller.endorse(signed)
     one_step(closing, [1, 2])
+    waited(closing)
     settlement = closing.session.store.settlement()
     assert settlement is not None
     members = [member.client for member in settlement.final.statement.members]
@@ -184,6 +300,7 @@ def test_one_that_complains_about_everybody_stops_nothing(closing: Running) -> N
     with closing.holder(0) as caller:
         caller.endorse(signed)
     one_step(closing, [1, 2])
+    waited(closing)
     assert closing.session.store.settlement() is None, "another answer can still outvote it"
     one_step(closing, [3])
     settlement = closing.session.store.settlement()

@@ -27,8 +27,8 @@ from tests.server.test_release import anchors
 
 STEPS = (
     "approval-stored", "state-open", "upload-announced", "chunk-stored", "upload-sealed", "receipt-stored",
-    "candidate-fixed", "candidate-endorsed", "final-fixed", "final-endorsed", "share-stored", "sum-opened",
-    "release-fixed", "release-built", "release-written", "state-released",
+    "candidate-fixed", "candidate-endorsed", "degree-answered", "final-fixed", "final-endorsed", "share-stored",
+    "sum-opened", "release-fixed", "release-built", "release-written", "state-released",
 )  # fmt: skip
 RUNNER = Path(__file__).with_name("killed_server.py")
 

@@ -182,7 +182,10 @@ def test_the_memory_of_a_sum_does_not_grow_with_the_cohort(tmp_path: Path) -> No
 
     def peak(members: list[str]) -> int:
         chosen = tuple(SetMember(client=name, upload_root=name) for name in members)
-        final = FinalSet(ctx="0" * 64, release=1, candidate_digest="0" * 64, members=chosen, answers=())
+        nothing = "0" * 64
+        final = FinalSet(
+            ctx=nothing, release=1, candidate_digest=nothing, members=chosen, answers=(), degree_answers=()
+        )
         accumulate(descriptor, final, files)  # compiled and warm
         tracemalloc.start()
         accumulate(descriptor, final, files)

@@ -1,4 +1,4 @@
-"""`sealed`, written from docs/protocol.md §2, §3, §5, §6 and §9 in plain Python. Shares no code with the
+"""`sealed`, written from docs/protocol.md §2, §3, §5, §6, §8.4 and §9 in plain Python. Shares no code with the
 package.
 
 Slow where the package is fast: big integers for residues and bits, recursion for the transform, decimal for
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, getcontext
 from functools import cache
+from itertools import combinations
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -270,23 +271,90 @@ def open_sum(setting: Setting, ctx: bytes, total: bytes, key_sum: Sequence[int])
     return sums[: setting.length], error_max
 
 
+def field_elements(stream: Iterator[int], count: int) -> list[int]:
+    """Words of 31 bits, those equal to the prime skipped (§5.3a)."""
+    row: list[int] = []
+    while len(row) < count:
+        word = int.from_bytes(take(stream, 4), "little") % 2**31
+        if word != FIELD:
+            row.append(word)
+    return row
+
+
 def share(key: Sequence[int], threshold: int, holders: int, random: Random) -> list[bytes]:
-    """Packed shares of key-holders 1..holders."""
+    """Packed shares of key-holders 1..holders (§6.1)."""
     stream = fresh("secagg/v1/share", random)
-    polynomials: list[list[int]] = [[value % FIELD for value in key]]
-    for _ in range(threshold - 1):
-        row: list[int] = []
-        while len(row) < N:
-            word = int.from_bytes(take(stream, 4), "little") % 2**31
-            if word != FIELD:
-                row.append(word)
-        polynomials.append(row)
+    polynomials = [[value % FIELD for value in key], *(field_elements(stream, N) for _ in range(threshold - 1))]
     return [
         join_bits([sum(row[j] * x**d for d, row in enumerate(polynomials)) % FIELD for j in range(N)], 31).to_bytes(
             N * 31 // 8, "little"
         )
         for x in range(1, holders + 1)
     ]
+
+
+def blinding(threshold: int, holders: int, random: Random) -> list[bytes]:
+    """The 4 blinding values of key-holders 1..holders, drawn after the shares (§6.1a)."""
+    stream = fresh("secagg/v1/blinding", random)
+    rows = [field_elements(stream, 4) for _ in range(threshold)]
+    return [
+        b"".join((sum(row[k] * x**d for d, row in enumerate(rows)) % FIELD).to_bytes(4, "little") for k in range(4))
+        for x in range(1, holders + 1)
+    ]
+
+
+def degree_challenge(seed: bytes) -> list[list[int]]:
+    """r_k,j from ctx || u32 release || hash of C (§8.4.1)."""
+    stream = keystream(hashlib.sha256(b"secagg/v1/degree-challenge" + seed).digest())
+    return [field_elements(stream, N) for _ in range(4)]
+
+
+def degree_answer(challenge: list[list[int]], packed: bytes, blind: bytes) -> list[int]:
+    """y_1 to y_4 (§8.4.2)."""
+    elements = split_bits(int.from_bytes(packed, "little"), 31, N)
+    return [
+        (sum(r * s for r, s in zip(row, elements, strict=True)) + int.from_bytes(blind[4 * k : 4 * k + 4], "little"))
+        % FIELD
+        for k, row in enumerate(challenge)
+    ]
+
+
+def on_one_polynomial(points: dict[int, int], threshold: int) -> bool:
+    """Whether every point is where the polynomial of degree threshold - 1 through the first ones has it."""
+    first = sorted(points)[:threshold]
+    for x, y in points.items():
+        value = 0
+        for i in first:
+            weight = points[i]
+            for j in first:
+                if i != j:
+                    weight = weight * (x - j) * pow(i - j, -1, FIELD) % FIELD
+            value += weight
+        if value % FIELD != y:
+            return False
+    return True
+
+
+def degree_verdict(
+    answers: dict[int, list[list[int]]], threshold: int, faulty: int
+) -> dict[int, tuple[set[int], bool, bool]]:
+    """Members that fail: contested key-holders, left out, certain (§8.4.4). `answers`: by key-holder, [members][4]."""
+    found: dict[int, set[int]] = {}
+    telling = len(answers) >= threshold + 2 * faulty
+    for member in range(len(next(iter(answers.values())))):
+
+        def fits(away: set[int], member: int = member) -> bool:
+            rest = {x: rows[member] for x, rows in answers.items() if x not in away}
+            return all(on_one_polynomial({x: y[k] for x, y in rest.items()}, threshold) for k in range(4))
+
+        if not fits(set()):
+            sets = [set(away) for size in range(1, faulty + 1) for away in combinations(sorted(answers), size)]
+            found[member] = next((away for away in sets if fits(away)), set()) if telling else set()
+    votes = sorted(
+        {x for away in found.values() for x in away}, key=lambda x: (-sum(x in away for away in found.values()), x)
+    )
+    most = set(votes[:faulty])
+    return {member: (away, not away or not away <= most, telling and not away) for member, away in found.items()}
 
 
 def quantise(x: float, clip: float, bits: int, word: int, weight: float = 1.0) -> int:

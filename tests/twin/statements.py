@@ -139,9 +139,9 @@ def box_info(context: Json) -> bytes:
     return b"secagg/v1/box\0" + canonical(context).encode()
 
 
-def box_plaintext(share: bytes) -> bytes:
-    """§6.2: version, no blindings, share."""
-    return b"\x01\x00\x00" + share
+def box_plaintext(share: bytes, blinding: bytes) -> bytes:
+    """§6.2: version, 4 blindings, share, blindings."""
+    return b"\x01\x04\x00" + share + blinding
 
 
 def seal_box(plaintext: bytes, seed: bytes, context: Json) -> bytes:

@@ -11,7 +11,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 
-from tests.vectors import arithmetic, certificates, client_noise, liars, session, statements
+from tests.vectors import arithmetic, certificates, client_noise, degree, liars, session, statements
 from tests.vectors.common import FIXED, FOLDER, Json
 
 VERSION = 1
@@ -28,6 +28,7 @@ DOCUMENTS: Mapping[str, Callable[[], Json]] = {
     "gaussian": arithmetic.gaussian,
     "packing": arithmetic.packing,
     "shares": arithmetic.shares,
+    "degree": degree.document,
     "sealed": arithmetic.sealed,
     "client_noise": client_noise.document,
     "session": liars.document,

@@ -81,9 +81,26 @@ def liars(whole: Json) -> list[Json]:
         ("of another candidate set", "protocol", lambda s: s.update(candidate_digest="44" * 32)),
         ("of another session", "protocol", lambda s: s.update(ctx="11" * 32)),
         ("naming other answers", "endorsement", lambda s: s.update(answers=s["answers"][:-1])),
+        ("naming other degree answers", "endorsement", lambda s: s.update(degree_answers=s["degree_answers"][:-1])),
     ]
     for change_, code, edit in bad_finals:
         add("final", change_, code, final=again("coordinator", "final", final, edit))
+
+    degree = whole["degree_answers"]
+    bad_degrees: list[tuple[str, str, Callable[[Json], Any]]] = [
+        ("for another set", "endorsement", lambda s: s.update(candidate_digest="44" * 32)),
+        ("of another session", "endorsement", lambda s: s.update(ctx="11" * 32)),
+        ("of another release", "endorsement", lambda s: s.update(release=2)),
+        ("under another index", "endorsement", lambda s: s.update(index=2)),
+        ("less a member", "protocol", lambda s: s.update(values=s["values"][32:])),
+        ("a value equal to the prime", "protocol", lambda s: s.update(values="ffffff7f" + s["values"][8:])),
+    ]
+    for change_, code, edit in bad_degrees:
+        add("degree", change_, code, degree_answers=[again("holder 0", "degree-answer", degree[0], edit), *degree[1:]])
+    add("degree", "two of one key-holder", "endorsement", degree_answers=[degree[0], *degree])
+    add("degree", "by a client", "role", degree_answers=[
+        signed("client 0", "degree-answer", degree[0]["statement"]), *degree[1:]
+    ])  # fmt: skip
 
     bad_sums: list[tuple[str, str, Callable[[Json], Any]]] = [
         ("for another set", "protocol", lambda s: s.update(final_digest="55" * 32)),

@@ -116,12 +116,13 @@ def ctx() -> str:
 
 
 @cache
-def sealed(client: int) -> tuple[bytes, list[int], list[bytes], list[int]]:
-    """Ciphertext, key, shares and levels of a client, from one source of randomness."""
+def sealed(client: int) -> tuple[bytes, list[int], list[bytes], list[int], list[bytes]]:
+    """Ciphertext, key, shares, levels and blindings of a client, from one source of randomness."""
     random = PredictableRandomness(b"seal of client %d" % client)
     levels = encoding.encode(change(client), CLIP, SETTING.bits, 1.0, random)
     ciphertext, key = arithmetic.seal(SETTING, bytes.fromhex(ctx()), levels, random)
-    return ciphertext, key, arithmetic.share(key, THRESHOLD, HOLDERS, random), levels
+    shares = arithmetic.share(key, THRESHOLD, HOLDERS, random)
+    return ciphertext, key, shares, levels, arithmetic.blinding(THRESHOLD, HOLDERS, random)
 
 
 def ciphertext_root(client: int) -> str:
@@ -141,13 +142,18 @@ def box_context(client: int, holder: int) -> Json:
     }
 
 
+def box_plaintext(client: int, holder: int) -> bytes:
+    """§6.2."""
+    return twin.box_plaintext(sealed(client)[2][holder], sealed(client)[4][holder])
+
+
 def session_boxes() -> list[Json]:
     """All boxes, sealed once: those of key-holder 0 whole, of the others what the Merkle tree needs."""
     rows = []
     for client in range(CLIENTS):
         made = [
-            twin.seal_box(twin.box_plaintext(share), session_seed(holder), box_context(client, holder))
-            for holder, share in enumerate(sealed(client)[2])
+            twin.seal_box(box_plaintext(client, holder), session_seed(holder), box_context(client, holder))
+            for holder in range(HOLDERS)
         ]
         rows.append({"first": base64.b64encode(made[0]).decode(), "leaves": [twin.leaf(box).hex() for box in made]})
     return rows
@@ -158,7 +164,7 @@ def upload(client: int) -> Json:
     kept = fixed()["session_boxes"][client]
     box = base64.b64decode(kept["first"])
     assert twin.leaf(box).hex() == kept["leaves"][0]
-    assert twin.open_box(box, session_seed(0), box_context(client, 0)) == twin.box_plaintext(sealed(client)[2][0])
+    assert twin.open_box(box, session_seed(0), box_context(client, 0)) == box_plaintext(client, 0)
     statement = {
         "ctx": ctx(),
         "client": name(f"client {client}"),
@@ -187,26 +193,48 @@ def endorsement(holder: int, stage: str, of: str, complaints: list[Json]) -> Jso
     return signed(f"holder {holder}", "endorsement", statement)
 
 
+def degree_answer(holder: int, members: list[Json], candidate_digest: str) -> Json:
+    """§8.4.2: key-holder 1 gives zeros for the client that it complains about."""
+    seed = bytes.fromhex(ctx()) + (1).to_bytes(4, "little") + bytes.fromhex(candidate_digest)
+    rows = arithmetic.degree_challenge(seed)
+    clients = {name(f"client {i}"): i for i in range(CLIENTS)}
+    values: list[int] = []
+    for one in members:
+        client = clients[one["client"]]
+        if (holder, client) == (1, COMPLAINED_ABOUT):
+            values += [0] * 4
+        else:
+            values += arithmetic.degree_answer(rows, sealed(client)[2][holder], sealed(client)[4][holder])
+    statement = {
+        "ctx": ctx(), "release": 1, "candidate_digest": candidate_digest, "holder": name(f"holder {holder}"),
+        "index": holder + 1, "values": words(values, 4).hex(),
+    }  # fmt: skip
+    return signed(f"holder {holder}", "degree-answer", statement)
+
+
 def sets(uploads: list[Json]) -> Json:
-    """Candidate, answers, final set, endorsements (§8.1 to §8.3)."""
+    """Candidate, answers, degree check, final set, endorsements (§8.1 to §8.4)."""
     members = sorted(map(member, uploads), key=lambda one: str(one["client"]))
     candidate = {"ctx": ctx(), "release": 1, "members": members, "fixed_at": NOW + DAY}
     candidate_digest = twin.statement_hash("candidate", candidate)
     accused = name(f"client {COMPLAINED_ABOUT}")
     complaints = {1: [{"client": accused, "reason": "box-does-not-open"}]}
     answers = [endorsement(i, "candidate", candidate_digest, complaints.get(i, [])) for i in range(HOLDERS)]
+    degree = [degree_answer(i, members, candidate_digest) for i in range(HOLDERS)]
     final = {
         "ctx": ctx(),
         "release": 1,
         "candidate_digest": candidate_digest,
         "members": [one for one in members if one["client"] != accused],
         "answers": sorted(twin.statement_hash("endorsement", answer["statement"]) for answer in answers),
+        "degree_answers": sorted(twin.statement_hash("degree-answer", answer["statement"]) for answer in degree),
     }
     final_digest = twin.statement_hash("final", final)
     return {
         "candidate": signed("coordinator", "candidate", candidate),
         "candidate_digest": candidate_digest,
         "answers": answers,
+        "degree_answers": degree,
         "final": signed("coordinator", "final", final),
         "final_digest": final_digest,
         "endorsements": [endorsement(i, "final", final_digest, []) for i in range(HOLDERS)],
@@ -278,6 +306,7 @@ def document() -> Json:
                 "change_float32_sha256": digest(encoding.single_bytes(change(i))),
                 "ciphertext_sha256": digest(sealed(i)[0]),
                 "share_sha256": [digest(share) for share in sealed(i)[2]],
+                "blinding": [blind.hex() for blind in sealed(i)[4]],
                 "upload": uploads[i],
             }
             for i in range(CLIENTS)

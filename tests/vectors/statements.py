@@ -66,8 +66,13 @@ def of_each_purpose() -> list[tuple[str, str, Json]]:
         ("Endorsement", "endorsement", {
             "ctx": ctx, "release": 1, "stage": "final", "set_digest": root, "holder": holder, "complaints": [],
         }),
+        ("DegreeAnswer", "degree-answer", {
+            "ctx": ctx, "release": 1, "candidate_digest": root, "holder": holder, "index": 1,
+            "values": "0123456789abcdef" * 2,
+        }),
         ("FinalSet", "final", {
             "ctx": ctx, "release": 1, "candidate_digest": root, "members": members, "answers": sorted([box, other]),
+            "degree_answers": [other],
         }),
         ("ShareSum", "share-sum", {
             "ctx": ctx, "release": 1, "final_digest": root, "holder": holder, "index": 255, "share_sha256": other,
@@ -210,15 +215,14 @@ def boxes() -> Json:
     for name, box in kept["boxes"].items():
         plaintext = twin.open_box(bytes.fromhex(box), seed, context)
         cases.append({"name": name, "bytes": len(box) // 2, "plaintext_sha256": digest(plaintext)})
-    codes = {"valid": None, "version 2": "malformed", "a blinding announced": "malformed", "short share": "malformed"}
-    codes |= {"long share": "malformed", "empty": "malformed"}
+    codes = dict.fromkeys(("version 2", "no blinding", "five blindings", "short", "long", "empty"), "malformed")
     return {
         "session_key": seed.hex(),
         "public_key_sha256": digest(twin.session_public(seed)),
         "context": context,
         "info_sha256": digest(twin.box_info(context)),
         "share_bytes": kept["share_bytes"],
-        "cases": [case | {"code": codes[str(case["name"])]} for case in cases],
+        "cases": [case | {"code": codes.get(str(case["name"]))} for case in cases],
         "malformed": [
             {"change": change, "code": "share"}
             for change in (
@@ -234,13 +238,14 @@ def single_boxes() -> Json:
     """Seals what `boxes` opens: short shares, to keep the file small. Other bytes each time."""
     seed, size = PredictableRandomness(b"single box")(96), 48
     context = dict(zip(("ctx", "client", "holder", "ciphertext_root"), HASHES, strict=False)) | {"index": 1}
-    share = PredictableRandomness(b"boxed share")(size)
+    share, blinding = PredictableRandomness(b"boxed share")(size), PredictableRandomness(b"boxed blinding")(16)
     plain = {
-        "valid": twin.box_plaintext(share),
-        "version 2": b"\x02\x00\x00" + share,
-        "a blinding announced": b"\x01\x01\x00" + share,
-        "short share": twin.box_plaintext(share[:-1]),
-        "long share": twin.box_plaintext(share + b"\0"),
+        "valid": twin.box_plaintext(share, blinding),
+        "version 2": b"\x02\x04\x00" + share + blinding,
+        "no blinding": b"\x01\x00\x00" + share,
+        "five blindings": b"\x01\x05\x00" + share + blinding + bytes(4),
+        "short": twin.box_plaintext(share, blinding[:-1]),
+        "long": twin.box_plaintext(share, blinding + b"\0"),
         "empty": b"",
     }
     sealed = {name: twin.seal_box(one, seed, context).hex() for name, one in plain.items()}

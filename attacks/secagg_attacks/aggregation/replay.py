@@ -73,11 +73,16 @@ class Replayer:
             "candidate", committee, refusals,
             lambda h: h.endorse_candidate(session, candidate, shown(h.signer.identity), (), now),
         )  # fmt: skip
-        settled = settle(self.signer, session, candidate, answers)
+        endorsed_by_t = len(answers) >= session.threshold  # without, there is nothing to ask (protocol.md §8.4.2)
+        degree = _gathered(
+            "degree", committee if endorsed_by_t else (), refusals,
+            lambda h: h.answer_degree_check(session, candidate, answers, shown(h.signer.identity), now),
+        )  # fmt: skip
+        settled = settle(self.signer, session, candidate, answers, degree)
         final = settled.final
         endorsed = _gathered(
             "final", committee, refusals,
-            lambda h: h.endorse_final(session, candidate, final, settled.answers, (), now),
+            lambda h: h.endorse_final(session, candidate, final, settled.answers, settled.degree_answers, (), now),
         )  # fmt: skip
         shares = _gathered(
             "share", committee, refusals,

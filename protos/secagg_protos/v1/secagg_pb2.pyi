@@ -149,17 +149,27 @@ class CandidateWork(_message.Message):
     peer_endorsements_json: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, signed_candidate_json: _Optional[bytes] = ..., peer_endorsements_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class DegreeWork(_message.Message):
+    __slots__ = ("signed_candidate_json", "endorsements_json")
+    SIGNED_CANDIDATE_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENDORSEMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_candidate_json: bytes
+    endorsements_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, signed_candidate_json: _Optional[bytes] = ..., endorsements_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class FinalWork(_message.Message):
-    __slots__ = ("signed_candidate_json", "signed_final_json", "answers_json", "peer_endorsements_json")
+    __slots__ = ("signed_candidate_json", "signed_final_json", "answers_json", "peer_endorsements_json", "degree_answers_json")
     SIGNED_CANDIDATE_JSON_FIELD_NUMBER: _ClassVar[int]
     SIGNED_FINAL_JSON_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_JSON_FIELD_NUMBER: _ClassVar[int]
     PEER_ENDORSEMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    DEGREE_ANSWERS_JSON_FIELD_NUMBER: _ClassVar[int]
     signed_candidate_json: bytes
     signed_final_json: bytes
     answers_json: _containers.RepeatedScalarFieldContainer[bytes]
     peer_endorsements_json: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, signed_candidate_json: _Optional[bytes] = ..., signed_final_json: _Optional[bytes] = ..., answers_json: _Optional[_Iterable[bytes]] = ..., peer_endorsements_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    degree_answers_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, signed_candidate_json: _Optional[bytes] = ..., signed_final_json: _Optional[bytes] = ..., answers_json: _Optional[_Iterable[bytes]] = ..., peer_endorsements_json: _Optional[_Iterable[bytes]] = ..., degree_answers_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ShareWork(_message.Message):
     __slots__ = ("signed_final_json", "endorsements_json")
@@ -170,18 +180,20 @@ class ShareWork(_message.Message):
     def __init__(self, signed_final_json: _Optional[bytes] = ..., endorsements_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class GetWorkResponse(_message.Message):
-    __slots__ = ("state", "reason", "candidate", "final", "share")
+    __slots__ = ("state", "reason", "candidate", "final", "share", "degree")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
+    DEGREE_FIELD_NUMBER: _ClassVar[int]
     state: SessionState
     reason: str
     candidate: CandidateWork
     final: FinalWork
     share: ShareWork
-    def __init__(self, state: _Optional[_Union[SessionState, str]] = ..., reason: _Optional[str] = ..., candidate: _Optional[_Union[CandidateWork, _Mapping]] = ..., final: _Optional[_Union[FinalWork, _Mapping]] = ..., share: _Optional[_Union[ShareWork, _Mapping]] = ...) -> None: ...
+    degree: DegreeWork
+    def __init__(self, state: _Optional[_Union[SessionState, str]] = ..., reason: _Optional[str] = ..., candidate: _Optional[_Union[CandidateWork, _Mapping]] = ..., final: _Optional[_Union[FinalWork, _Mapping]] = ..., share: _Optional[_Union[ShareWork, _Mapping]] = ..., degree: _Optional[_Union[DegreeWork, _Mapping]] = ...) -> None: ...
 
 class GetEvidenceRequest(_message.Message):
     __slots__ = ("ctx", "stage")
@@ -208,6 +220,16 @@ class EndorseRequest(_message.Message):
     def __init__(self, signed_endorsement_json: _Optional[bytes] = ...) -> None: ...
 
 class EndorseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SubmitDegreeAnswerRequest(_message.Message):
+    __slots__ = ("signed_degree_answer_json",)
+    SIGNED_DEGREE_ANSWER_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_degree_answer_json: bytes
+    def __init__(self, signed_degree_answer_json: _Optional[bytes] = ...) -> None: ...
+
+class SubmitDegreeAnswerResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

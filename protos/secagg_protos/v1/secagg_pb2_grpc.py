@@ -312,6 +312,11 @@ class CommitteeServiceStub:
                 request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseRequest.SerializeToString,
                 response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseResponse.FromString,
                 _registered_method=True)
+        self.SubmitDegreeAnswer = channel.unary_unary(
+                '/secagg.v1.CommitteeService/SubmitDegreeAnswer',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitDegreeAnswerRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitDegreeAnswerResponse.FromString,
+                _registered_method=True)
         self.SubmitShareSum = channel.unary_unary(
                 '/secagg.v1.CommitteeService/SubmitShareSum',
                 request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitShareSumRequest.SerializeToString,
@@ -356,6 +361,13 @@ class CommitteeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitDegreeAnswer(self, request, context):
+        """Blinded combinations of the caller's shares of every member of C (protocol.md §8.4).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubmitShareSum(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -389,6 +401,11 @@ def add_CommitteeServiceServicer_to_server(servicer, server):
                     servicer.Endorse,
                     request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseRequest.FromString,
                     response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.EndorseResponse.SerializeToString,
+            ),
+            'SubmitDegreeAnswer': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitDegreeAnswer,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitDegreeAnswerRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitDegreeAnswerResponse.SerializeToString,
             ),
             'SubmitShareSum': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitShareSum,
@@ -532,6 +549,33 @@ class CommitteeService:
             '/secagg.v1.CommitteeService/Endorse',
             secagg__protos_dot_v1_dot_secagg__pb2.EndorseRequest.SerializeToString,
             secagg__protos_dot_v1_dot_secagg__pb2.EndorseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitDegreeAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CommitteeService/SubmitDegreeAnswer',
+            secagg__protos_dot_v1_dot_secagg__pb2.SubmitDegreeAnswerRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.SubmitDegreeAnswerResponse.FromString,
             options,
             channel_credentials,
             insecure,
