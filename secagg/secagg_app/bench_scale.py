@@ -2,9 +2,9 @@
 
 Each client has a certificate, seals a vector of its own, makes its boxes and signs. Uploads go to files, as they lie at
 a coordinator, because together they would not fit memory; there they are read, hashed, checked and added. Key-holders
-check every box, answer the degree check and sum their shares. The opened sum is compared with the sum of what the clients had encoded, value by
-value: it must be equal. Sessions, sets, endorsements and answers are those of the protocol; network and disk syncs are
-left out (`secagg bench upload` has them).
+check every box, answer the degree check and sum their shares. The opened sum is compared with the sum of what the
+clients had encoded, value by value: it must be equal. Sessions, sets, endorsements and answers are those of the
+protocol; network and disk syncs are left out (`secagg bench upload` has them).
 """
 
 import os
