@@ -110,6 +110,21 @@ class Accumulator:
         if not complete:
             raise MalformedError(f"a ciphertext of {added} blocks; these parameters make {self.parameters.blocks}")
 
+    def add_range(self, first: int, rows: NDArray[np.uint8]) -> None:
+        """Add consecutive blocks of one ciphertext, uint8[n, block_bytes], the first of them number `first`.
+
+        Threads may do so at the same time for blocks of their own; the sum is whole when all have done it.
+
+        Raises:
+            MalformedError: no such blocks, or a malformed one.
+            EncodingError: a block already holds n_max ciphertexts.
+        """
+        if not 0 <= first <= first + len(rows) <= self.parameters.blocks:
+            raise MalformedError(f"blocks {first} to {first + len(rows) - 1} of {self.parameters.blocks}")
+        scratch = np.empty_like(self._scratch)
+        for block, packed in enumerate(rows, start=first):
+            self._add_block(block, packed, scratch)
+
     def add_rows(self, ciphertext: NDArray[np.uint8], threads: int = 1) -> None:
         """Add one whole ciphertext uint8[blocks, block_bytes], on so many threads.
 
@@ -121,14 +136,11 @@ class Accumulator:
         if ciphertext.dtype != np.uint8 or ciphertext.shape != shape:
             raise MalformedError(f"a ciphertext {list(ciphertext.shape)}; these parameters make {list(shape)}")
 
-        def work(start: int, stop: int) -> None:
-            scratch = np.empty_like(self._scratch)
-            for block in range(start, stop):
-                self._add_block(block, ciphertext[block], scratch)
-
         before = int(self._added.max())
         try:
-            in_ranges(self.parameters.blocks, threads, work)
+            in_ranges(
+                self.parameters.blocks, threads, lambda start, stop: self.add_range(start, ciphertext[start:stop])
+            )
         finally:
             self._poisoned |= int(self._added.max()) != before and int(self._added.min()) != before + 1
 

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from secagg.accumulate import Accumulator
 from secagg.arrival import Arrival
 from secagg.contributor import seal_contribution
 from secagg.coordinator import OpenedSum, fix_candidate, open_with_shares, settle
@@ -42,6 +42,7 @@ from secagg_app.json_option import SCREEN, json_option, write_json
 from secagg_host.durable import guard
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import BOXES, WHOLE, UploadFiles
+from secagg_server.publish import accumulate
 
 ROOM = 1.2
 
@@ -70,6 +71,7 @@ class ScaleResult:
 
     clients: int
     params: int
+    threads: int
     stages: dict[str, Stage] = field(default_factory=dict)
     bytes_each: int = 0
     box_bytes: int = 0
@@ -95,6 +97,7 @@ class ScaleResult:
         return {
             "clients": self.clients,
             "params": self.params,
+            "threads": self.threads,
             "server_seconds": server.wall,
             "server_cpu_seconds": server.cpu,
             "peak_mb": self.peak_mb,
@@ -116,12 +119,12 @@ class _Recorded:
         return drawn
 
 
-def run_scale(clients: int, params: int, folder: Path, say: Callable[[str], None]) -> ScaleResult:
-    """One session of so many clients, with its uploads in `folder`.
+def run_scale(clients: int, params: int, threads: int, folder: Path, say: Callable[[str], None]) -> ScaleResult:
+    """One session of so many clients, with its uploads in `folder`; the coordinator has so many threads.
 
     Raises ConfigError when the disk has too little room, OpeningError when the opened sum is not exact.
     """
-    result = ScaleResult(clients, params, machine=machine())
+    result = ScaleResult(clients, params, threads, machine=machine())
     warm_up(os.urandom)
     now = int(time.time())
     say("certificates, session, approvals")
@@ -135,9 +138,9 @@ def run_scale(clients: int, params: int, folder: Path, say: Callable[[str], None
     say("clients seal")
     uploads, expected = _clients(session, descriptor, files, result)
     say("the coordinator checks uploads")
-    for upload in uploads:
-        with result.stage("check uploads").timed():
-            check_arrived(descriptor, upload, files)
+    with result.stage("check uploads").timed(), ThreadPoolExecutor(result.threads) as pool:
+        for done in [pool.submit(check_arrived, descriptor, upload, files) for upload in uploads]:
+            done.result()
     opened = _close(session, descriptor, uploads, files, result, now, say)
     result.checked = bool(np.array_equal(opened.opening.sums, expected))
     if not result.checked:
@@ -225,10 +228,8 @@ def _close(
             holder.sum_shares(descriptor, settled.final, endorsed, shown(holder, members), now) for holder in holders
         ]
     say("the coordinator adds the uploads and opens the sum")
-    total = Accumulator(descriptor.parameters)
     with result.stage("add uploads").timed():
-        for member in members:
-            total.add(files.blocks(member.client, descriptor.parameters.block_bytes))
+        total = accumulate(descriptor, settled.final.statement, files, result.threads)
     with result.stage("open the sum").timed():
         return open_with_shares(descriptor, settled.final.statement, shares, total)
 
@@ -252,12 +253,14 @@ def print_result(result: ScaleResult, console: Console) -> None:
 @click.option("--params", type=click.IntRange(1), default=1_000_000, show_default=True, help="Values in a vector.")
 @click.option("--folder", type=click.Path(file_okay=False, exists=True, path_type=Path), default=None,
               help="Where the uploads lie for the time: about 3.9 bytes a value and client.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True,
+              help="Of the coordinator; clients and key-holders have one.")  # fmt: skip
 @json_option
-def scale(clients: int, params: int, folder: Path | None, json_file: Path | None) -> None:
+def scale(clients: int, params: int, folder: Path | None, threads: int, json_file: Path | None) -> None:
     """A sealed session of a large cohort in one process: every client seals, the sum is opened and compared."""
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="secagg-scale-", dir=folder) as name:
-        result = run_scale(clients, params, Path(name), lambda text: console.print(f"{text} ..."))
+        result = run_scale(clients, params, threads, Path(name), lambda text: console.print(f"{text} ..."))
     print_result(result, Console(stderr=json_file == SCREEN))
     if json_file is not None:
         write_json(json_file, result.to_json())

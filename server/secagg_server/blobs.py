@@ -9,6 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secagg.errors import StorageError
 from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, storage_error, write_synced
 
@@ -81,6 +84,17 @@ class UploadFiles:
         with guard(path), path.open("rb") as file:
             while block := file.read(block_bytes):
                 yield block
+
+    def read_into(self, client: str, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill the contiguous `out` with the client's ciphertext from `offset` on. Raises StorageError."""
+        path = self.path(client)
+        with guard(path), path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            view = out.data.cast("B")
+            while view:
+                if not (size := file.readinto(view)):
+                    raise StorageError(f"{path}: is damaged: it ends {len(view)} bytes too early")
+                view = view[size:]
 
     def boxes(self, client: str, count: int) -> tuple[bytes, ...]:
         """The client's boxes in order of index. Raises StorageError."""

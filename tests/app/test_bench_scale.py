@@ -44,7 +44,7 @@ def test_an_upload_that_changes_on_the_disk_is_noticed(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(bench_scale, "check_arrived", bent)
     with pytest.raises(HashMismatch):
-        run_scale(3, 500, tmp_path, quiet)
+        run_scale(3, 500, 2, tmp_path, quiet)
 
 
 def test_a_wrong_sum_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_a_wrong_sum_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(bench_scale, "_Recorded", Forgetful)
     with pytest.raises(OpeningError, match="not the sum"):
-        run_scale(3, 500, tmp_path, quiet)
+        run_scale(3, 500, 2, tmp_path, quiet)
 
 
 def test_too_little_room_is_said_before_anything_is_sealed(tmp_path: Path) -> None:

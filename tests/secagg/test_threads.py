@@ -76,6 +76,18 @@ def test_rows_that_are_refused_poison_the_sum_when_part_of_them_was_added(thread
         Accumulator(PARAMETERS).add_rows(bent[:3], threads)
 
 
+def test_ranges_that_were_not_all_added_make_no_sum() -> None:
+    rows = seal(PARAMETERS, CTX, np.zeros(LENGTH, dtype=np.uint32), os.urandom).ciphertext
+    total = Accumulator(PARAMETERS)
+    total.add_range(0, rows[:2])
+    with pytest.raises(MalformedError, match="part of a ciphertext"):
+        _ = total.count
+    with pytest.raises(MalformedError, match="blocks 2 to"):
+        total.add_range(2, rows)
+    total.add_range(2, rows[2:])
+    assert total.count == 1
+
+
 def test_ranges_cover_everything_once_in_whole_steps() -> None:
     for count in (0, 1, 7, 64, 65):
         for threads in (1, 2, 3, 100):
