@@ -30,7 +30,7 @@ from secagg.errors import ProcessFailed
 from secagg.messages import Enrolment, SignedReceipt
 from secagg.signing import Signed
 from secagg_app.bench_machine import machine, memory_mb
-from secagg_app.bench_plain import MESSAGE, RAW
+from secagg_app.bench_plain import MESSAGE, RAW, STORED
 from secagg_app.bench_session import BenchSession, PartyFolders, bench_statement, bench_update
 from secagg_app.json_option import SCREEN, json_option, write_json
 from secagg_client.calls import CommitteeCalls, ContributionCalls, chunks_of
@@ -57,6 +57,7 @@ class UploadResult:
     secagg: tuple[float, ...]
     plain: tuple[float, ...]
     messages: tuple[float, ...]
+    stored: tuple[float, ...]
     disk: tuple[float, ...]
     cpu_ms_each: dict[str, float]
     idle_mb: float
@@ -71,6 +72,8 @@ class UploadResult:
             "plain_messages_mb_per_second": statistics.median(self.messages),
             "disk_mb_per_second": statistics.median(self.disk),
             "upload_over_plain": self.over(self.plain),
+            "plain_stored_mb_per_second": statistics.median(self.stored),
+            "upload_over_plain_stored": self.over(self.stored),
             "upload_over_plain_messages": self.over(self.messages),
             "coordinator_cpu_ms_per_upload": self.cpu_ms_each["secagg"],
             "plain_cpu_ms_per_upload": self.cpu_ms_each["plain"],
@@ -260,11 +263,11 @@ def run_uploads(params: int, clients: int, rounds: int, folder: Path) -> UploadR
     parties = PartyFolders.make(folder / "parties", clients)
     # One round more than is counted: the first warms everything.
     sessions = [BenchSession.make(parties.parties, params, now, os.urandom) for _ in range(rounds + 1)]
-    speeds: dict[str, list[float]] = {"secagg": [], "plain": [], "messages": [], "disk": []}
-    spent = dict.fromkeys(("secagg", "plain", "messages"), 0.0)
+    speeds: dict[str, list[float]] = {"secagg": [], "plain": [], "messages": [], "stored": [], "disk": []}
+    spent = dict.fromkeys(("secagg", "plain", "messages", "stored"), 0.0)
     with (
         _coordinator(folder, parties, sessions) as served,
-        _Process("secagg_app.bench_plain", str(parties.coordinator), str(WORKERS)) as counting,
+        _Process("secagg_app.bench_plain", str(parties.coordinator), str(WORKERS), str(folder)) as counting,
     ):
         address, plain = _address(served), f"127.0.0.1:{int(counting.line())}"
         idle = served.memory("VmRSS")
@@ -282,6 +285,7 @@ def run_uploads(params: int, clients: int, rounds: int, folder: Path) -> UploadR
             take("plain", counting, lambda: _plain_round(plain, parties, uploads, RAW))  # noqa: B023
             take("secagg", served, lambda: _secagg_round(address, parties, session, uploads))  # noqa: B023
             take("messages", counting, lambda: _plain_round(plain, parties, uploads, MESSAGE))  # noqa: B023
+            take("stored", counting, lambda: _plain_round(plain, parties, uploads, STORED))  # noqa: B023
             speeds["disk"].append(size / _disk_round(folder, uploads))
         peak = served.memory("VmHWM")
     return UploadResult(
@@ -317,6 +321,7 @@ def print_result(result: UploadResult, console: Console) -> None:
         ("secagg: hashed, checked, synced, receipted", result.secagg),
         ("gRPC alone, chunks", result.plain),
         ("gRPC alone, the same messages", result.messages),
+        ("gRPC alone, chunks, written and synced", result.stored),
         ("disk alone, written and synced", result.disk),
     )
     for title, speeds in rows:
