@@ -7,7 +7,6 @@ touched.
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +164,11 @@ def main() -> None:
     }  # fmt: skip
     page = options.page.read_text()
     for name, text in parts.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        page, count = re.subn(pattern, lambda match, text=text: match[1] + text + match[2], page, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"{options.page}: has {count} places for {name}")
+        before, place, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("\n<!-- end -->" if not rest.startswith("<!-- end -->") else "<!-- end -->")
+        if not place or not end:
+            raise SystemExit(f"{options.page}: has no place for {name}")
+        page = f"{before}{place}{text}\n<!-- end -->{after}"
     options.page.write_text(page)
 
 

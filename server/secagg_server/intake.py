@@ -30,8 +30,8 @@ class _Slot:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.turn = 0
+        # What is recorded of the client's upload, as far as this process has seen; None to look it up.
         self.announced: StoredUpload | None = None
-        """What is recorded of the client's upload, as far as this process has seen; None to look it up."""
         self._cut: Callable[[], object] | None = None
 
     def take(self, cut: Callable[[], object] | None = None) -> int:

@@ -29,4 +29,4 @@ def test_a_page_without_a_place_is_said(tmp_path: Path) -> None:
         [sys.executable, str(SCRIPT), "--page", str(page)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "0 places for protocols" in done.stderr
+    assert "no place for protocols" in done.stderr
