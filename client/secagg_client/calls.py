@@ -130,7 +130,7 @@ class ContributionCalls:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = services.ContributionServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._upload = upload_call(channel, "/secagg.v1.ContributionService/Upload")
+        self._stub.Upload = upload_call(channel, "/secagg.v1.ContributionService/Upload")
 
     def session(self, ctx: str | None) -> SignedDescriptor:
         """The session by its name, or the one that this client is on. NotReady until it is approved."""
@@ -164,7 +164,7 @@ class ContributionCalls:
         parts = chain((pb.UploadRequest(header=header),), chunks)
         size = upload.statement.ciphertext_bytes
         with translated():
-            answer = self._upload(parts, timeout=STREAM_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
+            answer = self._stub.Upload(parts, timeout=STREAM_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
         return SignedReceipt.parse(answer.signed_receipt_json)
 
     def status(self, ctx: str) -> Status:

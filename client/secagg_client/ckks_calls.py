@@ -31,7 +31,7 @@ class CkksCalls:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = services.CkksServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._upload = upload_call(channel, "/secagg.v1.CkksService/UploadCkks")
+        self._stub.UploadCkks = upload_call(channel, "/secagg.v1.CkksService/UploadCkks")
 
     def session(self, ctx: str | None) -> SignedCkksDescriptor:
         """The session by its name, or the one that this party is on."""
@@ -70,7 +70,7 @@ class CkksCalls:
         header = pb.CkksUploadHeader(signed_upload_json=signed.to_bytes(), offset=offset)
         parts = chain((pb.CkksUploadRequest(header=header),), chunks)
         with translated():
-            answer = self._upload(parts, timeout=_seconds(signed.statement.bytes))
+            answer = self._stub.UploadCkks(parts, timeout=_seconds(signed.statement.bytes))
         return SignedReceipt.parse(answer.signed_receipt_json)
 
     def chosen(self, ctx: str) -> SignedUploadSet:

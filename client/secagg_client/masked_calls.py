@@ -49,7 +49,7 @@ class MaskedCalls:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = services.MaskedServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._upload = upload_call(channel, "/secagg.v1.MaskedService/UploadMasked")
+        self._stub.UploadMasked = upload_call(channel, "/secagg.v1.MaskedService/UploadMasked")
 
     def session(self, ctx: str | None) -> SignedMaskedDescriptor:
         """The session by its name, or the one that this client is on."""
@@ -113,7 +113,7 @@ class MaskedCalls:
         parts = chain((pb.MaskedUploadRequest(header=header),), chunks)
         seconds = STREAM_SECONDS + message.vector.nbytes / SLOWEST_BYTES_PER_SECOND
         with translated():
-            answer = self._upload(parts, timeout=seconds)
+            answer = self._stub.UploadMasked(parts, timeout=seconds)
         return SignedReceipt.parse(answer.signed_receipt_json)
 
     def survivors(self, ctx: str) -> SignedSurvivorSet:
