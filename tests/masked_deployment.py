@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +28,7 @@ from secagg_client.patience import Patience
 from secagg_host.durable import DurableJournal, write_atomic
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles
-from secagg_host.tls import channel
+from secagg_host.tls import channel, grpc
 from secagg_server.server import Coordinator, listen
 from secagg_server.session import Checkpoint, Host, no_checkpoint
 from tests.client.runner import CountedTraining, nap
@@ -80,7 +80,7 @@ class MaskedDeployment(Deployment):
         spec = MaskedSpec(
             n_min=self.n_min, dropout_rate=self.dropout_rate, upload_seconds=self.upload_seconds,
             round_seconds=self.round_seconds,
-            expiry_seconds=2 * HOUR,
+            expiry_seconds=2 * HOUR, client_noise=self.client_noise,
         )  # fmt: skip
         signer = self.coordinator_files.signer
         return create_masked_session(spec, self.plan, roster, signer, self.clock(), os.urandom)
@@ -138,12 +138,13 @@ class MaskedDeployment(Deployment):
 
 @dataclass
 class MaskedParticipant:
-    """One client, with its own folder; `leaves_at` names the checkpoint at which it is gone."""
+    """One client, with its own folder; `leaves_at` names the checkpoint at which it is gone, `calls` how it speaks."""
 
     deployment: MaskedDeployment
     index: int
     leaves_at: str = ""
     error: BaseException | None = None
+    calls: Callable[[grpc.Channel], MaskedCalls] = MaskedCalls
 
     @property
     def files(self) -> PartyFiles:
@@ -178,7 +179,7 @@ class MaskedParticipant:
                     policy=self.deployment.policy,
                     shelf=MaskedShelf(state / "masked" / "sessions", self.files.signer, os.urandom),
                     journal=journal,
-                    contribution=MaskedCalls(line),
+                    contribution=self.calls(line),
                     publication=PublicationCalls(line),
                     training=FixedTraining(self.folder / "book.txt", change=change),
                     release=self.folder / "release",

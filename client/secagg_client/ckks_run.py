@@ -22,6 +22,7 @@ from secagg.randomness import Randomness
 from secagg.signing import Signer
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.ckks_calls import CkksCalls
+from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_run import PROGRESS_STEPS, RELEASED, no_checkpoint
 from secagg_client.client_state import CkksFolder, CkksShelf, Step
 from secagg_client.folders import write_folder
@@ -105,18 +106,20 @@ class CkksClientRun:
             epsilon=descriptor.plan.training.epsilon,
             roster=len(descriptor.roster),
         )
+        announce(descriptor, self.patience.log)
         return descriptor, folder
 
     def check(self, signed: SignedCkksDescriptor) -> CkksDescriptor:
         """Everything that must hold of a session before this client trains for it; waits for the key-holder's approval.
 
         Raises SignatureInvalid, CertificateInvalid, PolicyViolation, EndorsementInvalid, RoleViolation,
-        ProtocolViolation (clocks) or SessionClosed.
+        AccountingError (client-level noise spends more than is stated), ProtocolViolation (clocks) or SessionClosed.
         """
         ctx = signed.statement.ctx
         approval = self.patience.ask(lambda: self.calls.approval(ctx), until=signed.statement.upload_deadline)
         descriptor = accept_session(signed, approval, self.policy, self.authority, self.patience.now)
         descriptor.client(self.signer.identity.fingerprint)
+        check_session(descriptor)
         if descriptor.created_at > self.patience.now + MAX_CLOCK_SKEW:
             raise ProtocolViolation("the session is dated in the future; check the clocks")
         return descriptor

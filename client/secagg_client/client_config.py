@@ -151,10 +151,14 @@ class ClientConfig(Frozen):
         return LedgerFiles(self.ledger, self.witness or self.identity / WITNESS_FOLDER)
 
     def ledger_limits(self, policy: TrainingLimits) -> LedgerLimits:
-        """What the ledger allows on the same data."""
+        """What the ledger allows on the same data, and of the institution as a whole.
+
+        The policy bounds the second in one session only; it bounds all of them where it takes none without such noise.
+        """
         if self.limits is not None:
             return self.limits
-        return LedgerLimits(total_epsilon=policy.max_epsilon, delta=policy.max_delta)
+        whole = policy.max_client_epsilon if policy.client_noise == "required" else None
+        return LedgerLimits(total_epsilon=policy.max_epsilon, delta=policy.max_delta, total_client_epsilon=whole)
 
     def load_party(self) -> PartyFiles:
         """The identity folder. Raises ConfigError when it is missing, or not a client's."""

@@ -13,8 +13,9 @@ from typing import Literal, Self
 from secagg.errors import LedgerError, PolicyViolation
 from secagg.plan import TrainingSettings, Unit
 from secagg_client.accounting import Mechanism, epsilon_of, loss_interval, merged
+from secagg_client.client_noise_accounting import composed
 from secagg_client.data import Examples
-from secagg_client.ledger_entry import LedgerEntry, LedgerLimits
+from secagg_client.ledger_entry import ClientLevelRecord, LedgerEntry, LedgerLimits
 from secagg_client.ledger_files import LedgerFiles, OpenLedger
 
 
@@ -23,6 +24,7 @@ class Spend:
     """What a run is about to spend, on what. `name` is the institution's name for its data set.
 
     `records` and `users` are hashes; there are no users where the institution named none. `epsilon` is for one `unit`.
+    `client_level` is what the run's release spends of the institution as a whole, where the session adds such noise.
     """
 
     session: str
@@ -36,6 +38,7 @@ class Spend:
     round_number: int = 0
     unit: Unit = "record"
     users: tuple[bytes, ...] = field(default=(), repr=False)
+    client_level: ClientLevelRecord | None = None
 
     @classmethod
     def of(
@@ -46,6 +49,7 @@ class Spend:
         mechanism: Mechanism,
         settings: TrainingSettings,
         round_number: int = 0,
+        client_level: ClientLevelRecord | None = None,
     ) -> Self:
         """The spend of one round, counted from 0, of the session with identifier `session` (ctx, 64 hex digits).
 
@@ -59,6 +63,7 @@ class Spend:
         return cls(
             session, name, data.fingerprint(), data.record_hashes(), mechanism,
             settings.epsilon, settings.delta, settings.noise, round_number, settings.unit, data.user_hashes(),
+            client_level,
         )  # fmt: skip
 
     @property
@@ -78,6 +83,20 @@ class DataSpent:
     unit: Unit
     sessions: int
     steps: int
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSpent:
+    """What was spent of the institution as a whole, over all its data, at the delta of the limits (protocol.md §4.5f).
+
+    `epsilon` is that of `releases` with client-level noise, in `sessions`; `without` sessions had none, and nothing
+    bounds what they show.
+    """
+
+    sessions: int
+    releases: int
+    without: int
     epsilon: float
 
 
@@ -104,7 +123,7 @@ class Ledger:
         Raises:
             LedgerError: this run was sealed or abandoned before, or is repeated with other data or settings.
             PolicyViolation: the same data were used in another session, or under another unit of privacy, or the
-                composed epsilon is above the total.
+                composed epsilon is above the total; that of the institution as a whole is, or has no bound.
         """
         with self._files.opened() as book:
             return _check(book, spend, limits)
@@ -124,7 +143,7 @@ class Ledger:
                 "name": spend.name, "data": data,
                 "mechanism": {"rate": mechanism.rate, "sigma": mechanism.sigma, "steps": mechanism.steps},
                 "epsilon": spend.epsilon, "delta": spend.delta, "noise": spend.noise,
-                "unit": spend.unit, "users": bool(spend.users),
+                "unit": spend.unit, "users": bool(spend.users), "client_level": spend.client_level,
             }  # fmt: skip
             return book.append(content, self._clock())
 
@@ -164,6 +183,15 @@ class Ledger:
             charged = _charged(book.entries, limits)
             kinds = dict.fromkeys((entry.name, entry.unit) for entry in book.entries)
             return tuple(_spent_on(book, name, unit, charged, limits) for name, unit in kinds)
+
+    def client_spent(self, limits: LedgerLimits) -> ClientSpent:
+        """What was spent of the institution as a whole."""
+        with self._files.opened() as book:
+            charged = _charged(book.entries, limits)
+            records = [entry.client_level for entry in charged if entry.client_level is not None]
+            sessions = {entry.session for entry in charged if entry.client_level is not None}
+            without = {entry.session for entry in charged if entry.client_level is None}
+            return ClientSpent(len(sessions), len(records), len(without), composed(records, limits.delta))
 
     def _close(self, book: OpenLedger, session: str, round_number: int, outcome: dict[str, str]) -> LedgerEntry:
         last = _last(book.entries, (session, round_number))
@@ -219,7 +247,31 @@ def _check(book: OpenLedger, spend: Spend, limits: LedgerLimits) -> float:
             f"with this run the data {spend.name!r} would have spent epsilon {total:.3f} at delta "
             f"{limits.delta}, above the policy's total {limits.total_epsilon}"
         )
+    _check_client_level(book, spend, limits)
     return total
+
+
+def _check_client_level(book: OpenLedger, spend: Spend, limits: LedgerLimits) -> None:
+    """The institution as a whole, whatever the data: never composed with epsilons of records or users (§4.5f)."""
+    most = limits.total_client_epsilon
+    if most is None:
+        return
+    if spend.client_level is None:
+        raise PolicyViolation(
+            "the session adds no noise for whole clients, so nothing bounds what it spends of this institution as a "
+            f"whole, and total_client_epsilon allows {most:g}. Take part in sessions with client_noise, or remove the "
+            "limit"
+        )
+    charged = _charged(book.entries, limits)
+    if not limits.count_attempts:
+        charged = [entry for entry in charged if entry.run != spend.run]
+    earlier = [entry.client_level for entry in charged if entry.client_level is not None]
+    total = composed([*earlier, spend.client_level], limits.delta)
+    if total > most:
+        raise PolicyViolation(
+            f"with this run the institution as a whole would have spent a client-level epsilon of {total:.3f} at delta "
+            f"{limits.delta}, above the total {most:g} (total_client_epsilon)"
+        )
 
 
 def _check_unit(earlier: Sequence[LedgerEntry], spend: Spend) -> None:
@@ -239,7 +291,8 @@ def _check_rerun(book: OpenLedger, spend: Spend) -> None:
         return
     if last.kind != "begun":
         raise LedgerError(f"{_title(last)} is already {last.kind}: it is not trained again")
-    if last.data != _data_tag(book, spend) or _mechanism(last) != spend.mechanism:
+    same = last.client_level in {None, spend.client_level}  # None: the line is from before the ledger knew of it
+    if last.data != _data_tag(book, spend) or _mechanism(last) != spend.mechanism or not same:
         raise LedgerError(f"{_title(last)} was begun with other data or settings; a re-run must use the same")
 
 

@@ -14,12 +14,16 @@ class LedgerLimits(Frozen):
 
     `count_attempts` also charges attempts whose result never left: for an institution where somebody who watches a
     training run might stop it and start it again for what it showed.
+
+    `total_client_epsilon` bounds what the institution as a whole spends, over all sessions and whatever their data, at
+    the same delta; with it, sessions without client-level noise are refused. Without it nothing of that is bounded.
     """
 
     total_epsilon: float = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
     allow_repeated: bool = False
     count_attempts: bool = False
+    total_client_epsilon: float | None = Field(gt=0, default=None, exclude_if=lambda total: total is None)
 
 
 class MechanismRecord(Frozen):
@@ -30,13 +34,28 @@ class MechanismRecord(Frozen):
     steps: int = Field(ge=1)
 
 
+class ClientLevelRecord(Frozen):
+    """What one release with a vector of this institution in it spends, with the whole institution as unit (§4.5f).
+
+    `rho` is its zero-concentrated differential privacy; `failure` bounds how likely what was sent differs from the
+    mechanism that has it. Another mechanism, unit or adjacency is no such record: it could not be added up.
+    """
+
+    mechanism: Literal["distributed-discrete-gaussian"] = "distributed-discrete-gaussian"
+    unit: Literal["client"] = "client"
+    adjacency: Literal["zero-out-one"] = "zero-out-one"
+    rho: float = Field(gt=0, allow_inf_nan=False)
+    failure: float = Field(ge=0, lt=1)
+
+
 class LedgerEntry(Frozen):
     """One line. `begun`: a run is about to start. `sealed`: its result is about to leave. `abandoned`: it never will.
 
     A run is one round of one session. `attempt` counts its starts, each of which draws new noise. The sealed line
     names by `upload_root` the one result that may leave, so what an earlier attempt drew never does, and the attempts
     of a run count once. `records` of the data are in a file named by `data`, their keyed fingerprint; so are its users,
-    where `users` says that they were known. `unit` is what epsilon is for.
+    where `users` says that they were known. `unit` is what epsilon is for. `client_level` stands beside it where the
+    session adds noise for whole clients; lines of other sessions, and those from before it was written, have none.
     """
 
     number: int = Field(ge=0)
@@ -53,6 +72,7 @@ class LedgerEntry(Frozen):
     noise: Literal["secure", "seeded"]
     unit: Unit = Field(default="record", exclude_if=lambda unit: unit == "record")
     users: bool = Field(default=False, exclude_if=lambda known: not known)
+    client_level: ClientLevelRecord | None = Field(default=None, exclude_if=lambda level: level is None)
     upload_root: Hash | None = None
     previous: Hash
     mac: Hash

@@ -18,6 +18,7 @@ from secagg_client.accounting import Mechanism
 from secagg_client.audit_files import FOLDER, draw_once
 from secagg_client.audit_reserve import AuditDraw
 from secagg_client.client_config import ClientConfig
+from secagg_client.client_noise_accounting import record_of
 from secagg_client.client_state import Trained
 from secagg_client.data import Examples, load_examples
 from secagg_client.evaluation import evaluate_change, evaluate_release
@@ -167,8 +168,9 @@ class LocalRun:
         """Enter the run in the ledger. Raises PolicyViolation or LedgerError."""
         session, owner = self.descriptor, self.owner
         mechanism = replace(self.mechanism, steps=len(session.steps))  # sigma is that of all rounds
+        level = record_of(session.noise_grid) if session.noise_grid is not None else None
         spend = Spend.of(
-            session.series, owner.config.data_name, self.data, mechanism, self.plan.training, session.number
+            session.series, owner.config.data_name, self.data, mechanism, self.plan.training, session.number, level
         )
         entry = owner.ledger.begin(spend, owner.config.ledger_limits(owner.policy))
         owner.log.emit("charged", attempt=entry.attempt, epsilon=entry.epsilon, delta=entry.delta)

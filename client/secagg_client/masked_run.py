@@ -43,6 +43,7 @@ from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
 from secagg.signing import Signer
 from secagg_client.calls import SessionState, Status, chunks_of, ending
+from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_run import PROGRESS_STEPS, RELEASED, no_checkpoint
 from secagg_client.client_state import MaskedFolder, MaskedShelf, Step
 from secagg_client.folders import write_folder
@@ -177,15 +178,17 @@ class MaskedClientRun:
             epsilon=descriptor.plan.training.epsilon,
             roster=len(descriptor.roster),
         )
+        announce(descriptor, self.patience.log)
         return descriptor, folder
 
     def check(self, signed: SignedMaskedDescriptor) -> MaskedClient:
         """Everything that must hold of a session before this client trains for it.
 
-        Raises SignatureInvalid, CertificateInvalid, PolicyViolation, RoleViolation, ProtocolViolation (clocks) or
-        SessionClosed.
+        Raises SignatureInvalid, CertificateInvalid, PolicyViolation, RoleViolation, AccountingError (client-level
+        noise spends more than is stated), ProtocolViolation (clocks) or SessionClosed.
         """
         client = self._client(signed)
+        check_session(client.descriptor)
         if client.descriptor.created_at > self.patience.now + MAX_CLOCK_SKEW:
             raise ProtocolViolation("the session is dated in the future; check the clocks")
         if self.patience.now > client.descriptor.upload_deadline:

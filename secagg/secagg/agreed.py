@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 from secagg.plan import Plan
 
 if TYPE_CHECKING:
+    from secagg.client_noise.setting import NoiseGrid
     from secagg.descriptor import AuditReserve
 
 
@@ -34,3 +35,7 @@ class Agreed(Protocol):
     @property
     def audit(self) -> "AuditReserve | None":
         """What is set aside for an audit."""
+
+    @property
+    def noise_grid(self) -> "NoiseGrid | None":
+        """The numbers of its noise for whole clients, if it has any."""

@@ -113,6 +113,11 @@ class Descriptor(Statement):
         return self.round.rounds if self.round is not None else 1
 
     @property
+    def client_releases(self) -> int:
+        """How many releases hold a vector of one client: one a round, whatever `releases` is (protocol.md §14.6)."""
+        return self.rounds
+
+    @property
     def previous(self) -> Previous | None:
         """The round before."""
         return self.round.previous if self.round is not None else None

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from secagg.canonical import statement_hash
+from secagg.client_noise.session import NoisySession, check_colluders
 from secagg.descriptor import AuditReserve, Descriptor
 from secagg.errors import PolicyViolation
 from secagg.identity import Identity, check_issued_by
@@ -107,12 +108,7 @@ class Anchors(Frozen):
         if descriptor.n_min < self.n_min:
             raise PolicyViolation(f"n_min is {descriptor.n_min}, at least {self.n_min} is asked for")
         self.check_institutions(descriptor.clients, "roster")
-        noise = descriptor.client_noise
-        if noise is not None and noise.colluders < self.assumed_corrupt_clients:
-            raise PolicyViolation(
-                f"client-level noise allows for {noise.colluders} colluding clients, {self.assumed_corrupt_clients} "
-                "corrupt ones are assumed here: the noise of the others would be too little"
-            )
+        check_colluders(descriptor.client_noise, self.assumed_corrupt_clients)
         plan = descriptor.plan
         check_model(plan, self.base_model_hashes, self.adapter_schema_hashes)
 
@@ -132,6 +128,9 @@ class TrainingLimits(Frozen):
     `min_weight` is the smallest public weight that any client may have; 1 means equal weights. Among very small weights
     one full one would stand out of the sum as if it were alone. `units` of privacy (protocol.md §2.6a) are accepted:
     `("user",)` for data in which one person has many records.
+
+    `client_noise` says whether a session may, must or must not add noise with whole clients as the unit (protocol.md
+    §14), and `max_client_epsilon` what that may spend over all rounds; any, unless it is given.
     """
 
     base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
@@ -141,6 +140,8 @@ class TrainingLimits(Frozen):
     noise: tuple[Literal["secure", "seeded"], ...] = ("secure",)
     units: tuple[Unit, ...] = ("record", "user")
     min_weight: float = Field(gt=0, le=1, default=1.0)
+    client_noise: ClientNoiseRule = Field(default="allowed", exclude_if=lambda rule: rule == "allowed")
+    max_client_epsilon: float | None = Field(gt=0, default=None, exclude_if=lambda most: most is None)
 
     def check_plan(self, plan: Plan, weights: Iterable[float]) -> None:
         """Raise PolicyViolation, naming the first rule that weights or training break."""
@@ -164,12 +165,26 @@ class TrainingLimits(Frozen):
                 f"the session's unit of privacy is the {training.unit}, the policy's units are {', '.join(self.units)}"
             )
 
+    def check_client_noise(self, session: NoisySession) -> None:
+        """Raise PolicyViolation unless the session's noise for whole clients, or that it has none, is allowed."""
+        noise, grid = session.client_noise, session.noise_grid
+        if noise is None or grid is None:
+            if self.client_noise == "required":
+                raise PolicyViolation("the session has no client-level noise, the policy requires it")
+            return
+        if self.client_noise == "refused":
+            raise PolicyViolation("the session adds client-level noise, the policy refuses it")
+        epsilon = grid.epsilon(session.client_releases)
+        if self.max_client_epsilon is not None and epsilon > self.max_client_epsilon:
+            raise PolicyViolation(
+                f"client-level epsilon {epsilon:.4g} is above the policy's {self.max_client_epsilon:g}"
+            )
+        if noise.delta > self.max_delta:
+            raise PolicyViolation(f"client-level delta {noise.delta} is above the policy's {self.max_delta}")
+
 
 class Policy(Anchors, TrainingLimits):
     """What a client or key-holder accepts of a session; its anchors, and limits on what is trained and released.
-
-    `client_noise` says whether a session may, must or must not add noise with whole clients as the unit (protocol.md
-    §14), and `max_client_epsilon` what that may spend over all rounds; any, unless it is given.
 
     `max_audit_hold_out` and `max_audit_canaries` are how much a session may reserve for an audit (protocol.md §4.6):
     nothing, unless the institution agrees that part of its records is left out and canaries are trained on.
@@ -179,8 +194,6 @@ class Policy(Anchors, TrainingLimits):
     max_rounds: int = Field(ge=1, default=1)
     base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
     adapter_schema_hashes: tuple[Hash, ...] = Field(min_length=1)
-    client_noise: ClientNoiseRule = Field(default="allowed", exclude_if=lambda rule: rule == "allowed")
-    max_client_epsilon: float | None = Field(gt=0, default=None, exclude_if=lambda most: most is None)
     max_audit_hold_out: float = Field(ge=0, le=0.5, default=0.0)
     max_audit_canaries: int = Field(ge=0, default=0)
 
@@ -197,25 +210,9 @@ class Policy(Anchors, TrainingLimits):
                 "show more of each client. To accept that, set max_rounds"
             )
         self.check_plan(descriptor.plan, (member.weight for member in descriptor.roster))
-        self._check_client_noise(descriptor)
+        self.check_client_noise(descriptor)
         if descriptor.audit is not None:
             self._check_audit(descriptor.audit)
-
-    def _check_client_noise(self, descriptor: Descriptor) -> None:
-        noise, grid = descriptor.client_noise, descriptor.noise_grid
-        if noise is None or grid is None:
-            if self.client_noise == "required":
-                raise PolicyViolation("the session has no client-level noise, the policy requires it")
-            return
-        if self.client_noise == "refused":
-            raise PolicyViolation("the session adds client-level noise, the policy refuses it")
-        epsilon = grid.epsilon(descriptor.rounds * descriptor.releases)
-        if self.max_client_epsilon is not None and epsilon > self.max_client_epsilon:
-            raise PolicyViolation(
-                f"client-level epsilon {epsilon:.4g} is above the policy's {self.max_client_epsilon:g}"
-            )
-        if noise.delta > self.max_delta:
-            raise PolicyViolation(f"client-level delta {noise.delta} is above the policy's {self.max_delta}")
 
     def _check_audit(self, reserve: AuditReserve) -> None:
         if reserve.hold_out > self.max_audit_hold_out:

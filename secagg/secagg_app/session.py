@@ -18,6 +18,7 @@ from secagg.ckks.certificate import TRUST_NOTE
 from secagg.ckks.descriptor import CkksDescriptor, CkksSpec, SignedCkksDescriptor, create_ckks_session, is_ckks
 from secagg.ckks.messages import SignedKeyOffer
 from secagg.ckks.parameters import SECURITY_BITS as CKKS_BITS
+from secagg.client_noise.session import NoisySession
 from secagg.client_noise.setting import ClientNoise
 from secagg.coordinator import SessionSpec, create_session
 from secagg.descriptor import AuditReserve, CommitteeMember, Descriptor, RosterMember, SignedDescriptor
@@ -111,6 +112,7 @@ class MaskedSessionConfig(Frozen):
     upload_minutes: float = Field(gt=0)
     round_seconds: int = Field(ge=1, default=60)
     expiry_minutes: float = Field(gt=0)
+    client_noise: ClientNoise | None = None
 
     def spec(self) -> MaskedSpec:
         """The numbers, with times in seconds."""
@@ -122,6 +124,7 @@ class MaskedSessionConfig(Frozen):
             upload_seconds=max(1, round(60 * self.upload_minutes)),
             round_seconds=self.round_seconds,
             expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+            client_noise=self.client_noise,
         )
 
 
@@ -137,6 +140,7 @@ class CkksSessionConfig(Frozen):
     bits: int = Field(ge=2, le=24, default=16)
     upload_minutes: float = Field(gt=0)
     expiry_minutes: float = Field(gt=0)
+    client_noise: ClientNoise | None = None
 
     def spec(self) -> CkksSpec:
         """The numbers, with times in seconds."""
@@ -146,6 +150,7 @@ class CkksSessionConfig(Frozen):
             bits=self.bits,
             upload_seconds=max(1, round(60 * self.upload_minutes)),
             expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+            client_noise=self.client_noise,
         )
 
 
@@ -178,6 +183,7 @@ def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> Non
         other = _create_other(plain, config, party)
         write_atomic(out, pretty_bytes(other), PUBLIC_FILE)
         click.echo(f"{out}: {protocol} session {other.statement.ctx}")
+        _echo_ratio(other.statement)
         return
     wanted = check_config(plain, SessionConfig, config)
     now = int(time.time())
@@ -196,8 +202,13 @@ def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> Non
     write_atomic(out, pretty_bytes(signed), PUBLIC_FILE)
     title = f", {place.title}" if place is not None else ""
     click.echo(f"{out}: session {signed.descriptor.statement.ctx}{title}")
-    if (grid := signed.descriptor.statement.noise_grid) is not None:
-        click.echo(grid.ratio_in_words)
+    _echo_ratio(signed.descriptor.statement)
+
+
+def _echo_ratio(descriptor: NoisySession) -> None:
+    """How large the noise for whole clients is, if there is any (protocol.md §14.8)."""
+    if descriptor.noise_grid is not None:
+        click.echo(descriptor.noise_grid.ratio_in_words)
 
 
 def _roster(entries: Sequence[RosterEntry]) -> list[RosterMember]:
@@ -326,12 +337,12 @@ def describe(descriptor: Descriptor) -> Shown:
     }
 
 
-def _client_noise(descriptor: Descriptor) -> Shown:
+def _client_noise(descriptor: NoisySession) -> Shown:
     grid = descriptor.noise_grid
     if grid is None:
         return {"client noise": "none"}
     return {
-        "client noise": grid.guarantee_in_words(descriptor.rounds * descriptor.releases),
+        "client noise": grid.guarantee_in_words(descriptor.client_releases),
         "noise over signal": grid.ratio_in_words,
     }
 
@@ -343,6 +354,7 @@ def describe_masked(descriptor: MaskedDescriptor) -> Shown:
         "session": descriptor.ctx,
         "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
         **_described_plan(descriptor.plan, descriptor.shape.length),
+        **_client_noise(descriptor),
         "protocol": descriptor.protocol,
         "security bits": SECURITY_BITS,
         "upload bytes": descriptor.shape.packed_bytes,
@@ -367,6 +379,7 @@ def describe_ckks(descriptor: CkksDescriptor) -> Shown:
         "session": descriptor.ctx,
         "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
         **_described_plan(descriptor.plan, parameters.length),
+        **_client_noise(descriptor),
         "protocol": descriptor.protocol,
         "security bits": CKKS_BITS,
         "scale": f"2^{parameters.scale_log2}",

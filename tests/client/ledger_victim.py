@@ -11,11 +11,12 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from secagg_client.ledger import Ledger
-from tests.client.ledgers import ONCE, ROOT, A, files_in, ledger_in, quick
+from tests.client.ledgers import LEVEL, ONCE, ROOT, A, files_in, ledger_in, quick
 
 OPERATIONS: dict[str, Callable[[Path], object]] = {
     "init": lambda root: files_in(root).make(),
     "begin": lambda root: ledger_in(root).begin(quick(A, 1), ONCE),
+    "begin noisy": lambda root: ledger_in(root).begin(quick(A, 1, client_level=LEVEL), ONCE),
     "seal": lambda root: ledger_in(root).mark_sealed(A, ROOT),
     "abandon": lambda root: ledger_in(root).abandon(A),
     "read": lambda root: ledger_in(root).entries(),

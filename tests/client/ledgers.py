@@ -6,7 +6,7 @@ from pathlib import Path
 from secagg_client.accounting import Mechanism
 from secagg_client.data import Examples
 from secagg_client.ledger import Ledger, Spend
-from secagg_client.ledger_entry import LedgerLimits
+from secagg_client.ledger_entry import ClientLevelRecord, LedgerLimits
 from secagg_client.ledger_files import LedgerFiles
 from tests.client.support import LM, examples, settings
 
@@ -16,6 +16,8 @@ STRICT = LedgerLimits(total_epsilon=8.0, delta=1e-5, allow_repeated=True, count_
 MECHANISM = Mechanism(0.2, 1.6, 20)
 QUICK = Mechanism(1.0, 40.0, 1)
 """For tests of files: takes the accountant no time."""
+LEVEL = ClientLevelRecord(rho=0.05, failure=1e-16)
+"""One release in a session with client-level noise."""
 A, B, C, D, E = ("a" * 64, "b" * 64, "c" * 64, "d" * 64, "e" * 64)
 ROOT, OTHER_ROOT = "1" * 64, "2" * 64
 
@@ -44,14 +46,16 @@ def spend(
     name: str = "",
     mechanism: Mechanism = MECHANISM,
     round_number: int = 0,
+    client_level: ClientLevelRecord | None = None,
     **training_settings: object,
 ) -> Spend:
     training = settings(noise="secure", **training_settings)
-    return Spend.of(session, name or data.source, data, mechanism, training, round_number)
+    return Spend.of(session, name or data.source, data, mechanism, training, round_number, client_level)
 
 
-def quick(session: str, seed: int, round_number: int = 0) -> Spend:
-    return spend(session, examples(4, LM, seed=seed), mechanism=QUICK, round_number=round_number)
+def quick(session: str, seed: int, round_number: int = 0, client_level: ClientLevelRecord | None = None) -> Spend:
+    data = examples(4, LM, seed=seed)
+    return spend(session, data, mechanism=QUICK, round_number=round_number, client_level=client_level)
 
 
 def history(root: Path) -> list[Content]:

@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from secagg.errors import ConfigError
 from secagg_app.main import cli
 from secagg_client.client_config import ClientConfig
+from secagg_client.client_noise_accounting import composed
 from secagg_client.ledger import Ledger
 from secagg_host.config import load_toml
 from tests.app.test_main import TRAINING, run_without
-from tests.client.ledgers import AGAIN, MECHANISM, ROOT, A, B, spend
+from tests.client.ledgers import AGAIN, LEVEL, MECHANISM, ONCE, ROOT, A, B, C, quick, spend
 from tests.client.support import LM, examples
 from tests.study import Study
 
@@ -81,7 +82,30 @@ def test_entries_spending_and_limits_are_shown(study: Study) -> None:
     assert (spent["sessions"], spent["steps"]) == (2, 2 * MECHANISM.steps)
     assert shown["entries"][1]["upload_root"] == ROOT
     assert shown["limits"] == {**limits, "count_attempts": False}
+    assert "as a whole" not in text
     assert "mac" not in shown["entries"][0]
+
+
+def test_what_was_spent_of_the_institution_as_a_whole_is_shown(study: Study, tmp_path: Path) -> None:
+    limits = {"total_epsilon": 8.0, "delta": 1e-5, "total_client_epsilon": 6.0}
+    settings: dict[str, Any] = {"limits": limits, "ledger": str(tmp_path / "book"), "witness": str(tmp_path / "seen")}
+    config = load_toml(study.write_client("client-3", **settings), ClientConfig)
+    config.ledger_files.make()
+    book = Ledger(config.ledger_files, lambda: 1_700_000_000)
+    book.begin(quick(A, 1), ONCE)
+    for session, seed in ((B, 2), (C, 3)):
+        book.begin(quick(session, seed, client_level=LEVEL), ONCE)
+    text = ledger(study, "client-3", "show").stdout
+    assert "secure noise, client-level rho 0.05" in text
+    assert "; client-level epsilon 6 over all sessions" in text
+    shown = json.loads(ledger(study, "client-3", "show", "--json").stdout)
+    spent = shown["client_spent"]
+    assert spent == {"sessions": 2, "releases": 2, "without": 1, "epsilon": composed([LEVEL] * 2, 1e-5)}
+    assert f"whole: client-level epsilon {spent['epsilon']:.3f} in 2 sessions, 2 releases" in text
+    assert "1 sessions had no client-level noise: nothing bounds what those show of it" in text
+    assert shown["limits"]["total_client_epsilon"] == 6.0
+    assert "client_level" not in shown["entries"][0]
+    assert shown["entries"][1]["client_level"]["unit"] == "client"
 
 
 def test_an_altered_ledger_is_not_shown(study: Study) -> None:

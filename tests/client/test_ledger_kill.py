@@ -80,6 +80,20 @@ def test_killed_while_a_line_is_entered_it_is_there_or_not(tmp_path: Path, opera
     assert counts == {0, 1}
 
 
+def test_killed_while_a_session_with_client_level_noise_is_entered_it_counts_or_was_not_begun(tmp_path: Path) -> None:
+    """Whatever was entered is in the total at once: what was trained on is never missing from it (§4.5f)."""
+    before = begun(tmp_path)
+    counts = set[int]()
+    for root in deaths(tmp_path, before, "begin noisy"):
+        ledger = ledger_in(root)
+        entered = sum(entry.client_level is not None for entry in ledger.entries())
+        assert ledger.client_spent(ONCE).releases == entered
+        counts.add(entered)
+        victim.OPERATIONS["begin noisy"](root)
+        assert ledger_in(root).client_spent(ONCE).releases == 1
+    assert counts == {0, 1}
+
+
 def test_killed_while_a_crash_is_repaired_it_is_repaired_later(tmp_path: Path) -> None:
     """The line of a killed `begin` is there, its witness is not; the reader that takes note of it is killed too."""
     before = begun(tmp_path)

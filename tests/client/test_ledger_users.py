@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def of(seed: int, *people: str) -> Examples:
     return replace(examples(len(people), LM, seed=seed), users=people)
 
 
-def by_user(session: str, data: Examples, name: str = "", **more: int) -> Spend:
+def by_user(session: str, data: Examples, name: str = "", **more: Any) -> Spend:
     return spend(session, data, name, mechanism=QUICK, unit="user", records_per_user=2, **more)
 
 

@@ -11,12 +11,15 @@ import torch
 from click.testing import CliRunner
 
 from secagg.certificate import Evaluation
+from secagg.client_noise.setting import ClientNoise
+from secagg.coordinator import SessionSpec
 from secagg.encodings.registry import encoding_of, encodings
 from secagg.errors import ConfigError, DataError, LedgerError, ModelError, PolicyViolation
 from secagg.plan import Plan
 from secagg.signing import parse_model
 from secagg_app.main import cli
 from secagg_client.client_config import ClientConfig
+from secagg_client.client_noise_accounting import record_of
 from secagg_client.local_training import LocalTraining, figures, noise_source
 from secagg_client.plan_options import plan_config
 from secagg_client.tasks import Metrics
@@ -24,7 +27,7 @@ from secagg_host.config import load_toml
 from secagg_host.events import EventLog
 from tests.client.ledgers import OTHER_ROOT, ROOT
 from tests.client.support import MEAN, loaded, plan_for, settings
-from tests.small import Small
+from tests.small import DAY, Small
 from tests.study import toml
 from tests.tiny import LABELS, sentences
 
@@ -197,6 +200,38 @@ def test_limits_are_the_policy_s_unless_the_institution_sets_its_own(
     assert not limits.allow_repeated
     own = {"total_epsilon": 20.0, "delta": 1e-6, "allow_repeated": True, "count_attempts": True}
     assert config(tmp_path, tiny_bert_dir, limits=own).ledger_limits(small.policy).model_dump() == own
+
+
+def test_the_institution_as_a_whole_is_bounded_where_the_policy_takes_no_session_without_such_noise(
+    small: Small, tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    def total(**rules: object) -> float | None:
+        policy = small.policy.model_copy(update=rules)
+        return config(tmp_path, tiny_bert_dir).ledger_limits(policy).total_client_epsilon
+
+    assert total() is None
+    assert total(max_client_epsilon=6.0) is None, "sessions without it are accepted, and nothing bounds those"
+    assert total(client_noise="required", max_client_epsilon=6.0) == 6.0
+
+
+def test_a_session_with_client_level_noise_is_charged_for_the_institution_as_a_whole(
+    small: Small, tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    noise = ClientNoise(clip=4.0, noise_multiplier=1.0, delta=1e-6, accept_noise_over_signal=True)
+    spec = SessionSpec(n_min=3, n_max=10, upload_seconds=DAY, expiry_seconds=2 * DAY, client_noise=noise)
+    noisy = Small(plan=small.plan, spec=spec).proposal.descriptor.statement
+    own = {"total_epsilon": 50.0, "delta": 1e-6, "allow_repeated": True, "total_client_epsilon": 6.0}
+    local = training(small, tmp_path, tiny_bert_dir, limits=own)
+    local.prepare(noisy, small.plan).charge()
+    (entry,) = local.ledger.entries()
+    assert noisy.noise_grid is not None
+    assert entry.client_level == record_of(noisy.noise_grid)
+    second = Small(plan=small.plan, spec=spec).proposal.descriptor.statement
+    with pytest.raises(PolicyViolation, match="the institution as a whole would have spent"):
+        local.prepare(second, small.plan).charge()
+    with pytest.raises(PolicyViolation, match="nothing bounds what it spends of this institution"):
+        local.prepare(small.descriptor, small.plan).charge()
+    assert local.ledger.entries() == (entry,)
 
 
 def test_another_model_than_the_plan_s_is_refused_before_the_ledger(

@@ -8,6 +8,7 @@ import numpy as np
 from secagg import certificate
 from secagg.ckks import messages as ckks_messages
 from secagg.ckks.scheme import PublicContext, SecretContext
+from secagg.client_noise.setting import ClientNoise
 from secagg.masked import messages
 from secagg.masked.certificate import MaskedCertificate, SignedMaskedRelease
 from secagg.masked.descriptor import SignedMaskedDescriptor
@@ -77,15 +78,17 @@ def run_statement(data: bytes) -> object:
 
 
 def descriptor_seeds() -> list[bytes]:
-    """The descriptor."""
-    return [frame([masked().signed.to_bytes()])]
+    """The descriptor, and one with noise for whole clients."""
+    noise = ClientNoise(clip=4.0, noise_multiplier=1.0, delta=1e-6, accept_noise_over_signal=True)
+    noisy = Masked(clients=5, n_min=3, client_noise=noise)
+    return [frame([one.signed.to_bytes()]) for one in (masked(), noisy)]
 
 
 def run_descriptor(data: bytes) -> object:
     """Parse it with everything that a client derives."""
     signed = SignedMaskedDescriptor.parse(parts_of(data, 1)[0])
     descriptor = signed.verify(signed.statement.coordinator_identity)
-    return descriptor.graph, descriptor.shape, descriptor.layout
+    return descriptor.graph, descriptor.shape, descriptor.layout, descriptor.quantiser, descriptor.client_statement
 
 
 def message_seeds() -> list[bytes]:

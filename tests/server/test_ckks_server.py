@@ -93,7 +93,9 @@ class CkksDeployment(Deployment):
     def signed(self) -> SignedCkksDescriptor:
         offer = self.holder().offer(16, 5, self.plan.length, self.clock(), DAY)
         roster = [RosterMember(certificate=files.identity.pem) for files in self.client_files]
-        spec = CkksSpec(n_min=self.n_min, n_max=5, upload_seconds=HOUR, expiry_seconds=2 * HOUR)
+        spec = CkksSpec(
+            n_min=self.n_min, n_max=5, upload_seconds=HOUR, expiry_seconds=2 * HOUR, client_noise=self.client_noise
+        )
         pem, signer = self.holder_files[0].identity.pem, self.coordinator_files.signer
         return create_ckks_session(spec, self.plan, roster, pem, offer, signer, self.clock(), os.urandom)
 

@@ -29,7 +29,13 @@ def released(folder: Path) -> dict[str, bytes]:
 
 def play(deployment: MaskedDeployment, leaving: dict[int, str]) -> tuple[list[MaskedParticipant], SessionState, str]:
     """A whole session; the clock runs in wall time, rounds wait for two seconds."""
-    participants = everybody(deployment, leaving)
+    return play_with(deployment, everybody(deployment, leaving))
+
+
+def play_with(
+    deployment: MaskedDeployment, participants: list[MaskedParticipant]
+) -> tuple[list[MaskedParticipant], SessionState, str]:
+    """The same with these clients."""
     with deployment.serving() as (coordinator, address), together(participants, address):
         session = next(iter(coordinator.masked.values()))
         end = time.monotonic() + 60

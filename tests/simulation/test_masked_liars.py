@@ -154,16 +154,22 @@ def test_two_masked_inputs_are_refused_by_the_client_itself_and_by_the_coordinat
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"epsilon": 99.0}, {"client_level": ClientStatement(noise_multiplier=1.0, colluders=1, delta=1e-6, releases=1)}],
+    ("change", "words"),
+    [
+        ({"epsilon": 99.0}, "another privacy"),
+        (
+            {"client_level": ClientStatement(noise_multiplier=1.0, colluders=1, delta=1e-6, releases=1)},
+            "other client-level noise",
+        ),
+    ],
 )
-def test_a_client_that_states_another_privacy_is_refused(change: dict[str, object]) -> None:
-    """Weaker than was agreed on, or noise for whole clients, which no masked session has."""
+def test_a_client_that_states_another_privacy_is_refused(change: dict[str, object], words: str) -> None:
+    """Weaker than was agreed on, or noise for whole clients, which this session has not."""
     session = Masked()
     message = session.uploaded[0][1]
     privacy = message.signed.statement.privacy.model_copy(update=change)
     statement = message.signed.statement.model_copy(update={"privacy": privacy})
-    with pytest.raises(PolicyViolation, match="another privacy"):
+    with pytest.raises(PolicyViolation, match=words):
         session.uploading.add(replace(message, signed=session.signers[0].sign(statement)))
 
 

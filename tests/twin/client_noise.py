@@ -1,5 +1,6 @@
-"""Client-level noise written from docs/protocol.md §14 in fractions, as slowly as it reads."""
+"""Client-level noise written from docs/protocol.md §14 in fractions, as slowly as it reads, and masks over it."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -8,7 +9,7 @@ from math import ceil, floor, isqrt
 from typing import NamedTuple
 
 from tests.twin.encoding import single
-from tests.twin.sealed import Random, fresh, take
+from tests.twin.sealed import Random, fresh, join_bits, keystream, take
 
 Next = Callable[[], int]
 
@@ -114,6 +115,34 @@ def encode(
     sent = [made.half + level + extra for level, extra in zip(levels, noise, strict=True)]
     assert all(0 <= value <= 2 * made.half for value in sent)
     return sent
+
+
+def decode_mean(sums: Sequence[int], clips: Sequence[float], made: Grid, weights: Sequence[float]) -> list[float]:
+    """§2.4 with 2h in the place of 2^b - 1 and C h/S in that of C (§14.2)."""
+    out = []
+    for total, clip in zip(sums, clips, strict=True):
+        wide = clip * (made.half / made.scale)
+        step = 2.0 * wide / (2 * made.half)
+        out.append(single((float(total) * step - float(len(weights)) * wide) / math.fsum(weights)))
+    return out
+
+
+class Mask(NamedTuple):
+    """§12.5.2: `self` or `pair`, the 32 bytes that it is expanded from, and whether it is subtracted."""
+
+    kind: str
+    seed: bytes
+    negative: bool
+
+
+def masked(encoded: Sequence[int], width: int, masks: Sequence[Mask]) -> bytes:
+    """§12.1.4 and §12.5.2: the guards behind the vector, every mask word by word, modulo 2^W, packed in W bits."""
+    values = [*encoded, *[1] * 8]
+    for mask in masks:
+        stream = keystream(hashlib.sha256(f"secagg/v1/masked/mask-{mask.kind}".encode() + mask.seed).digest())
+        sign = -1 if mask.negative else 1
+        values = [(value + sign * _word(stream)) % 2**width for value in values]
+    return join_bits(values, width).to_bytes(-(-len(values) * width // 8), "little")
 
 
 def _level(x: float, clip: float, made: Grid, word: int) -> int:

@@ -1,4 +1,4 @@
-"""Vectors of client-level noise: samples, grids, encoded vectors, settings that are refused (protocol.md §14)."""
+"""Vectors of client-level noise: samples, grids, encoded and masked vectors, refused settings (protocol.md §14)."""
 
 from fractions import Fraction
 
@@ -10,6 +10,7 @@ from tests.vectors.common import RANDOMNESS, Json, digest, uniform, words
 
 VARIANCES = (Fraction(1, 256), Fraction(1), Fraction(513, 256), Fraction(10**6), Fraction(2**48 - 1, 256))
 SAMPLES = 300
+CLIENTS = 3
 SETTINGS: tuple[Json, ...] = (
     {"title": "16 bits", "bits": 16, "parts": [[40, 0.5], [24, 0.015625]], "clip": 4.0, "noise_multiplier": 1.0,
      "n_min": 5, "colluders": 1, "weight": 1.0},
@@ -65,11 +66,40 @@ def encoded(setting: Json) -> Json:
     }
 
 
+def summed(setting: Json) -> Json:
+    """Three clients' noisy vectors, each under masks (§12.5.2), their sum, and the mean that it decodes to (§14.2)."""
+    clips = [clip for size, clip in setting["parts"] for _ in range(size)]
+    honest = setting["n_min"] - setting["colluders"]
+    made = twin.grid(setting["bits"], len(clips), setting["clip"], setting["noise_multiplier"], honest)
+    assert made is not None, setting["title"]
+    width = (CLIENTS * (2 ** setting["bits"] - 1)).bit_length()
+    pair = {(i, j): PredictableRandomness(f"pair {i} {j}".encode())(32) for i in range(CLIENTS) for j in range(i)}
+    clients, sums = list[Json](), [0] * len(clips)
+    for i in range(CLIENTS):
+        raw = uniform(f"summed {i}".encode(), len(clips), 16)
+        values = [single((word / 2**15 - 1) * clip) for word, clip in zip(raw, clips, strict=True)]
+        random = PredictableRandomness(f"summed {i}".encode())
+        sent = twin.encode(values, clips, setting["weight"], setting["clip"], made, random)
+        masks = [twin.Mask("self", PredictableRandomness(f"self {i}".encode())(32), negative=False)]
+        masks += [twin.Mask("pair", pair[max(i, j), min(i, j)], negative=j < i) for j in range(CLIENTS) if j != i]
+        clients.append({
+            "seed": f"summed {i}",
+            "float32": single_bytes(values).hex(),
+            "encoded": sent,
+            "masks": [[mask.kind, mask.seed.hex(), mask.negative] for mask in masks],
+            "packed": twin.masked(sent, width, masks).hex(),
+        })  # fmt: skip
+        sums = [total + value for total, value in zip(sums, sent, strict=True)]
+    mean = twin.decode_mean(sums, clips, made, [1.0] * CLIENTS)
+    return {**setting, "width": width, "clients": clients, "sums": sums, "mean": single_bytes(mean).hex()}
+
+
 def document() -> Json:
     """The whole file."""
     return {
         "randomness": RANDOMNESS,
         "samples": [samples(variance) for variance in VARIANCES],
         "encoded": [encoded(setting) for setting in SETTINGS],
+        "summed": [summed(setting) for setting in SETTINGS[:2]],
         "malformed": list(REFUSED),
     }

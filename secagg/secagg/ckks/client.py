@@ -12,6 +12,7 @@ from secagg.ckks.messages import CkksUpload, SignedCkksApproval, SignedCkksUploa
 from secagg.ckks.parameters import SLOTS, CkksParameters
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.scheme import MAX_BLOCK_BYTES, PublicContext, pack
+from secagg.client_noise.encoding import encode
 from secagg.encodings.registry import encoding_of
 from secagg.errors import (
     EncodingError,
@@ -68,6 +69,8 @@ def seal_ckks(
 ) -> CkksSealed:
     """Encode, encrypt under the key-holder's public key, and sign the commitment. `change` is float32 [plan.length].
 
+    Between the two comes this client's share of the noise for whole clients, if the session has it (§14).
+
     Call it once per session, keep what it gives, and resend the same bytes. Raises EncodingError or RoleViolation.
     """
     fingerprint, parameters = signer.identity.fingerprint, descriptor.parameters
@@ -75,15 +78,22 @@ def seal_ckks(
     if not np.isfinite(change).all():  # before it is encoded: an encoding may drop what is not
         raise EncodingError("the change holds values that are not finite")
     vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
-    encoded = descriptor.quantiser.encode(vector, random, descriptor.weights[fingerprint])
-    blocks = encrypt_values(parameters, descriptor.public, encoded.values)
+    weight, grid = descriptor.weights[fingerprint], descriptor.noise_grid
+    if grid is None:
+        encoded = descriptor.quantiser.encode(vector, random, weight)
+    else:
+        encoded = encode(grid, vector, random, weight)
+    try:
+        blocks = encrypt_values(parameters, descriptor.public, encoded.values)
+    finally:
+        encoded.values.fill(0)
     upload = CkksUpload(
         ctx=descriptor.ctx,
         client=fingerprint,
         blocks=len(blocks),
         bytes=framed_bytes(blocks),
         root=blocks_root(blocks),
-        privacy=privacy,
+        privacy=privacy.model_copy(update={"client_level": descriptor.client_statement}),
     )
     return CkksSealed(signer.sign(upload), blocks)
 
@@ -126,7 +136,7 @@ def unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> CkksUpload:
-    """The client's own signature, for this session and length, with the privacy that was agreed on (protocol.md §7.1).
+    """The client's own signature, for this session and length, with the privacy that was agreed on (§7.1, §14.6a).
 
     Raises RoleViolation, SignatureInvalid, ProtocolViolation, HashMismatch or PolicyViolation.
     """
@@ -140,12 +150,8 @@ def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> C
     agreed, stated = descriptor.plan.training, upload.privacy
     weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)
     units = (stated.unit, stated.records_per_user) != (agreed.unit, agreed.records_per_user)
-    if (
-        weaker
-        or stated.delta > agreed.delta
-        or stated.noise != agreed.noise
-        or units
-        or stated.client_level is not None
-    ):
+    if weaker or stated.delta > agreed.delta or stated.noise != agreed.noise or units:
         raise PolicyViolation(f"{identity.title} states another privacy than the session agreed on")
+    if stated.client_level != descriptor.client_statement:
+        raise PolicyViolation(f"{identity.title} states other client-level noise than the session agreed on")
     return upload

@@ -11,6 +11,9 @@ from secagg.canonical import canonical_bytes, tagged_hash
 from secagg.ckks.messages import SignedKeyOffer
 from secagg.ckks.parameters import MAX_CLIENTS, CkksParameters
 from secagg.ckks.scheme import PublicContext
+from secagg.client_noise.session import check_setting, make_grid, statement_of
+from secagg.client_noise.setting import ClientNoise, NoiseGrid
+from secagg.client_noise.statement import ClientStatement
 from secagg.codec import Quantiser
 from secagg.descriptor import AuditReserve, Pem, RosterMember
 from secagg.encodings.layout import Layout
@@ -42,6 +45,7 @@ class CkksDescriptor(Statement):
     created_at: Seconds
     upload_deadline: Seconds
     expires_at: Seconds
+    client_noise: ClientNoise | None = Field(default=None, exclude_if=lambda noise: noise is None)
 
     @classmethod
     def purpose(cls) -> str:
@@ -69,16 +73,17 @@ class CkksDescriptor(Statement):
         return 1
 
     @property
+    def client_releases(self) -> int:
+        """One, with one vector of each member (protocol.md §14.6)."""
+        return self.rounds
+
+    @property
     def round(self) -> None:
         """No place in a series."""
 
     @property
     def previous(self) -> None:
         """No round before."""
-
-    @property
-    def client_noise(self) -> None:
-        """No noise for whole clients."""
 
     @property
     def steps(self) -> range:
@@ -107,8 +112,18 @@ class CkksDescriptor(Statement):
 
     @cached_property
     def quantiser(self) -> Quantiser:
-        """One clip per part of the vector (protocol.md §2.3)."""
-        return self.layout.quantiser(self.bits)
+        """One clip per part of the vector (protocol.md §2.3); with client-level noise, room for it (§14.2)."""
+        return self.layout.quantiser(self.bits) if self.noise_grid is None else self.noise_grid.noisy_quantiser
+
+    @cached_property
+    def noise_grid(self) -> NoiseGrid | None:
+        """The numbers of client-level noise (protocol.md §14), if the session has it. Raises ParameterError."""
+        return make_grid(self.client_noise, self.layout.quantiser(self.bits), self.n_min, self.n_max)
+
+    @property
+    def client_statement(self) -> ClientStatement | None:
+        """What each client says of its noise (protocol.md §14.6a), if the session has it."""
+        return statement_of(self)
 
     @cached_property
     def clients(self) -> dict[str, Identity]:
@@ -172,7 +187,9 @@ class CkksDescriptor(Statement):
         weights = [member.weight for member in self.roster]
         if max(weights) != 1.0:
             raise MalformedError("weights are fractions of the largest, which must be 1")
-        encoding_of(self.plan).check_session(self.plan, bits=self.bits, weights=weights)
+        encoding = encoding_of(self.plan)
+        encoding.check_session(self.plan, bits=self.bits, weights=weights)
+        check_setting(self, encoding)
         if self.offer.statement.scale_log2 != self.parameters.scale_log2:
             raise MalformedError(
                 f"the key was made for a scale of 2^{self.offer.statement.scale_log2}, and the session needs "
@@ -200,6 +217,7 @@ class CkksSpec(Frozen):
     bits: int = Field(ge=2, le=24, default=16)
     upload_seconds: int = Field(ge=1)
     expiry_seconds: int = Field(ge=2)
+    client_noise: ClientNoise | None = None
 
 
 def create_ckks_session(
@@ -227,6 +245,7 @@ def create_ckks_session(
             created_at=now,
             upload_deadline=now + spec.upload_seconds,
             expires_at=now + spec.expiry_seconds,
+            client_noise=spec.client_noise,
         )
     except ValidationError as error:
         raise MalformedError(f"the session does not hold together: {first_problem(error, '')}") from None

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from secagg.ckks.descriptor import CkksDescriptor
+from secagg.client_noise.session import check_colluders
 from secagg.errors import PolicyViolation, TooFewContributions
 from secagg.plan import Frozen, Hash
 from secagg.policy import TrainingLimits, check_model
@@ -48,6 +49,7 @@ class CkksAnchors(Frozen):
         if descriptor.n_min < self.n_min:
             raise PolicyViolation(f"n_min is {descriptor.n_min}, at least {self.n_min} is asked for")
         self._check_pinned(descriptor.clients, "roster")
+        check_colluders(descriptor.client_noise, self.assumed_corrupt_clients)
         check_model(descriptor.plan, self.base_model_hashes, self.adapter_schema_hashes)
 
     def check_set(self, descriptor: CkksDescriptor, members: tuple[str, ...]) -> None:
@@ -81,3 +83,4 @@ class CkksPolicy(CkksAnchors, TrainingLimits):
         """Raise PolicyViolation, naming the first rule that the descriptor breaks."""
         self.check_parties(descriptor)
         self.check_plan(descriptor.plan, (member.weight for member in descriptor.roster))
+        self.check_client_noise(descriptor)

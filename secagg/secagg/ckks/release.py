@@ -23,8 +23,8 @@ from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedUploadSet
 from secagg.ckks.opened import Opened
 from secagg.ckks.parameters import SECURITY_BITS
+from secagg.client_noise.session import privacy_note
 from secagg.model_card import model_card
-from secagg.privacy import guarantee_in_words
 from secagg.release import adapter_config_file, save_adapter, sign_files
 from secagg.signing import Signer
 
@@ -74,7 +74,7 @@ def draft_certificate(parts: CkksParts, software: dict[str, str]) -> CkksCertifi
         opening=parts.opened.signed,
         security_bits=SECURITY_BITS,
         security_note=SECURITY_NOTE,
-        privacy_note=guarantee_in_words([upload.statement.privacy for upload in parts.uploads], 1),
+        privacy_note=privacy_note(descriptor, [upload.statement.privacy for upload in parts.uploads]),
         timeline=parts.timeline,
         software=software,
         files={},

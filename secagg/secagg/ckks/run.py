@@ -97,6 +97,9 @@ def run_ckks(
     spec = spec or CkksSpec(n_min=3, n_max=max(3, len(changes)), upload_seconds=DAY // 2, expiry_seconds=DAY)
     parties = certify(sorted(changes), 1, now)
     policy, statement = policy_for_ckks(parties, plan, spec.n_min), stated(plan.training, "stated by the caller")
+    if spec.client_noise is not None:  # nobody assumes more corrupt clients than the session's noise allows for
+        assumed = min(policy.assumed_corrupt_clients, spec.client_noise.colluders)
+        policy = policy.model_copy(update={"assumed_corrupt_clients": assumed})
     keyholder = CkksKeyHolder(parties.holders[0], policy, parties.authority, MemoryJournal(), MemoryContexts())
 
     # Key-holder: a fresh key (§13.3.1). Coordinator: the descriptor (§13.3.2). Key-holder: approves it (§13.3.3).

@@ -15,8 +15,8 @@ from secagg.ckks.descriptor import CkksDescriptor
 from secagg.ckks.opened import Opened
 from secagg.ckks.parameters import SECURITY_BITS
 from secagg.ckks.policy import CkksAnchors
+from secagg.client_noise.session import privacy_note, verified_in_words
 from secagg.errors import EndorsementInvalid, HashMismatch, MalformedError, ProtocolViolation, VerificationError
-from secagg.privacy import guarantee_in_words
 from secagg.release import adapter_config_file, load_tensors
 from secagg.verify import ReadUpload, check_files
 
@@ -51,6 +51,7 @@ def verify_ckks(
     checks.append(f"{len(certificate.files)} files have the hashes that the certificate states")
     members = _check_members(certificate, descriptor, anchors)
     checks.append(f"{len(members)} members signed their uploads; the key-holder signed the sums of this set")
+    checks += verified_in_words(descriptor)
     _check_adapter(content, certificate, descriptor)
     checks.append("the adapter was recomputed from the signed sums and is the same, bit for bit")
     checks.append(NOT_PROVED)
@@ -128,7 +129,7 @@ def _check_adapter(content: Mapping[str, bytes], certificate: CkksCertificate, d
         ("keyholder_note", certificate.keyholder_note, TRUST_NOTE),
         ("security_bits", certificate.security_bits, SECURITY_BITS),
         ("security_note", certificate.security_note, SECURITY_NOTE),
-        ("privacy_note", certificate.privacy_note, guarantee_in_words(statements, 1)),
+        ("privacy_note", certificate.privacy_note, privacy_note(descriptor, statements)),
     )
     for name, stated, found in derived:
         if stated != found:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.canonical import canonical_bytes
+from secagg.client_noise.encoding import encode
 from secagg.encodings.registry import encoding_of
 from secagg.errors import ConflictError, EncodingError, ProtocolViolation, SessionClosed, TooFewContributions
 from secagg.identity import check_issued_by
@@ -47,7 +48,7 @@ from secagg.masked.policy import MaskedPolicy
 from secagg.masked.receiving import Receiver, read_directory
 from secagg.masked.sharing import SECRET_BYTES, Secret, Share, split
 from secagg.masked.unmasking import Uploaded
-from secagg.masked.vectors import mask_update, vector_root
+from secagg.masked.vectors import mask_encoded, mask_update, vector_root
 from secagg.merkle import root
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
@@ -232,7 +233,7 @@ class Shared:
             vector_bytes=vector.nbytes,
             self_mask=self_mask_hash(descriptor.ctx, fingerprint, own),
             complaints=tuple(sorted(sender for sender, share in received.items() if share is None)),
-            privacy=privacy,
+            privacy=privacy.model_copy(update={"client_level": descriptor.client_statement}),
         )
         client.once("uploaded", statement.digest.encode())
         message = UploadMessage(client.signer.sign(statement), vector, leaves)
@@ -264,15 +265,16 @@ class Shared:
     def _masked(
         self, change: NDArray[np.float32], masks: list[Mask], random: Randomness, threads: int
     ) -> NDArray[np.uint8]:
-        descriptor = self.client.descriptor
+        """The packed vector; with this client's share of the noise under the masks, if the session has it (§14)."""
+        descriptor, grid = self.client.descriptor, self.client.descriptor.noise_grid
         if not np.isfinite(change).all():  # before it is encoded: an encoding may drop what is not
             raise EncodingError("the change holds values that are not finite")
-        return mask_update(
-            descriptor.shape,
-            descriptor.quantiser,
-            encoding_of(descriptor.plan).encode(descriptor.plan, change, random),
-            masks,
-            random,
-            weight=descriptor.roster[self.client.number].weight,
-            threads=threads,
-        )
+        vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
+        weight, shape = descriptor.roster[self.client.number].weight, descriptor.shape
+        if grid is None:
+            return mask_update(shape, descriptor.quantiser, vector, masks, random, weight=weight, threads=threads)
+        encoded = encode(grid, vector, random, weight)
+        try:
+            return mask_encoded(shape, encoded.values, masks, threads=threads)
+        finally:
+            encoded.values.fill(0)

@@ -8,6 +8,9 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from secagg.canonical import canonical_bytes, tagged_hash
+from secagg.client_noise.session import check_setting, make_grid, statement_of
+from secagg.client_noise.setting import ClientNoise, NoiseGrid
+from secagg.client_noise.statement import ClientStatement
 from secagg.codec import Quantiser
 from secagg.descriptor import AuditReserve, Pem, RosterMember
 from secagg.encodings.layout import Layout
@@ -52,6 +55,7 @@ class MaskedDescriptor(Statement):
     upload_deadline: Seconds
     round_seconds: int = Field(ge=1, le=7 * 86_400)
     expires_at: Seconds
+    client_noise: ClientNoise | None = Field(default=None, exclude_if=lambda noise: noise is None)
 
     @classmethod
     def purpose(cls) -> str:
@@ -77,6 +81,11 @@ class MaskedDescriptor(Statement):
     def rounds(self) -> int:
         """One: a masked session does not go on from another."""
         return 1
+
+    @property
+    def client_releases(self) -> int:
+        """One, with one vector of each member (protocol.md §14.6)."""
+        return self.rounds
 
     @property
     def round(self) -> None:
@@ -124,8 +133,18 @@ class MaskedDescriptor(Statement):
 
     @cached_property
     def quantiser(self) -> Quantiser:
-        """One clip per part of the vector (protocol.md §2.3)."""
-        return self.layout.quantiser(self.bits)
+        """One clip per part of the vector (protocol.md §2.3); with client-level noise, room for it (§14.2)."""
+        return self.layout.quantiser(self.bits) if self.noise_grid is None else self.noise_grid.noisy_quantiser
+
+    @cached_property
+    def noise_grid(self) -> NoiseGrid | None:
+        """The numbers of client-level noise (protocol.md §14), if the session has it. Raises ParameterError."""
+        return make_grid(self.client_noise, self.layout.quantiser(self.bits), self.n_min, len(self.roster))
+
+    @property
+    def client_statement(self) -> ClientStatement | None:
+        """What each client says of its noise (protocol.md §14.6a), if the session has it."""
+        return statement_of(self)
 
     @cached_property
     def shape(self) -> Shape:
@@ -179,8 +198,15 @@ class MaskedDescriptor(Statement):
         weights = [member.weight for member in self.roster]
         if max(weights) != 1.0:
             raise MalformedError("weights are fractions of the largest, which must be 1")
-        encoding_of(self.plan).check_session(self.plan, bits=self.bits, weights=weights)
+        encoding = encoding_of(self.plan)
+        encoding.check_session(self.plan, bits=self.bits, weights=weights)
         self.graph.check_least(self.n_min)
+        if self.client_noise is not None and self.client_noise.colluders < self.masking.corrupt:
+            raise MalformedError(
+                f"the session withstands {self.masking.corrupt} corrupt clients, and its noise only "
+                f"{self.client_noise.colluders} that tell theirs: set colluders = {self.masking.corrupt} or more"
+            )
+        check_setting(self, encoding)
         if self.shape.length < 1:
             raise MalformedError("the plan's vector is empty")
 
@@ -210,6 +236,7 @@ class MaskedSpec(Frozen):
     upload_seconds: int = Field(ge=1)
     round_seconds: int = Field(ge=1, default=60)
     expiry_seconds: int = Field(ge=2)
+    client_noise: ClientNoise | None = None
 
 
 def create_masked_session(
@@ -236,6 +263,7 @@ def create_masked_session(
             upload_deadline=now + spec.upload_seconds,
             round_seconds=spec.round_seconds,
             expires_at=now + spec.expiry_seconds,
+            client_noise=spec.client_noise,
         )
     except ValidationError as error:
         raise MalformedError(f"the session does not hold together: {first_problem(error, '')}") from None

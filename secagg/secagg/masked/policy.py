@@ -83,3 +83,4 @@ class MaskedPolicy(MaskedAnchors, TrainingLimits):
         """Raise PolicyViolation, naming the first rule that the descriptor breaks."""
         self.check_parties(descriptor)
         self.check_plan(descriptor.plan, (member.weight for member in descriptor.roster))
+        self.check_client_noise(descriptor)

@@ -20,6 +20,7 @@ from secagg.certificate import (
     Excluded,
     TimelineEvent,
 )
+from secagg.client_noise.session import privacy_note
 from secagg.masked.certificate import SECURITY_BITS, SECURITY_NOTE, MaskedCertificate, SignedMaskedRelease
 from secagg.masked.closing import MaskedSum, UnmaskRound
 from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
@@ -28,7 +29,6 @@ from secagg.masked.parameters import Graph
 from secagg.masked.recovered import Recovered
 from secagg.masked.run import masked_mean
 from secagg.model_card import model_card
-from secagg.privacy import guarantee_in_words
 from secagg.release import adapter_config_file, save_adapter, sign_files
 from secagg.signing import Signer
 
@@ -144,7 +144,7 @@ def draft_certificate(parts: MaskedParts, software: dict[str, str]) -> MaskedCer
         masking_note=masking_note(descriptor.graph),
         security_bits=SECURITY_BITS,
         security_note=SECURITY_NOTE,
-        privacy_note=guarantee_in_words([upload.statement.privacy for upload in parts.uploads], 1),
+        privacy_note=privacy_note(descriptor, [upload.statement.privacy for upload in parts.uploads]),
         timeline=parts.timeline,
         software=software,
         files={},

@@ -156,15 +156,11 @@ class UploadRound:
 
 
 def check_privacy(descriptor: MaskedDescriptor, signed: SignedMaskedUpload) -> None:
-    """The upload states the privacy that the session agreed on (protocol.md §7.1). Raises PolicyViolation."""
+    """The upload states the privacy that the session agreed on (protocol.md §7.1, §14.6a). Raises PolicyViolation."""
     agreed, stated = descriptor.plan.training, signed.statement.privacy
     weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)
     units = (stated.unit, stated.records_per_user) != (agreed.unit, agreed.records_per_user)
-    if (
-        weaker
-        or stated.delta > agreed.delta
-        or stated.noise != agreed.noise
-        or units
-        or stated.client_level is not None
-    ):
+    if weaker or stated.delta > agreed.delta or stated.noise != agreed.noise or units:
         raise PolicyViolation(f"client {signed.signer[:16]} states another privacy than the session agreed on")
+    if stated.client_level != descriptor.client_statement:
+        raise PolicyViolation(f"client {signed.signer[:16]} states other client-level noise than the session agreed on")

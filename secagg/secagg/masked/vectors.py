@@ -89,6 +89,22 @@ def mask_update(
     return packed.view(np.uint8)[: shape.packed_bytes]
 
 
+def mask_encoded(shape: Shape, encoded: U32, masks: Sequence[Mask], *, threads: int = 1) -> U8:
+    """The same of a vector that is encoded already, uint32 [L]: guards, masks, packed uint8 [packed_bytes].
+
+    For vectors with client-level noise, whose length is checked before any of it is masked (protocol.md §14.3). Takes
+    four bytes a value beside the result. Raises EncodingError: another length than the session's.
+    """
+    if encoded.shape != (shape.length,):
+        raise EncodingError(f"the vector has {len(encoded)} values; the session carries {shape.length}")
+    values = np.ones(shape.values, dtype=np.uint32)
+    values[: shape.length] = encoded
+    add_masks(values, masks, threads)
+    packed = np.zeros(-(-shape.packed_bytes // 4), dtype=np.uint32)
+    _pack(values, np.int64(shape.width), packed)
+    return packed.view(np.uint8)[: shape.packed_bytes]
+
+
 def check_packed(shape: Shape, packed: U8) -> None:
     """Raise SizeLimitError for another length than the session's, MalformedError for bits after the last value."""
     if packed.dtype != np.uint8 or packed.shape != (shape.packed_bytes,):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from secagg import certificate as files
 from secagg.canonical import pretty_bytes
+from secagg.client_noise.session import privacy_note, verified_in_words
 from secagg.errors import (
     EndorsementInvalid,
     HashMismatch,
@@ -26,7 +27,6 @@ from secagg.masked.recovered import Recovered, check_mask_key, check_seed
 from secagg.masked.server import check_privacy
 from secagg.masked.sharing import SECRET_BYTES, Secret
 from secagg.masked.vectors import LEAF_VALUES, MaskedTotal, vector_root
-from secagg.privacy import guarantee_in_words
 from secagg.release import adapter_config_file, load_tensors
 from secagg.verify import NOT_LINKED, ReadUpload, check_files
 
@@ -60,6 +60,7 @@ def verify_masked(
     _check_members(certificate, descriptor, anchors)
     members = certificate.final.statement.members
     checks.append(f"{len(members)} members signed their uploads, {len(certificate.endorsements)} endorsed the set")
+    checks += verified_in_words(descriptor)
     total = _check_opening(content, certificate, descriptor)
     checks.append("every mask was made again from the signed commitments, and the opened sum gives this adapter")
     if certificate.evaluation is not None:
@@ -181,7 +182,7 @@ def _check_opening(
         ("masking_note", certificate.masking_note, release.masking_note(descriptor.graph)),
         ("security_bits", certificate.security_bits, SECURITY_BITS),
         ("security_note", certificate.security_note, SECURITY_NOTE),
-        ("privacy_note", certificate.privacy_note, guarantee_in_words(statements, 1)),
+        ("privacy_note", certificate.privacy_note, privacy_note(descriptor, statements)),
     )
     for name, stated, found in derived:
         if stated != found:

@@ -12,6 +12,10 @@ from secagg.client_noise.sampler import sample
 from secagg.client_noise.setting import ClientNoise, NoiseGrid
 from secagg.codec import Quantiser
 from secagg.errors import ParameterError
+from secagg.masked.masks import Mask
+from secagg.masked.parameters import width
+from secagg.masked.sharing import Secret
+from secagg.masked.vectors import MaskedTotal, Shape, mask_encoded
 from tests.twin import client_noise as twin
 from tests.twin.predictable import PredictableRandomness
 from tests.vectors.reading import load
@@ -42,6 +46,27 @@ def test_grids_and_encoded_vectors(case: dict[str, Any]) -> None:
     update = np.frombuffer(bytes.fromhex(case["float32"]), "<f4")
     found = encode(grid, update, PredictableRandomness(case["seed"].encode()), case["weight"])
     assert found.values.tolist() == case["encoded"]
+
+
+@pytest.mark.parametrize("case", VECTORS["summed"], ids=lambda case: case["title"])
+def test_noisy_vectors_under_masks_their_sum_and_its_mean(case: dict[str, Any]) -> None:
+    grid = made(case)
+    shape = Shape(grid.length, width(len(case["clients"]), case["bits"]))
+    assert shape.width == case["width"], "noisy values are no wider than others (§14.5)"
+    total, own = MaskedTotal(shape), list[Mask]()
+    for one in case["clients"]:
+        update = np.frombuffer(bytes.fromhex(one["float32"]), "<f4")
+        sent = encode(grid, update, PredictableRandomness(one["seed"].encode()), case["weight"]).values
+        assert sent.tolist() == one["encoded"]
+        masks = [Mask.expand(kind, Secret(bytes.fromhex(seed)), negative=sign) for kind, seed, sign in one["masks"]]
+        packed = mask_encoded(shape, sent, masks)
+        assert packed.tobytes().hex() == one["packed"]
+        total.add(packed)
+        own += [mask for mask, (kind, _, _) in zip(masks, one["masks"], strict=True) if kind == "self"]
+    sums = total.opened([mask._replace(negative=True) for mask in own], grid.noisy_quantiser)
+    assert sums.tolist() == case["sums"]
+    mean = grid.noisy_quantiser.decode_mean(sums, len(case["clients"]))
+    assert mean.astype("<f4").tobytes().hex() == case["mean"]
 
 
 @pytest.mark.parametrize("case", VECTORS["malformed"], ids=lambda case: case["title"])

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.client_noise.setting import ClientNoise
 from secagg.descriptor import RosterMember
 from secagg.masked.client import Advertised, MaskedClient, Shared
 from secagg.masked.closing import ConsistencyRound, UnmaskRound
@@ -36,11 +37,15 @@ class Masked:
     dropout_rate: float = 0.2
     plan: Plan = field(default_factory=lambda: small_plan(40))
     parties: Parties = field(default_factory=lambda: PARTIES)
+    client_noise: ClientNoise | None = None
 
     @cached_property
     def signed(self) -> SignedMaskedDescriptor:
         roster = [RosterMember(certificate=signer.identity.pem) for signer in self.signers_any()]
-        spec = MaskedSpec(n_min=self.n_min, dropout_rate=self.dropout_rate, upload_seconds=DAY // 2, expiry_seconds=DAY)
+        spec = MaskedSpec(
+            n_min=self.n_min, dropout_rate=self.dropout_rate, upload_seconds=DAY // 2, expiry_seconds=DAY,
+            client_noise=self.client_noise,
+        )  # fmt: skip
         return create_masked_session(spec, self.plan, roster, self.parties.coordinator, NOW, os.urandom)
 
     def signers_any(self) -> list[Signer]:
