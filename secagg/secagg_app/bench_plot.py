@@ -101,11 +101,12 @@ def _steps(axes: "Axes", result: "BenchResult") -> None:
     axes.barh(names, list(steps.values()), color=ONE, height=0.6)
     for number, value in enumerate(steps.values()):
         axes.text(value + 0.02, number, f"{value:.2f}", va="center", fontsize=8)
-    for name, colour in (("one_ntt", "#b5522b"), ("copy_of_ciphertext", "#777777")):
-        axes.axvline(limits[name], color=colour, linestyle="--", linewidth=1, label=name.replace("_", " "))
+    marks = (("one_ntt", "one NTT", "#b5522b"), ("copy_of_ciphertext", "copying the bytes", "#777777"))
+    for name, label, colour in marks:
+        axes.axvline(limits[name], color=colour, linestyle="--", linewidth=1, label=label)
     axes.invert_yaxis()
     axes.set_xlim(right=max(*steps.values(), limits["one_ntt"]) * 1.25)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_xlabel("ms per million values, one thread")
     axes.set_title("where a seal's time goes", fontsize=10)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper right")
