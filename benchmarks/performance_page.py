@@ -51,7 +51,10 @@ def protocols(run: dict[str, Any]) -> str:
             rows.append([name, *map(number, cells), number(run[f"{prefix}bytes_per_param"])])
     head = ["ms per million values", "client", "all threads", "add", "all threads", "open", "all threads"]
     machine = run["detail"]["machine"]
+    least = (run["detail"][name]["scheme"]["seal"]["minimum"] for name in ("sealed", "masked"))
+    fastest = ", ".join(map(number, least))
     note = (
+        f"Fastest client of the run, one thread, `sealed` and `masked`: {fastest} ms. "
         f"Boxes for four key-holders, whatever the length: {number(run['share_and_box_ms'])} ms and "
         f"{run['keyholder_bytes_per_client']:,} bytes each, which the bytes a value hold. One more neighbour of "
         f"`masked`: {number(run['masked_ms_per_million_per_neighbour'])} ms. ({machine['cpu']}, {machine['cores']} "
