@@ -105,7 +105,7 @@ def measure_masked(
     return MaskedCost(
         scheme,
         count - 1,
-        (longer.median - alone.median) / MORE * MILLION / length,
+        (longer.minimum - alone.minimum) / MORE * MILLION / length,
         measure(lambda: vector_root(shape, uploads[0]), repeats).per_million(length),
         tuple(measure_graph(size, updates[0], quantiser, repeats) for size in GRAPHS),
     )
