@@ -32,6 +32,7 @@ from secagg.messages import (
 from secagg.plan import Plan
 from secagg.policy import Policy, adapter_schema_hash
 from secagg.privacy import PrivacyStatement
+from secagg.releases import ReleasedSets
 from secagg.run import MemoryJournal, MemoryKeys
 from secagg.signing import parse_model
 from secagg_host.durable import write_atomic
@@ -87,6 +88,7 @@ class Deployment:
     plan: Plan = field(default_factory=lambda: small_plan(LENGTH))
     clock: Clock = field(default_factory=Clock)
     client_noise: ClientNoise | None = None
+    releases: int = 1
 
     @cached_property
     def authority(self) -> tuple[bytes, bytes]:
@@ -133,6 +135,7 @@ class Deployment:
             adapter_schema_hashes=(adapter_schema_hash(self.plan),),
             max_epsilon=training.epsilon or 1.0,
             max_delta=training.delta,
+            max_releases=self.releases,
         )
 
     @cached_property
@@ -157,6 +160,7 @@ class Deployment:
             upload_seconds=HOUR,
             expiry_seconds=2 * HOUR,
             client_noise=self.client_noise,
+            releases=self.releases,
         )
         return create_session(spec, self.plan, roster, members, self.coordinator_files.signer, now, os.urandom)
 
@@ -362,7 +366,8 @@ class Caller:
                 candidate = SignedCandidate.parse(work.candidate.signed_candidate_json)
                 peers = endorsements(work.candidate.peer_endorsements_json)
                 shown = self.evidence(pb.SET_STAGE_CANDIDATE)
-                self.endorse(holder.endorse_candidate(descriptor, candidate, shown, peers, now))
+                earlier = [released_sets(sets) for sets in work.candidate.earlier]
+                self.endorse(holder.endorse_candidate(descriptor, candidate, shown, peers, now, earlier))
             case "degree":
                 candidate = SignedCandidate.parse(work.degree.signed_candidate_json)
                 given = endorsements(work.degree.endorsements_json)
@@ -398,11 +403,12 @@ class Caller:
 
     # Anyone.
 
-    def release(self) -> dict[str, bytes]:
-        listed = self.ask(self.publication.ListReleaseFiles, pb.ListReleaseFilesRequest()).files
+    def release(self, number: int = 0) -> dict[str, bytes]:
+        listed = self.ask(self.publication.ListReleaseFiles, pb.ListReleaseFilesRequest(release=number)).files
         found = dict[str, bytes]()
         for file in listed:
-            chunks = self.stream(self.publication.GetReleaseFile, pb.GetReleaseFileRequest(name=file.name))
+            request = pb.GetReleaseFileRequest(name=file.name, release=number)
+            chunks = self.stream(self.publication.GetReleaseFile, request)
             found[file.name] = b"".join(chunk.chunk for chunk in chunks)
             assert len(found[file.name]) == file.size
         return found
@@ -410,6 +416,14 @@ class Caller:
 
 def endorsements(raw: Any) -> list[SignedEndorsement]:
     return [SignedEndorsement.parse(item) for item in raw]
+
+
+def released_sets(shown: Any) -> ReleasedSets:
+    return ReleasedSets(
+        candidate=SignedCandidate.parse(shown.signed_candidate_json),
+        final=SignedFinalSet.parse(shown.signed_final_json),
+        endorsements=tuple(endorsements(shown.endorsements_json)),
+    )
 
 
 def upload_messages(sealed: SealedUpload, data: bytes, offset: int, chunk: int = CHUNK) -> Iterator[Any]:

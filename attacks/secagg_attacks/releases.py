@@ -81,6 +81,11 @@ class ReleasedRound:
         if not isinstance(certificate, ReleaseCertificate):
             raise MalformedError(f"{folder}: a certificate of an unknown protocol")
         descriptor = certificate.session.descriptor.statement
+        if certificate.progress is not None and certificate.progress.number > 1:
+            raise AuditError(
+                f"{folder}: is release {certificate.progress.number} of its session; its adapter is a mean of several "
+                "cohorts, and an audit is of one sum. Give the first release"
+            )
         start = read_file(folder / files.START) if descriptor.previous is not None else None
         plan = release.plan_of(descriptor, start)
         opened, _total = read_opening(opening, certificate)

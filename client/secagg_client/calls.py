@@ -34,6 +34,7 @@ from secagg.messages import (
     SignedReceipt,
     SignedUpload,
 )
+from secagg.releases import ReleasedSets
 from secagg.signing import parse_model
 from secagg_host.chunks import write_part
 from secagg_host.rpc import from_rpc_error
@@ -118,11 +119,16 @@ def _session_name(ctx: str | None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of a session, with the caller's receipt when it has uploaded."""
+    """The state of a session, with the caller's receipt when it has uploaded.
+
+    `releases` have been made so far; the upload is in the candidate set of `own_release`, 0 for none so far.
+    """
 
     state: SessionState
     reason: str
     receipt: SignedReceipt | None
+    releases: int = 0
+    own_release: int = 0
 
 
 class ContributionCalls:
@@ -172,15 +178,22 @@ class ContributionCalls:
         with translated():
             answer = self._stub.GetStatus(pb.GetStatusRequest(ctx=bytes.fromhex(ctx)), timeout=CALL_SECONDS)
         receipt = answer.signed_receipt_json
-        return Status(session_state(answer.state), answer.reason, SignedReceipt.parse(receipt) if receipt else None)
+        return Status(
+            session_state(answer.state),
+            answer.reason,
+            SignedReceipt.parse(receipt) if receipt else None,
+            answer.releases,
+            answer.own_release,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateTask:
-    """Endorse this candidate set."""
+    """Endorse this candidate set; `earlier` are the sets of the releases before it."""
 
     candidate: SignedCandidate
     peers: tuple[SignedEndorsement, ...]
+    earlier: tuple[ReleasedSets, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,10 +259,13 @@ class CommitteeCalls:
             answer = self._stub.GetWork(request, timeout=CALL_SECONDS + wait_milliseconds / 1000)
         return Work(session_state(answer.state), answer.reason, _task(answer))
 
-    def evidence(self, ctx: str, stage: str) -> Iterator[MemberEvidence]:
-        """What the coordinator shows for every member of the `candidate` or `final` set, in the set's order."""
+    def evidence(self, ctx: str, stage: str, release: int = 0) -> Iterator[MemberEvidence]:
+        """What the coordinator shows for every member of the `candidate` or `final` set, in the set's order.
+
+        `release` says of which; 0 means the one that is being closed.
+        """
         which = pb.SET_STAGE_CANDIDATE if stage == "candidate" else pb.SET_STAGE_FINAL
-        request = pb.GetEvidenceRequest(ctx=bytes.fromhex(ctx), stage=which)
+        request = pb.GetEvidenceRequest(ctx=bytes.fromhex(ctx), stage=which, release=release)
         with translated():
             for item in self._stub.GetEvidence(request):
                 if len(item.path) > MAX_DEPTH:
@@ -280,7 +296,9 @@ def _task(answer: pb.GetWorkResponse) -> Task | None:
         case "candidate":
             work = answer.candidate
             return CandidateTask(
-                SignedCandidate.parse(work.signed_candidate_json), _many(endorsements, work.peer_endorsements_json)
+                SignedCandidate.parse(work.signed_candidate_json),
+                _many(endorsements, work.peer_endorsements_json),
+                tuple(map(_released_sets, work.earlier)),
             )
         case "degree":
             degree = answer.degree
@@ -305,22 +323,30 @@ def _task(answer: pb.GetWorkResponse) -> Task | None:
             return None
 
 
+def _released_sets(shown: pb.ReleasedSets) -> ReleasedSets:
+    return ReleasedSets(
+        candidate=SignedCandidate.parse(shown.signed_candidate_json),
+        final=SignedFinalSet.parse(shown.signed_final_json),
+        endorsements=_many(SignedEndorsement.parse, shown.endorsements_json),
+    )
+
+
 class PublicationCalls:
     """What every party of a session may call."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = services.PublicationServiceStub(channel)  # type: ignore[no-untyped-call]
 
-    def release_files(self, ctx: str) -> dict[str, int]:
-        """Name and size of each file of the release. NotReady before there is one."""
-        request = pb.ListReleaseFilesRequest(ctx=bytes.fromhex(ctx))
+    def release_files(self, ctx: str, release: int = 0) -> dict[str, int]:
+        """Name and size of each file of a release of the session, 0 for the last one. NotReady before it is there."""
+        request = pb.ListReleaseFilesRequest(ctx=bytes.fromhex(ctx), release=release)
         with translated():
             answer = self._stub.ListReleaseFiles(request, timeout=CALL_SECONDS)
         return {file.name: int(file.size) for file in answer.files}
 
-    def release_file(self, ctx: str, name: str, size: int) -> bytes:
+    def release_file(self, ctx: str, name: str, size: int, release: int = 0) -> bytes:
         """One file, of exactly `size` bytes. Raises SizeLimitError for more or less."""
-        request = pb.GetReleaseFileRequest(ctx=bytes.fromhex(ctx), name=name)
+        request = pb.GetReleaseFileRequest(ctx=bytes.fromhex(ctx), name=name, release=release)
         content = bytearray()
         with translated():
             for part in self._stub.GetReleaseFile(request, timeout=STREAM_SECONDS + size / SLOWEST_BYTES_PER_SECOND):

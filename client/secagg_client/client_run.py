@@ -24,6 +24,7 @@ from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
+from secagg.releases import number_in_words
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, chunks_of, ending
@@ -36,6 +37,10 @@ from secagg_client.training_steps import Training
 POLL = 1.0
 PROGRESS_STEPS = 20
 RELEASED = "released"
+LEFT_OVER = (
+    "the session ended, and this upload is in none of its releases; it was opened by nobody, and the receipt says that "
+    "it came"
+)
 
 
 class Contribution(Protocol):
@@ -145,7 +150,7 @@ class ClientRun:
             **({"round": descriptor.round.title} if descriptor.round is not None else {}),
         )
         if (grid := descriptor.noise_grid) is not None:
-            epsilon = grid.epsilon(descriptor.rounds * descriptor.releases)
+            epsilon = grid.epsilon(descriptor.client_releases)
             self.patience.log.emit("client-noise", epsilon=epsilon, delta=grid.noise.delta, note=grid.ratio_in_words)
         return descriptor, folder
 
@@ -162,7 +167,7 @@ class ClientRun:
         self.policy.check(descriptor)
         check_offers(descriptor)
         if descriptor.noise_grid is not None:
-            check_agreement(descriptor.noise_grid, descriptor.rounds * descriptor.releases)
+            check_agreement(descriptor.noise_grid, descriptor.client_releases)
         descriptor.client(self.signer.identity.fingerprint)
         if descriptor.created_at > now + MAX_CLOCK_SKEW:
             raise ProtocolViolation("the session is dated in the future; check the clocks")
@@ -269,14 +274,17 @@ class ClientRun:
     def _await(self, descriptor: Descriptor, folder: SessionFolder) -> None:
         """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
         status = self._wait(descriptor)
-        if status.state is not SessionState.RELEASED:
+        release = status.own_release if descriptor.releases > 1 else 1
+        if not _is_made(descriptor, status):
+            if status.state is SessionState.RELEASED:  # of several releases, none holds this client's upload
+                status = Status(SessionState.EXPIRED, f"{LEFT_OVER}: {status.reason}", status.receipt)
             error = ending(status.state, status.reason)
             folder.end(status.state, str(error))
             raise error
-        report = self.releases.receive(descriptor)
+        report = self.releases.receive(descriptor, release)
         self.checkpoint("release")
-        self._report(report, folder, descriptor)
-        self.training.after_release(self.releases.place(descriptor), descriptor)
+        self._report(report, folder, descriptor, release)
+        self.training.after_release(self.releases.place(descriptor, release), descriptor)
         folder.end(RELEASED)
         self.checkpoint("ended")
 
@@ -284,7 +292,7 @@ class ClientRun:
         said = ""
         while True:
             status = self.patience.ask(lambda: self.contribution.status(descriptor.ctx))
-            if status.state.ended:
+            if status.state.ended or _is_made(descriptor, status):
                 return status
             if self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW:
                 return Status(SessionState.EXPIRED, "the session has expired without a release", None)
@@ -293,13 +301,13 @@ class ClientRun:
                 said = shown
             self.patience.sleep(POLL)
 
-    def _report(self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor) -> None:
+    def _report(self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor, release: int) -> None:
         certificate, own = report.certificate, self.signer.identity.fingerprint
         root = folder.upload(descriptor).signed.statement.upload_root
         members = {member.client: member.upload_root for member in certificate.final.statement.members}
         if own in members and members[own] != root:
             raise ProtocolViolation("the release holds another upload in this client's name")
-        folder_of = self.releases.place(descriptor)
+        folder_of = self.releases.place(descriptor, release)
         reasons = [item.reason for item in certificate.excluded if item.client == own]
         self.patience.log.emit(
             RELEASED,
@@ -308,7 +316,15 @@ class ClientRun:
             included=own in members,
             reason=reasons[0] if reasons else None,
             certificate=hashlib.sha256((folder_of / files.CERTIFICATE).read_bytes()).hexdigest(),
+            **({"release": number_in_words(descriptor, release)} if descriptor.releases > 1 else {}),
         )
+
+
+def _is_made(descriptor: Descriptor, status: Status) -> bool:
+    """Whether the release that this client waits for is there: of several, the one that its upload is in."""
+    if descriptor.releases == 1:
+        return status.state is SessionState.RELEASED
+    return 1 <= status.own_release <= status.releases
 
 
 def _size(upload: SealedUpload) -> int:

@@ -46,8 +46,8 @@ class Committee(Protocol):
     def work(self, ctx: str, wait_milliseconds: int) -> Work:
         """What is to be done."""
 
-    def evidence(self, ctx: str, stage: str) -> Iterator[MemberEvidence]:
-        """What is shown for every member of a set."""
+    def evidence(self, ctx: str, stage: str, release: int = 0) -> Iterator[MemberEvidence]:
+        """What is shown for every member of a set of a release."""
 
     def endorse(self, endorsement: SignedEndorsement) -> None:
         """Hand in an endorsement."""
@@ -164,20 +164,28 @@ class KeyHolderRun:
                 self.shelf.journal.record(_ended(descriptor), f"{work.state}\n{work.reason}".encode())
                 return
             if work.task is not None and work.task != done:
-                self.patience.ask(partial(self._answer, descriptor, work.task), until=descriptor.expires_at)
+                self._do(descriptor, work.task)
                 done = work.task
             elif self.patience.clock() - started < PAUSE:
                 self.patience.sleep(PAUSE)
 
+    def _do(self, descriptor: Descriptor, task: Task) -> None:
+        """Answer what is asked. A release that was closed meanwhile needs no answer; then another thing is asked."""
+        try:
+            self.patience.ask(partial(self._answer, descriptor, task), until=descriptor.expires_at)
+        except SessionClosed:
+            if self.patience.clock() > descriptor.expires_at or self.committee.work(descriptor.ctx, 0).task == task:
+                raise
+
     def _answer(self, descriptor: Descriptor, task: Task) -> None:
         now = self.patience.now
         match task:
-            case CandidateTask(candidate, peers):
-                evidence = self.committee.evidence(descriptor.ctx, "candidate")
-                answer = self.holder.endorse_candidate(descriptor, candidate, evidence, peers, now)
+            case CandidateTask(candidate, peers, earlier):
+                evidence = self.committee.evidence(descriptor.ctx, "candidate", candidate.statement.release)
+                answer = self.holder.endorse_candidate(descriptor, candidate, evidence, peers, now, earlier)
                 self._endorse(answer, len(candidate.statement.members))
             case DegreeTask(candidate, endorsements):
-                evidence = self.committee.evidence(descriptor.ctx, "candidate")
+                evidence = self.committee.evidence(descriptor.ctx, "candidate", candidate.statement.release)
                 given = self.holder.answer_degree_check(descriptor, candidate, endorsements, evidence, now)
                 self.committee.submit_degree_answer(given)
                 self.patience.log.emit("degree", members=len(candidate.statement.members))
@@ -185,16 +193,20 @@ class KeyHolderRun:
                 answer = self.holder.endorse_final(descriptor, candidate, final, answers, degree, peers, now)
                 self._endorse(answer, len(final.statement.members))
             case ShareTask(final, endorsements):
-                evidence = self.committee.evidence(descriptor.ctx, "final")
+                number = final.statement.release
+                evidence = self.committee.evidence(descriptor.ctx, "final", number)
                 shares = self.holder.sum_shares(descriptor, final, endorsements, evidence, now)
                 self.committee.submit_share(shares)
-                self.patience.log.emit("shared", members=len(final.statement.members), bytes=len(shares.share))
+                members = len(final.statement.members)
+                self.patience.log.emit("shared", release=number, members=members, bytes=len(shares.share))
 
     def _endorse(self, answer: SignedEndorsement, members: int) -> None:
         self.committee.endorse(answer)
         statement = answer.statement
         complaints = [f"{complaint.client}: {complaint.reason}" for complaint in statement.complaints]
-        self.patience.log.emit("endorsed", stage=statement.stage, members=members, complaints=complaints)
+        self.patience.log.emit(
+            "endorsed", release=statement.release, stage=statement.stage, members=members, complaints=complaints
+        )
 
     @contextmanager
     def _until_expiry(self, descriptor: Descriptor) -> Iterator[None]:

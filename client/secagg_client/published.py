@@ -1,7 +1,7 @@
 """Releases as a client gets them: fetched from the coordinator, verified, and stored (protocol.md §4.7, §10.3)."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from secagg.masked.certificate import SignedMaskedRelease
 from secagg.masked.descriptor import is_masked
 from secagg.plan import Plan
 from secagg.policy import Policy
+from secagg.releases import release_folder
 from secagg.rounds import check_follows, round_folder
 from secagg.verify import VerificationReport, verify_release
 from secagg_client.folders import write_folder
@@ -30,10 +31,10 @@ MAX_SMALL_FILE = 256 << 20
 class Publication(Protocol):
     """Where releases come from: `secagg_client.calls.PublicationCalls`."""
 
-    def release_files(self, ctx: str) -> dict[str, int]:
-        """Names and sizes."""
+    def release_files(self, ctx: str, release: int = 0) -> dict[str, int]:
+        """Names and sizes, of a release of the session; 0 for the last one made."""
 
-    def release_file(self, ctx: str, name: str, size: int) -> bytes:
+    def release_file(self, ctx: str, name: str, size: int, release: int = 0) -> bytes:
         """One file."""
 
 
@@ -49,22 +50,32 @@ class Releases:
     patience: Patience
     folder: Path
 
-    def place(self, descriptor: Descriptor) -> Path:
+    def place(self, descriptor: Descriptor, release: int = 1) -> Path:
         """The folder of a session's release."""
+        if descriptor.releases > 1:
+            return self.folder / release_folder(release)
         return self.folder if descriptor.round is None else self.folder / descriptor.round.folder
 
-    def receive(self, descriptor: Descriptor) -> VerificationReport:
-        """Fetch, verify and store the release of a session; the same one may be there from before a crash.
+    def receive(self, descriptor: Descriptor, release: int = 1) -> VerificationReport:
+        """Fetch, verify and store a release of a session; the same one may be there from before a crash.
 
+        Where the session has several, those before it are fetched and verified with it (protocol.md §10.3a).
         Raises a VerificationError, PolicyViolation or ProtocolViolation for what does not hold, StorageError.
         """
-        content = self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, self._limit(descriptor)))
-        report = self._verify(content, descriptor.ctx)
-        folder = self.place(descriptor)
+        earlier = [self._fetch(descriptor, number) for number in range(1, release)]
+        content = self._fetch(descriptor, release)
+        report = self._verify(content, descriptor.ctx, earlier)
+        if report.certificate.final.statement.release != release:
+            raise ProtocolViolation(f"the coordinator gave another release than release {release}")
+        folder = self.place(descriptor, release)
         certificate = folder / files.CERTIFICATE
         if not (certificate.exists() and read_file(certificate) == content[files.CERTIFICATE]):
             write_folder(folder, content, PUBLIC_FILE)
         return report
+
+    def _fetch(self, descriptor: Descriptor, release: int) -> dict[str, bytes]:
+        limit = self._limit(descriptor)
+        return self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, limit, release))
 
     def plan_of(self, descriptor: Descriptor) -> Plan:
         """The plan as this session's round sees it, after the rounds before were verified, and fetched if need be.
@@ -110,8 +121,10 @@ class Releases:
         except SecaggError as error:
             raise type(error)(f"{folder}: {error}. Move the folder away: the release is fetched again") from error
 
-    def _verify(self, content: Mapping[str, bytes], ctx: str) -> VerificationReport:
-        report = verify_release(content, self.policy)
+    def _verify(
+        self, content: Mapping[str, bytes], ctx: str, earlier: Sequence[Mapping[str, bytes]] = ()
+    ) -> VerificationReport:
+        report = verify_release(content, self.policy, earlier=earlier)
         if report.certificate.ctx != ctx:
             raise ProtocolViolation(f"the release is of session {report.certificate.ctx[:16]}, not of {ctx[:16]}")
         return report
@@ -121,16 +134,16 @@ class Releases:
         return MAX_SMALL_FILE + 8 * descriptor.parameters.ciphertext_bytes
 
 
-def fetch_release(publication: Publication, ctx: str, limit: int) -> dict[str, bytes]:
-    """Every file of the release, each of at most `limit` bytes. Raises MalformedError or SizeLimitError."""
-    listed = publication.release_files(ctx)
+def fetch_release(publication: Publication, ctx: str, limit: int, release: int = 1) -> dict[str, bytes]:
+    """Every file of a release, each of at most `limit` bytes. Raises MalformedError or SizeLimitError."""
+    listed = publication.release_files(ctx, release)
     expected = {*files.FILES, files.CERTIFICATE}
     if set(listed) - {files.START} != expected:
         raise MalformedError(f"the coordinator lists {sorted(listed)} as the release, not {sorted(expected)}")
     for name, size in listed.items():
         if size > limit:
             raise SizeLimitError(f"{name} has {size} bytes, more than a release of this session can have")
-    return {name: publication.release_file(ctx, name, size) for name, size in listed.items()}
+    return {name: publication.release_file(ctx, name, size, release) for name, size in listed.items()}
 
 
 def read_certificate(folder: Path) -> ReleaseCertificate:

@@ -19,6 +19,7 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.plan import Frozen, Hash, Plan
+from secagg.releases import Progress
 from secagg.signing import Signed, Statement
 
 ADAPTER = "adapter_model.safetensors"
@@ -152,6 +153,7 @@ class ReleaseCertificate(Certificate):
     committee_note: Short
     error_max: int
     error_bound: int
+    progress: Progress | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
     def purpose(cls) -> str:

@@ -25,10 +25,12 @@ from secagg.descriptor import (
     SignedDescriptor,
     quorum,
 )
+from secagg.digits import Sums
 from secagg.encodings.registry import encoding_of
 from secagg.errors import HashMismatch, MalformedError, OpeningError, ProtocolViolation, ShareError, TooFewContributions
 from secagg.evidence import ShareAnswer
 from secagg.messages import (
+    MAX_RELEASES,
     Candidate,
     FinalSet,
     SetMember,
@@ -59,6 +61,7 @@ class SessionSpec(Frozen):
     corrupt_keyholders: int = Field(ge=0, default=1)
     upload_seconds: int = Field(ge=1)
     expiry_seconds: int = Field(ge=2)
+    releases: int = Field(ge=1, le=MAX_RELEASES, default=1)
     audit: AuditReserve | None = None
     client_noise: ClientNoise | None = None
 
@@ -96,6 +99,7 @@ def create_session(
             corrupt_keyholders=spec.corrupt_keyholders,
             threshold=quorum(len(committee), spec.corrupt_keyholders),
             coordinator=signer.identity.pem,
+            releases=spec.releases,
             round=round_,
             created_at=now,
             upload_deadline=now + spec.upload_seconds,
@@ -108,14 +112,16 @@ def create_session(
     return SignedDescriptor(descriptor=signer.sign(descriptor))
 
 
-def fix_candidate(signer: Signer, descriptor: Descriptor, uploads: Sequence[SignedUpload], now: int) -> SignedCandidate:
-    """The candidate set over all stored uploads (protocol.md §8.1). Raises TooFewContributions below n_min."""
+def fix_candidate(
+    signer: Signer, descriptor: Descriptor, uploads: Sequence[SignedUpload], now: int, release: int = 1
+) -> SignedCandidate:
+    """The candidate set of a release over these uploads (protocol.md §8.1). Raises TooFewContributions below n_min."""
     members = sorted(
         (SetMember(client=upload.statement.client, upload_root=upload.statement.upload_root) for upload in uploads),
         key=lambda member: member.client,
     )
     check_members(descriptor, members)
-    return signer.sign(Candidate(ctx=descriptor.ctx, release=1, members=tuple(members), fixed_at=now))
+    return signer.sign(Candidate(ctx=descriptor.ctx, release=release, members=tuple(members), fixed_at=now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +253,11 @@ def _agrees(threshold: int, points: Mapping[int, bytes], share: ShareAnswer) -> 
 
 def mean_change(descriptor: Descriptor, final: FinalSet, opening: Opening) -> NDArray[np.float32]:
     """The decoded weighted mean of the members' vectors, shape [L] (protocol.md §2.4, §9.3)."""
-    weights = [descriptor.weights[member.client] for member in final.members]
+    return mean_of(descriptor, [member.client for member in final.members], opening.sums)
+
+
+def mean_of(descriptor: Descriptor, clients: Sequence[str], sums: Sums) -> NDArray[np.float32]:
+    """The same from the integer sums [L] over `clients`, by fingerprint; their order changes nothing."""
+    weights = [descriptor.weights[client] for client in clients]
     weight_sum = None if all(weight == 1.0 for weight in weights) else math.fsum(weights)
-    return descriptor.quantiser.decode_mean(opening.sums, len(weights), weight_sum)
+    return descriptor.quantiser.decode_mean(sums, len(weights), weight_sum)

@@ -13,7 +13,7 @@ from secagg.encodings.layout import Layout
 from secagg.encodings.registry import encoding_of
 from secagg.errors import EndorsementInvalid, MalformedError, RoleViolation, SecaggError, VerificationError
 from secagg.identity import Identity, Role, identify
-from secagg.messages import Seconds, SignedApproval, SignedOffer
+from secagg.messages import MAX_RELEASES, Seconds, SignedApproval, SignedOffer
 from secagg.parameters import MAX_LIMBS, SealedParameters
 from secagg.plan import Frozen, Hash, Plan
 from secagg.rounds import Previous, Round, round_steps
@@ -84,7 +84,7 @@ class Descriptor(Statement):
     corrupt_keyholders: int = Field(ge=0)
     threshold: int = Field(ge=1)
     coordinator: Pem
-    releases: Literal[1] = 1
+    releases: int = Field(ge=1, le=MAX_RELEASES, default=1)
     round: Round | None = Field(default=None, exclude_if=lambda value: value is None)
     created_at: Seconds
     upload_deadline: Seconds
@@ -166,7 +166,7 @@ class Descriptor(Statement):
             noise_multiplier=noise.noise_multiplier,
             colluders=noise.colluders,
             delta=noise.delta,
-            releases=self.rounds * self.releases,
+            releases=self.client_releases,
         )
 
     @cached_property
@@ -248,12 +248,30 @@ class Descriptor(Statement):
             if encoding.equal_weights:
                 raise MalformedError(f"{encoding.name} counts clients, which noise makes meaningless: leave it out")
             self.noise_grid.check_ratio()
-            self.noise_grid.epsilon(self.rounds * self.releases)
+            self.noise_grid.epsilon(self.client_releases)
+        if self.releases > 1:
+            self._check_releases()
         if self.rounds > 1:
             encoding.check_rounds()
             round_steps(self.plan.training.steps, self.number, self.rounds)
         if self.parameters.security_bits != self.ring.security_bits:
             raise MalformedError("ring.security_bits is not what the parameter table says")
+
+    def _check_releases(self) -> None:
+        """What does not go together with several releases (protocol.md §8.7)."""
+        if self.releases * self.n_min > len(self.roster):
+            raise MalformedError(
+                f"{self.releases} releases of at least n_min = {self.n_min} clients each need a roster of "
+                f"{self.releases * self.n_min}; it has {len(self.roster)}"
+            )
+        if self.round is not None:
+            raise MalformedError(
+                "a series of rounds has one release a session: the next round would not know where it starts"
+            )
+        if self.audit is not None:
+            raise MalformedError(
+                "an audit reserve goes with one release: what an audit reports is of all that was trained in a session"
+            )
 
 
 def quorum(holders: int, corrupt: int) -> int:

@@ -34,6 +34,7 @@ from secagg.messages import (
 )
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
+from secagg.releases import ReleasedSets, check_disjoint, check_earlier
 from secagg.sets import check_candidate, check_final, check_members, check_peers, check_upload, verify_endorsements
 from secagg.signing import Signer
 
@@ -111,17 +112,20 @@ class KeyHolder:
         evidence: Iterable[MemberEvidence],
         peers: Sequence[SignedEndorsement],
         now: int,
+        earlier: Sequence[ReleasedSets] = (),
     ) -> SignedEndorsement:
         """Check the candidate set and every member's own signature and box, then endorse it once (protocol.md §8.2).
 
         `peers` are the endorsements of the committee so far, this key-holder's own among them after a restore
-        from a backup: one for another set stops everything.
+        from a backup: one for another set stops everything. `earlier` are the sets of all releases before (§8.7.2).
         Raises ProtocolViolation, VerificationError, PolicyViolation, SessionClosed or ConflictError.
         """
         self._check_open(descriptor, now)
         candidate = signed.verify(descriptor.coordinator_identity)
         check_candidate(descriptor, candidate)
         self._check_clock(descriptor, candidate, now)
+        check_earlier(descriptor, candidate, earlier)
+        self._check_recorded(descriptor, [*(sets.candidate.statement for sets in earlier), candidate])
         check_peers(descriptor, peers, stage="candidate", release=candidate.release, digest=candidate.digest)
         self.policy.check_institutions((member.client for member in candidate.members), "candidate set")
         complaints = list[Complaint]()
@@ -136,6 +140,9 @@ class KeyHolder:
             holder=self.signer.identity.fingerprint,
             complaints=tuple(complaints),
         )
+        if descriptor.releases > 1:
+            self.journal.record(_candidate_slot(descriptor, candidate.release), signed.to_bytes())
+            self._check_recorded(descriptor, [candidate])
         return self._endorse_once(endorsement)
 
     def answer_degree_check(
@@ -161,6 +168,7 @@ class KeyHolder:
             return _load_degree_answer(stored, candidate.digest)
         self._check_open(descriptor, now)
         self._check_endorsed(candidate)
+        self._check_recorded(descriptor, [candidate])
         self.policy.check_institutions((member.client for member in candidate.members), "candidate set")
         coefficients = challenge(candidate)
         values = np.zeros((len(candidate.members), BLINDINGS), dtype="<u4")
@@ -194,6 +202,7 @@ class KeyHolder:
         chosen = final.verify(descriptor.coordinator_identity)
         check_candidate(descriptor, fixed)
         check_final(descriptor, fixed, chosen, answers, degree_answers)
+        self._check_recorded(descriptor, [fixed])
         check_peers(descriptor, peers, stage="final", release=chosen.release, digest=chosen.digest)
         self.policy.check_institutions((member.client for member in chosen.members), "final set")
         endorsement = Endorsement(
@@ -253,6 +262,23 @@ class KeyHolder:
         approved = self.journal.get(f"approval/{self._own_offer(descriptor)}")
         if approved is None or approved.decode() != descriptor.ctx:
             raise PolicyViolation("this key-holder has not approved the session")
+
+    def _check_recorded(self, descriptor: Descriptor, shown: Sequence[Candidate]) -> None:
+        """Raise ConflictError when what is shown contradicts the candidate sets endorsed here (protocol.md §8.7.2)."""
+        if descriptor.releases == 1:
+            return  # the endorsement itself is the record
+        by_number, others = {candidate.release: candidate for candidate in shown}, list[Candidate]()
+        for number in range(1, descriptor.releases + 1):
+            raw = self.journal.get(_candidate_slot(descriptor, number))
+            recorded = None if raw is None else SignedCandidate.parse(raw).statement
+            if recorded is None:
+                continue
+            if number not in by_number:
+                others.append(recorded)
+            elif recorded.digest != by_number[number].digest:
+                raise ConflictError(f"already endorsed another set for release {number}; the coordinator showed two")
+        for candidate in shown:
+            check_disjoint(candidate, others)
 
     @staticmethod
     def _check_clock(descriptor: Descriptor, candidate: Candidate, now: int) -> None:
@@ -348,6 +374,10 @@ def _load_degree_answer(stored: bytes, candidate_digest: str) -> SignedDegreeAns
     if signed.statement.candidate_digest != candidate_digest:
         raise ConflictError("the degree check of this release was answered for another set; nothing more is answered")
     return signed
+
+
+def _candidate_slot(descriptor: Descriptor, release: int) -> str:
+    return f"candidate/{descriptor.ctx}/{release}"
 
 
 def _pack_answer(share: bytes, signed: SignedShareSum) -> bytes:

@@ -11,6 +11,8 @@ from secagg.signing import Signed, Statement
 
 Seconds = Annotated[int, Field(ge=0, le=1 << 40)]
 ReleaseNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+MAX_RELEASES = 100
+"""Of one session (protocol.md §8.7)."""
 HexBytes = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=8192)]
 
 

@@ -63,7 +63,7 @@ class Anchors(Frozen):
     `required_institutions` is how many of the pinned `institutions` must be on the roster and in every set.
     `assumed_corrupt_clients` forces both n_min and `required_institutions` to at least that plus two: unpinned members
     may be inventions, so two honest ones must be among the pinned. Empty hash lists allow any: only an auditor may
-    leave them so.
+    leave them so. `max_releases` is how many cohorts a session may release one after another (protocol.md §8.7).
     """
 
     protocols: tuple[Literal["sealed"], ...] = ("sealed",)
@@ -74,6 +74,7 @@ class Anchors(Frozen):
     required_institutions: int = Field(ge=2)
     assumed_corrupt_clients: int = Field(ge=0, default=1)
     n_min: int = Field(ge=2)
+    max_releases: int = Field(ge=1, default=1)
     base_model_hashes: tuple[Hash, ...] = ()
     adapter_schema_hashes: tuple[Hash, ...] = ()
 
@@ -107,6 +108,11 @@ class Anchors(Frozen):
             )
         if descriptor.n_min < self.n_min:
             raise PolicyViolation(f"n_min is {descriptor.n_min}, at least {self.n_min} is asked for")
+        if descriptor.releases > self.max_releases:
+            raise PolicyViolation(
+                f"the session allows {descriptor.releases} releases, {self.max_releases} is the most here: each opens "
+                "the sum of a smaller cohort. To accept that, set max_releases"
+            )
         self.check_institutions(descriptor.clients, "roster")
         check_colluders(descriptor.client_noise, self.assumed_corrupt_clients)
         plan = descriptor.plan
@@ -190,7 +196,6 @@ class Policy(Anchors, TrainingLimits):
     nothing, unless the institution agrees that part of its records is left out and canaries are trained on.
     """
 
-    max_releases: int = Field(ge=1, default=1)
     max_rounds: int = Field(ge=1, default=1)
     base_model_hashes: tuple[Hash, ...] = Field(min_length=1)
     adapter_schema_hashes: tuple[Hash, ...] = Field(min_length=1)
@@ -202,8 +207,6 @@ class Policy(Anchors, TrainingLimits):
         self.check_parties(descriptor)
         if descriptor.protocol not in self.protocols:
             raise PolicyViolation(f"protocol {descriptor.protocol} is not among {', '.join(self.protocols)}")
-        if descriptor.releases > self.max_releases:
-            raise PolicyViolation(f"{descriptor.releases} releases, the policy allows {self.max_releases}")
         if descriptor.rounds > self.max_rounds:
             raise PolicyViolation(
                 f"the session is one of {descriptor.rounds} rounds, the policy allows {self.max_rounds}: more rounds "

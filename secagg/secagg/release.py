@@ -29,23 +29,30 @@ from secagg.certificate import (
     names,
     parse_certificate,
 )
-from secagg.coordinator import OpenedSum, Settlement, mean_change
+from secagg.coordinator import OpenedSum, Settlement, mean_of
 from secagg.degree import DegreeCheck
 from secagg.descriptor import Descriptor, SignedDescriptor
+from secagg.digits import Sums
 from secagg.encodings.registry import encoding_of
 from secagg.errors import MalformedError
 from secagg.messages import SignedCandidate, SignedEndorsement, SignedUpload
 from secagg.model_card import model_card
 from secagg.plan import Plan
 from secagg.privacy import guarantee_in_words
+from secagg.releases import Progress, joined, members_so_far, number_in_words
 from secagg.rounds import check_start, resumed
 from secagg.sets import complaints_by_client, remaining_members
 from secagg.signing import Signer
 
+RUNNING_SUMS = "running_sums"
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseParts:
-    """What the coordinator has when the sum is open."""
+    """What the coordinator has when the sum is open.
+
+    In a session of several releases, `progress` says which this is, and `before` [L] holds the sums of those before it.
+    """
 
     session: SignedDescriptor
     uploads: tuple[SignedUpload, ...]
@@ -57,13 +64,23 @@ class ReleaseParts:
     start: bytes | None
     timeline: tuple[TimelineEvent, ...]
     released_at: int
+    progress: Progress | None = None
+    before: Sums | None = None
+
+    @property
+    def running_sums(self) -> Sums:
+        """The integer sums [L] of all releases of the session so far (protocol.md §9.4)."""
+        return joined(self.before, self.opened.opening.sums)
 
 
 def adapter_file(descriptor: Descriptor, parts: ReleaseParts) -> bytes:
-    """`adapter_model.safetensors`: what the plan's encoding makes of the mean vector, float32, by PEFT key."""
-    final = parts.settlement.final.statement
+    """`adapter_model.safetensors`: what the plan's encoding makes of the mean vector, float32, by PEFT key.
+
+    With several releases, the mean over the members of all so far, decoded once from the sum of their sums (§9.4).
+    """
+    clients = members_so_far(parts.progress, parts.settlement.final.statement)
     plan = plan_of(descriptor, parts.start)
-    return save_adapter(plan, mean_change(descriptor, final, parts.opened.opening), len(final.members))
+    return save_adapter(plan, mean_of(descriptor, clients, parts.running_sums), len(clients))
 
 
 def plan_of(descriptor: Descriptor, start: bytes | None) -> Plan:
@@ -80,7 +97,10 @@ def save_adapter(plan: Plan, mean: NDArray[np.float32], contributors: int) -> by
 
 
 def opening_file(parts: ReleaseParts) -> bytes:
-    """`opening.safetensors`: ciphertext_sum uint8 [blocks, block_bytes], key_sum int64 [N], share_<index> uint8."""
+    """`opening.safetensors`: ciphertext_sum uint8 [blocks, block_bytes], key_sum int64 [N], share_<index> uint8.
+
+    And `running_sums` [L], in a session of several releases.
+    """
     tensors: dict[str, NDArray[Any]] = {
         "ciphertext_sum": np.stack([np.frombuffer(block, np.uint8) for block in parts.total.blocks()]),
         "key_sum": parts.opened.key_sum.astype(np.int64),
@@ -88,6 +108,8 @@ def opening_file(parts: ReleaseParts) -> bytes:
     for share in parts.opened.shares:
         index = share.signed.statement.index
         tensors[f"share_{index:03d}"] = np.frombuffer(share.share, np.uint8)
+    if parts.progress is not None:
+        tensors[RUNNING_SUMS] = np.ascontiguousarray(parts.running_sums)
     return save(tensors)
 
 
@@ -97,6 +119,14 @@ def load_tensors(raw: bytes, name: str) -> dict[str, NDArray[Any]]:
         return load(raw)
     except Exception as error:
         raise MalformedError(f"{name} is not a safetensors file: {type(error).__name__}") from error
+
+
+def running_sums(opening: bytes) -> Sums:
+    """`running_sums` of an `opening.safetensors` (protocol.md §10.2a). Raises MalformedError."""
+    found = load_tensors(opening, OPENING).get(RUNNING_SUMS)
+    if found is None or found.dtype not in (np.uint32, np.uint64) or found.ndim != 1:
+        raise MalformedError(f"{OPENING}: tensor {RUNNING_SUMS} is missing or of another type or shape")
+    return found
 
 
 def adapter_config_file(plan: Plan) -> bytes:
@@ -137,12 +167,15 @@ def excluded_members(descriptor: Descriptor, parts: ReleaseParts) -> tuple[Exclu
     final = {member.client for member in parts.settlement.final.statement.members}
     uploaded = {upload.statement.client for upload in parts.uploads}
     accused = complaints_by_client(answer.statement for answer in parts.settlement.answers)
+    earlier = _earlier_places(parts.progress)
     culprits = degree_check(descriptor, parts).left_out
     reasons = list[Excluded]()
     for fingerprint, identity in sorted(descriptor.clients.items()):
         if fingerprint in final:
             continue
-        if fingerprint in accused:
+        if fingerprint in earlier:
+            reason = earlier[fingerprint]
+        elif fingerprint in accused:
             why = ", ".join(
                 f"{descriptor.holder(holder)[1].title}: {reason}" for holder, reason in accused[fingerprint].items()
             )
@@ -157,6 +190,16 @@ def excluded_members(descriptor: Descriptor, parts: ReleaseParts) -> tuple[Exclu
     return tuple(reasons)
 
 
+def _earlier_places(progress: Progress | None) -> dict[str, str]:
+    """Where those are who were candidates of an earlier release, by fingerprint."""
+    places = dict[str, str]()
+    for one in progress.earlier if progress is not None else ():
+        number = one.sets.candidate.statement.release
+        places |= {member.client: f"left out of release {number}" for member in one.sets.candidate.statement.members}
+        places |= {member.client: f"in release {number}" for member in one.sets.final.statement.members}
+    return places
+
+
 def committee_note(descriptor: Descriptor) -> str:
     """What the committee's size assumes, in words."""
     m, t, f = len(descriptor.committee), descriptor.threshold, descriptor.corrupt_keyholders
@@ -165,11 +208,23 @@ def committee_note(descriptor: Descriptor) -> str:
     return f"{t} of {m} key-holders; holds with up to {f} corrupt"
 
 
-def privacy_note(descriptor: Descriptor, uploads: tuple[SignedUpload, ...]) -> str:
+def privacy_note(descriptor: Descriptor, uploads: tuple[SignedUpload, ...], progress: Progress | None = None) -> str:
     """The guarantee in words, by the weakest of the members' statements; it is that of all rounds together."""
     note = guarantee_in_words([upload.statement.privacy for upload in uploads], descriptor.rounds)
     grid = descriptor.noise_grid
-    return note if grid is None else f"{note} {grid.guarantee_in_words(descriptor.rounds * descriptor.releases)}"
+    if grid is not None:
+        note = f"{note} {grid.guarantee_in_words(descriptor.client_releases)}"
+    return note if progress is None else f"{note} {_releases_note(descriptor, progress)}"
+
+
+def _releases_note(descriptor: Descriptor, progress: Progress) -> str:
+    """What several releases mean for the guarantee (protocol.md §8.7.5)."""
+    return (
+        f"This is {number_in_words(descriptor, progress.number)}: each institution is in one of them at most, so their "
+        "epsilons do not add up. The adapter is the mean over the members of all releases so far; the sum of each "
+        "cohort is published by itself, and who was in which cohort is public. The guarantee above is by the "
+        "statements of this release's members."
+    )
 
 
 def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseCertificate:
@@ -202,11 +257,12 @@ def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseC
         security_note=parameters.security_note,
         error_max=int(parts.opened.opening.error_max),
         error_bound=parameters.error_bound(len(final.members)),
-        privacy_note=privacy_note(descriptor, kept),
+        privacy_note=privacy_note(descriptor, kept, parts.progress),
         timeline=parts.timeline,
         software=software,
         files={},
         released_at=parts.released_at,
+        progress=parts.progress,
     )
 
 
@@ -214,8 +270,15 @@ def sealed_card(certificate: ReleaseCertificate) -> bytes:
     """The model card of a `sealed` release."""
     descriptor = certificate.session.descriptor.statement
     rounds = "one round" if descriptor.round is None else descriptor.round.title
+    how = f"under encryption in {rounds}"
+    if (progress := certificate.progress) is not None:
+        total = len(members_so_far(progress, certificate.final.statement))
+        how = (
+            f"under encryption in {number_in_words(descriptor, progress.number)} of its session, and averaged with "
+            f"those of the releases before it: {total} institutions in all"
+        )
     audit = descriptor.audit.summary if descriptor.audit is not None else ""
-    return model_card(certificate, f"under encryption in {rounds}", audit)
+    return model_card(certificate, how, audit)
 
 
 def build_release(

@@ -22,6 +22,7 @@ from secagg.messages import (
 )
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
+from secagg.releases import ReleasedSets
 from secagg.signing import Signer
 
 
@@ -52,8 +53,9 @@ class Guarding(Protocol):
         evidence: Iterable[MemberEvidence],
         peers: Sequence[SignedEndorsement],
         now: int,
+        earlier: Sequence[ReleasedSets] = (),
     ) -> SignedEndorsement:
-        """Accept C."""
+        """Accept C, after the releases before it."""
 
     def answer_degree_check(
         self,

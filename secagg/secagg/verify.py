@@ -6,7 +6,7 @@ prose of README.md and report.html is taken as the coordinator's word, bound by 
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from secagg.canonical import pretty_bytes
 from secagg.certificate import ReleaseCertificate
 from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor
+from secagg.digits import Sums
 from secagg.errors import (
     HashMismatch,
     MalformedError,
@@ -31,6 +32,7 @@ from secagg.evidence import ShareAnswer
 from secagg.merkle import leaf_hash, root_of
 from secagg.messages import Upload
 from secagg.policy import Anchors
+from secagg.releases import check_progress, members_so_far, number_in_words, sums_before
 from secagg.rounds import check_follows
 from secagg.sets import check_candidate, check_final, check_upload, verify_endorsements
 
@@ -38,17 +40,24 @@ ReadUpload = Callable[[str, int], Iterable[bytes]]
 
 NOT_LINKED = "the sum is NOT linked to the uploads: run again with the stored uploads to add them"
 NOT_CHAINED = "the rounds before are NOT checked: run again with their releases to follow the series from its start"
-NOTES = frozenset({NOT_LINKED, NOT_CHAINED})
+NOT_JOINED = (
+    "the releases before are NOT checked: run again with them (--earlier) to see that the running mean is made of them"
+)
+NOTES = frozenset({NOT_LINKED, NOT_CHAINED, NOT_JOINED})
 """Among the checks of a report: not those that held, but those that could not be made."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """What was checked, in order, in words; `linked` says whether the uploads were added again."""
+    """What was checked, in order, in words; `linked` says whether the uploads were added again.
+
+    `before` [L] are the sums that the adapter holds beside those opened here: of the session's releases before.
+    """
 
     certificate: ReleaseCertificate
     checks: tuple[str, ...]
     linked: bool
+    before: Sums | None = field(default=None, repr=False)
 
 
 def verify_release(
@@ -59,7 +68,8 @@ def verify_release(
 ) -> VerificationReport:
     """Verify a release given as name -> bytes of every file in its folder.
 
-    `earlier` holds the releases of all rounds before it, in order, to be verified as well, and to follow each other.
+    `earlier` holds the releases of all rounds before it, or those of the same session before it, in order: to be
+    verified as well, and to follow each other.
 
     `read_upload(client fingerprint, block size)` yields the stored ciphertext of a member block by block, or raises.
     Raises a SecaggError that names the first thing that is wrong.
@@ -76,16 +86,21 @@ def verify_release(
     checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
     checks.append(certificate.degree_check.in_words)
     if descriptor.noise_grid is not None:
-        spent = descriptor.noise_grid.epsilon(descriptor.rounds * descriptor.releases)
+        spent = descriptor.noise_grid.epsilon(descriptor.client_releases)
         checks.append(
             f"every member signed for its share of the client-level noise: epsilon {spent:.4g}, computed anew"
         )
-    total = _check_opening(content, certificate, descriptor)
+    total, before = _check_opening(content, certificate, descriptor)
     checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")
-    if earlier:
+    checks += _progress_in_words(certificate, descriptor)
+    if descriptor.releases > 1 and earlier:
+        checks.append(_check_releases(certificate, anchors, before, earlier))
+    elif earlier:
         checks.append(_check_series(descriptor, anchors, earlier))
     elif descriptor.previous is not None:
         checks.append(NOT_CHAINED)
+    elif before is not None:
+        checks.append(NOT_JOINED)
     if certificate.evaluation is not None:
         checks.append("the evaluation on public data is the coordinator's word; run `secagg evaluate` to repeat it")
     if read_upload is None:
@@ -93,7 +108,56 @@ def verify_release(
     else:
         _check_link(certificate, descriptor, uploads, total, read_upload)
         checks.append(f"{len(certificate.final.statement.members)} uploads were hashed and added again")
-    return VerificationReport(certificate=certificate, checks=tuple(checks), linked=read_upload is not None)
+    return VerificationReport(
+        certificate=certificate, checks=tuple(checks), linked=read_upload is not None, before=before
+    )
+
+
+def _progress_in_words(certificate: ReleaseCertificate, descriptor: Descriptor) -> list[str]:
+    """What was checked of the releases of one session."""
+    progress = certificate.progress
+    if progress is None:
+        return []
+    members = members_so_far(progress, certificate.final.statement)
+    return [
+        f"{number_in_words(descriptor, progress.number)}; no client is in two of them, and each was endorsed by "
+        f"{descriptor.threshold} or more key-holders: {len(members)} members so far",
+        "the order of arrival is the coordinator's word",
+    ]
+
+
+def _check_releases(
+    certificate: ReleaseCertificate, anchors: Anchors, before: Sums | None, earlier: Sequence[Mapping[str, bytes]]
+) -> str:
+    """Verify the releases of the same session before this one, and that the running sums are made of theirs (§10.3a).
+
+    Raises what `verify_release` raises of one of them, ProtocolViolation or VerificationError.
+    """
+    listed = () if certificate.progress is None else certificate.progress.earlier
+    if len(earlier) != len(listed):
+        raise ProtocolViolation(f"{len(earlier)} earlier releases are given, {len(listed)} were before")
+    running: Sums | None = None
+    for place, (content, named) in enumerate(zip(earlier, listed, strict=True), 1):
+        try:
+            report = verify_release(content, anchors)
+        except SecaggError as error:
+            raise type(error)(f"earlier release {place} of {len(earlier)}: {error}") from error
+        found = report.certificate
+        if found.ctx != certificate.ctx or found.final.statement.digest != named.sets.final.statement.digest:
+            raise ProtocolViolation(f"earlier release {place} of {len(earlier)} is not the one that was before")
+        if hashlib.sha256(content[files.OPENING]).hexdigest() != named.opening_sha256:
+            raise HashMismatch(f"earlier release {place} was opened in another way than the certificate says")
+        _check_joined(report.before, running, place)
+        running = release.running_sums(content[files.OPENING])
+    _check_joined(before, running, len(earlier) + 1)
+    return f"{len(earlier)} earlier releases hold as well, and the running mean is made of them and this one, exactly"
+
+
+def _check_joined(before: Sums | None, running: Sums | None, place: int) -> None:
+    """The sums that release `place` says were before it are those that the one before it ended with."""
+    same = before is running if before is None or running is None else np.array_equal(before, running)
+    if not same:
+        raise VerificationError(f"the running sums of release {place} are not those of the release before and its own")
 
 
 def _check_series(descriptor: Descriptor, anchors: Anchors, earlier: Sequence[Mapping[str, bytes]]) -> str:
@@ -164,6 +228,7 @@ def _check_sets(certificate: ReleaseCertificate, descriptor: Descriptor, anchors
     final = certificate.final.verify(descriptor.coordinator_identity)
     check_candidate(descriptor, candidate)
     check_final(descriptor, candidate, final, certificate.candidate_endorsements, certificate.degree_answers)
+    check_progress(descriptor, certificate.progress, candidate, final)
     verify_endorsements(
         descriptor, certificate.final_endorsements, stage="final", release=final.release, digest=final.digest
     )
@@ -175,8 +240,13 @@ def _check_sets(certificate: ReleaseCertificate, descriptor: Descriptor, anchors
 
 def _check_opening(
     content: Mapping[str, bytes], certificate: ReleaseCertificate, descriptor: Descriptor
-) -> Accumulator:
+) -> tuple[Accumulator, Sums | None]:
+    """The published sum, and the sums of the releases before this one."""
     opened, total = read_opening(content[files.OPENING], certificate)
+    before = None
+    if certificate.progress is not None:
+        running = release.running_sums(content[files.OPENING])
+        before = sums_before(running, opened.opening.sums, certificate.progress.number)
     parts = release.ReleaseParts(
         session=certificate.session,
         uploads=certificate.uploads,
@@ -188,9 +258,11 @@ def _check_opening(
         start=content.get(files.START),
         timeline=certificate.timeline,
         released_at=certificate.released_at,
+        progress=certificate.progress,
+        before=before,
     )
     _check_statements(content, certificate, descriptor, parts)
-    return total
+    return total, before
 
 
 def read_opening(raw: bytes, certificate: ReleaseCertificate) -> tuple[OpenedSum, Accumulator]:
@@ -204,7 +276,10 @@ def read_opening(raw: bytes, certificate: ReleaseCertificate) -> tuple[OpenedSum
         ShareAnswer(signed=signed, share=_array(tensors, f"share_{signed.statement.index:03d}", np.uint8, 1).tobytes())
         for signed in certificate.share_sums
     )
-    if set(tensors) != {"ciphertext_sum", "key_sum", *(f"share_{s.signed.statement.index:03d}" for s in shares)}:
+    expected = {"ciphertext_sum", "key_sum", *(f"share_{s.signed.statement.index:03d}" for s in shares)}
+    if certificate.progress is not None:
+        expected.add(release.RUNNING_SUMS)
+    if set(tensors) != expected:
         raise MalformedError(f"{files.OPENING} holds other tensors than the certificate's share sums need")
     total = Accumulator(descriptor.parameters)
     total.add([block.tobytes() for block in _array(tensors, "ciphertext_sum", np.uint8, 2)])
@@ -235,7 +310,7 @@ def _check_statements(
         ("security_note", certificate.security_note, parameters.security_note),
         ("error_max", certificate.error_max, int(parts.opened.opening.error_max)),
         ("error_bound", certificate.error_bound, parameters.error_bound(len(final.members))),
-        ("privacy_note", certificate.privacy_note, release.privacy_note(descriptor, kept)),
+        ("privacy_note", certificate.privacy_note, release.privacy_note(descriptor, kept, parts.progress)),
     )
     for name, stated, found in derived:
         if stated != found:

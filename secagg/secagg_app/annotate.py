@@ -86,6 +86,7 @@ def own_anchors(signed: SignedRelease, signer: Signer) -> Anchors:
         required_institutions=min(descriptor.n_min, len(clients)),
         assumed_corrupt_clients=0,
         n_min=descriptor.n_min,
+        max_releases=descriptor.releases,
     )
 
 

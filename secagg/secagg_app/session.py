@@ -17,7 +17,6 @@ from secagg.certificate import ADAPTER, CERTIFICATE, parse_certificate
 from secagg.ckks.certificate import TRUST_NOTE
 from secagg.ckks.descriptor import CkksDescriptor, CkksSpec, SignedCkksDescriptor, create_ckks_session, is_ckks
 from secagg.ckks.messages import SignedKeyOffer
-from secagg.ckks.parameters import SECURITY_BITS as CKKS_BITS
 from secagg.client_noise.session import NoisySession
 from secagg.client_noise.setting import ClientNoise
 from secagg.coordinator import SessionSpec, create_session
@@ -33,7 +32,7 @@ from secagg.masked.descriptor import (
     create_masked_session,
     is_masked,
 )
-from secagg.messages import SignedOffer
+from secagg.messages import MAX_RELEASES, SignedOffer
 from secagg.plan import Frozen, Plan
 from secagg.policy import adapter_schema_hash, check_authority
 from secagg.privacy import unit_in_words
@@ -68,7 +67,8 @@ class CommitteeEntry(Frozen):
 class SessionConfig(Frozen):
     """`session.toml`: what the operator decides. Times run from the moment the session is created.
 
-    `rounds` shares the plan's steps among so many sessions; each but the first is made with `--continue`.
+    `rounds` shares the plan's steps among so many sessions; each but the first is made with `--continue`. `releases` is
+    how many cohorts may be released one after another while clients still arrive.
     """
 
     protocol: Literal["sealed"] = "sealed"
@@ -80,6 +80,7 @@ class SessionConfig(Frozen):
     n_max: int = Field(ge=2)
     bits: int = Field(ge=2, le=24, default=16)
     rounds: int = Field(ge=1, le=MAX_ROUNDS, default=1)
+    releases: int = Field(ge=1, le=MAX_RELEASES, default=1)
     upload_minutes: float = Field(gt=0)
     expiry_minutes: float = Field(gt=0)
     audit: AuditReserve | None = None
@@ -94,6 +95,7 @@ class SessionConfig(Frozen):
             corrupt_keyholders=self.corrupt_keyholders,
             upload_seconds=max(1, round(60 * self.upload_minutes)),
             expiry_seconds=max(2, round(60 * self.expiry_minutes)),
+            releases=self.releases,
             audit=self.audit,
             client_noise=self.client_noise,
         )
@@ -165,11 +167,13 @@ def session() -> None:
 @click.option("--out", required=True, type=FILE, help="Where the signed descriptor goes.")
 @click.option("--continue", "earlier", type=click.Path(file_okay=False, path_type=Path), metavar="RELEASE",
               help="The round before, released: make the session of the next round.")  # fmt: skip
-def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> None:
+@click.option("--releases", type=click.IntRange(1, MAX_RELEASES), help="Instead of `releases` in CONFIG.")
+def create(config: Path, identity: Path, out: Path, earlier: Path | None, releases: int | None) -> None:
     """Put a session together from CONFIG (TOML) and sign it as the coordinator.
 
     `protocol = "masked"` in CONFIG makes a session without key-holders, "ckks" one with a single key-holder; the
-    default is "sealed".
+    default is "sealed". With --releases K, a sealed session releases up to K cohorts of at least n_min clients one
+    after another, as they arrive.
     """
     party = load_identity(identity)
     if party.identity.role is not Role.COORDINATOR:
@@ -180,12 +184,14 @@ def create(config: Path, identity: Path, out: Path, earlier: Path | None) -> Non
     if (protocol := plain.get("protocol")) in {"masked", "ckks"}:
         if earlier is not None:
             raise ConfigError(f"{config}: {protocol} sessions do not go on from another; --continue is for sealed ones")
+        if releases is not None:
+            raise ConfigError(f"{config}: {protocol} sessions have one release; --releases is for sealed ones")
         other = _create_other(plain, config, party)
         write_atomic(out, pretty_bytes(other), PUBLIC_FILE)
         click.echo(f"{out}: {protocol} session {other.statement.ctx}")
         _echo_ratio(other.statement)
         return
-    wanted = check_config(plain, SessionConfig, config)
+    wanted = check_config(plain if releases is None else {**plain, "releases": releases}, SessionConfig, config)
     now = int(time.time())
     roster = _roster(wanted.roster)
     committee = [
@@ -328,12 +334,21 @@ def describe(descriptor: Descriptor) -> Shown:
         "upload bytes": descriptor.parameters.ciphertext_bytes,
         "n_min": descriptor.n_min,
         "n_max": descriptor.n_max,
+        **_releases(descriptor),
         "committee": [f"{holder.title} {holder.fingerprint}" for holder in descriptor.holders],
         "quorum": f"{descriptor.threshold} of {len(descriptor.committee)}",
         "corrupt key-holders": f"at most {descriptor.corrupt_keyholders} assumed",
         "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients.values()],
         "uploads until": _utc(descriptor.upload_deadline),
         "expires": _utc(descriptor.expires_at),
+    }
+
+
+def _releases(descriptor: Descriptor) -> Shown:
+    if descriptor.releases == 1:
+        return {}
+    return {
+        "releases": f"up to {descriptor.releases}, one cohort of at least {descriptor.n_min} clients after another",
     }
 
 
@@ -381,9 +396,10 @@ def describe_ckks(descriptor: CkksDescriptor) -> Shown:
         **_described_plan(descriptor.plan, parameters.length),
         **_client_noise(descriptor),
         "protocol": descriptor.protocol,
-        "security bits": CKKS_BITS,
+        "security bits": parameters.ring.security_bits,
+        "ring": parameters.ring.name,
         "scale": f"2^{parameters.scale_log2}",
-        "values in a slot": parameters.limbs,
+        "values in a coefficient": parameters.limbs,
         "n_min": descriptor.n_min,
         "n_max": descriptor.n_max,
         "key-holder": f"{descriptor.holder.title} {descriptor.holder.fingerprint}",

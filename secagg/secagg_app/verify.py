@@ -47,7 +47,8 @@ MAX_FILE_BYTES = 8 << 30
     "--earlier",
     type=FOLDER,
     multiple=True,
-    help="The release of a round before it; repeat, the first round first: verify them too, and that each follows.",
+    help="A release before it, of a round or of the same session; repeat, the first first: verify them too, and that "
+    "each follows.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def verify(release: Path, trust: Path, uploads: Path | None, earlier: tuple[Path, ...], as_json: bool) -> None:

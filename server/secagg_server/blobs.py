@@ -105,6 +105,10 @@ class UploadFiles:
             raise StorageError(f"{path}: is damaged: {len(raw)} bytes are not {count} boxes")
         return tuple(raw[index * size : (index + 1) * size] for index in range(count))
 
+    def erase_boxes(self, client: str) -> None:
+        """Remove the client's boxes."""
+        self._remove(self._path(client, BOXES))
+
     def seal(self, client: str, boxes: tuple[bytes, ...] = ()) -> None:
         """The upload is whole and verified: store its boxes, all of one size, and give it its final name, durably.
 

@@ -12,9 +12,11 @@ class ServerConfig(Frozen):
 
     `release` is the folder that is written when the session is released; with several sessions, each gets a
     folder named by its ctx below it. A session of several rounds puts each into `round-1`, `round-2`, ...: `sessions`
-    then holds all rounds so far. `close_at_uploads` closes a session before its deadline as soon as it has so
-    many uploads. `degree_check_seconds` is how long a key-holder that has not answered the degree check is waited for,
-    once enough have endorsed the set; a release without t + 1 answers says `unchecked` (protocol.md §8.4).
+    then holds all rounds so far. A session of several releases puts each into `release-1`, `release-2`, ...
+    `close_at_uploads` closes a session, or each release but the last of several, before its deadline as soon as it has
+    so many uploads that are in no release yet. `degree_check_seconds` is how long a key-holder that has not answered
+    the degree check is waited for, once enough have endorsed the set; a release without t + 1 answers says `unchecked`
+    (protocol.md §8.4).
     """
 
     listen: Address

@@ -10,8 +10,9 @@ from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
-from secagg_server.session import ServedSession, Waiting
+from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
+from secagg_server.tasks import Waiting
 
 WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY = 5, 60
 RETRY_AFTER = 5
@@ -70,7 +71,7 @@ class Driver:
     def _expire(self, state: SessionState) -> bool:
         """Delete the uploads; a session that is not released ends. False when a release is still to be written."""
         session = self.session
-        if state != SessionState.RELEASED and session.store.release_inputs() is not None:
+        if state == SessionState.CLOSING and session.store.release_inputs() is not None:
             return False
         with session.lock:
             erased = session.files.erase()
@@ -80,7 +81,9 @@ class Driver:
                 return True
             _, reason = session.store.state()
             why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
-            self._move(SessionState.EXPIRED, why, "the session expired; uploads deleted")
+            running = state in (SessionState.OPEN, SessionState.CLOSING)
+            end = SessionState.RELEASED if running and session.published else SessionState.EXPIRED
+            self._move(end, why, "the session expired; uploads deleted")
         return True
 
     def _move(self, state: SessionState, reason: str, what: str) -> None:
@@ -104,28 +107,59 @@ class Driver:
         return False
 
     def _close(self, now: int) -> bool:
+        """Fix the candidate set of the next release, when it is time (protocol.md §8.1, §8.7.1)."""
         session = self.session
-        late = now > session.descriptor.upload_deadline
         with session.lock:
-            full = session.close_at is not None and session.store.count_complete() >= session.close_at
-            if not (late or full):
+            last = now > session.descriptor.upload_deadline or self._nobody_is_left()
+            if not (last or self._is_full()):
                 return False
+            number, placed = session.store.release + 1, session.places()
+            uploads = [one for one in session.store.complete_uploads() if one.statement.client not in placed]
             try:
-                candidate = fix_candidate(
-                    session.host.signer, session.descriptor, session.store.complete_uploads(), now
-                )
+                candidate = fix_candidate(session.host.signer, session.descriptor, uploads, now, number)
             except TooFewContributions as error:
-                if late:
-                    reason = f"{error}. Nothing was opened; uploads are kept until expiry, then deleted"
-                    self._move(SessionState.TOO_FEW, reason, "too few uploads at the deadline; nothing is opened")
-                return late
+                if last:
+                    self._end_without(error, [one.statement.client for one in uploads])
+                return last
             members = len(candidate.statement.members)
-            note = session.note(session.host.signer.identity.title, f"closed the session with {members} uploads")
+            which = f"release {number}" if session.descriptor.releases > 1 else "the session"
+            note = session.note(session.host.signer.identity.title, f"closed {which} with {members} uploads")
             session.store.fix_candidate(candidate, note)
+            self._tried, self._degree_since = frozenset(), None
             session.host.checkpoint("candidate-fixed")
-            session.emit("closing", members=members)
+            session.emit("closing", members=members, **self._which(number))
             session.announce_change()
         return True
+
+    def _is_full(self) -> bool:
+        """Whether what has come is closed now. The last of several releases takes all that still come (§8.7.1)."""
+        session = self.session
+        if session.descriptor.releases == 1:
+            return session.close_at is not None and session.store.count_complete() >= session.close_at
+        return session.store.release + 1 < session.descriptor.releases and session.waiting_uploads() >= session.target
+
+    def _nobody_is_left(self) -> bool:
+        """Whether, with several releases, all of the roster have uploaded: then nothing is waited for."""
+        session = self.session
+        return session.descriptor.releases > 1 and session.store.count_complete() == len(session.descriptor.roster)
+
+    def _which(self, number: int) -> dict[str, int]:
+        """The number of a release for the log, where there are several."""
+        return {"release": number} if self.session.descriptor.releases > 1 else {}
+
+    def _end_without(self, error: TooFewContributions, left: list[str]) -> None:
+        """No further release: the session ends with those before, or with nothing. Who is left over is named."""
+        session = self.session
+        if not session.published:
+            reason = f"{error}. Nothing was opened; uploads are kept until expiry, then deleted"
+            self._move(SessionState.TOO_FEW, reason, "too few uploads at the deadline; nothing is opened")
+            return
+        titles = sorted(session.descriptor.client(client).title for client in left)
+        reason = f"{session.published} of at most {session.descriptor.releases} releases were made"
+        if titles:
+            reason += f"; left over, in none of them: {', '.join(titles)}"
+            session.emit("left-over", clients=titles)
+        self._move(SessionState.RELEASED, reason, f"ended the session with {len(titles)} uploads left over")
 
     def _settle(self, now: int) -> bool:
         session, committee = self.session, len(self.session.descriptor.committee)
@@ -147,13 +181,14 @@ class Driver:
             except TooFewContributions as error:
                 if len(answers) < committee:
                     return False  # another key-holder's answer can still outvote one that complains about everybody
-                self._move(SessionState.TOO_FEW, f"{error}. Nothing was opened", "too few members without complaint")
+                end = SessionState.RELEASED if session.published else SessionState.TOO_FEW
+                self._move(end, f"{error}. Nothing more was opened", "too few members without complaint")
                 return True
             members = len(settlement.final.statement.members)
             note = session.note(session.host.signer.identity.title, f"fixed the final set of {members} members")
             session.store.fix_final(settlement, note)
             session.host.checkpoint("final-fixed")
-            session.emit("final", members=members)
+            session.emit("final", members=members, **self._which(settlement.final.statement.release))
             session.announce_change()
         return True
 
@@ -181,11 +216,32 @@ class Driver:
             session.host.checkpoint("release-fixed")
         files = release_files(session, inputs)
         session.host.checkpoint("release-built")
-        write_folder(session.release_folder, files)
+        number = store.release
+        folder = session.folder_of(number)
+        write_folder(folder, files)
         session.host.checkpoint("release-written")
-        self._move(SessionState.RELEASED, "", "wrote the release")
-        session.emit("released", folder=str(session.release_folder), files=len(files))
+        if session.descriptor.releases == 1:
+            self._move(SessionState.RELEASED, "", "wrote the release")
+        else:
+            self._go_on(number)
+        session.emit("released", folder=str(folder), files=len(files), **self._which(number))
         return True
+
+    def _go_on(self, number: int) -> None:
+        """One of several releases is written: take uploads for the next, if there is one (protocol.md §8.7.1)."""
+        session = self.session
+        # Boxes hold shares of single keys; those of this release are needed by nobody any more.
+        for client, release in session.places().items():
+            if release == number:
+                session.files.erase_boxes(client)
+        with session.lock:
+            last = number == session.descriptor.releases
+            state = SessionState.RELEASED if last else SessionState.OPEN
+            title = session.host.signer.identity.title
+            session.store.publish(number, state, session.note(title, f"wrote release {number}"))
+            session.host.checkpoint(f"state-{state}")
+            session.emit("session", state=state.value, reason=None)
+            session.announce_change()
 
     def _burn(self, error: OpeningError, tried: frozenset[str]) -> bool:
         """With every share at hand there is nothing left to try; before that, one more share may name the liar."""

@@ -12,6 +12,7 @@ import numpy as np
 from secagg.certificate import FILES, TimelineEvent
 from secagg.errors import (
     ConflictError,
+    MalformedError,
     NotReady,
     ProtocolViolation,
     RoleViolation,
@@ -93,6 +94,15 @@ class MaskedSession:
         """The step that messages are taken for."""
         kinds = (AdvertiseRound, ShareRound, UploadRound, ConsistencyRound, UnmaskRound)
         return STEPS[[isinstance(self.stage, kind) for kind in kinds].index(True)]
+
+    def published_folder(self, release: int) -> Path:
+        """The folder of the only release. Raises NotReady before it is written, MalformedError for another number."""
+        if release not in (0, 1):
+            raise MalformedError(f"this session has one release, and no release {release}")
+        state, reason = self.status()
+        if state != SessionState.RELEASED:
+            raise NotReady(f"session {self.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")
+        return self.release_folder
 
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""

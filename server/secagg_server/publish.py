@@ -4,6 +4,7 @@ Everything that depends on the moment is in `ReleaseInputs`, recorded first: fro
 the same bytes, however often the server was killed.
 """
 
+import hashlib
 import os
 import platform
 import shutil
@@ -14,14 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from secagg.accumulate import Accumulator
+from secagg.certificate import OPENING
 from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor, SignedDescriptor
-from secagg.errors import NotReady, StorageError
+from secagg.digits import Sums
+from secagg.errors import HashMismatch, NotReady, StorageError
 from secagg.evidence import ShareAnswer
 from secagg.messages import FinalSet, SignedCandidate
-from secagg.release import ReleaseParts, build_release
+from secagg.release import ReleaseParts, build_release, running_sums
+from secagg.releases import EarlierRelease, Progress
 from secagg.threads import in_ranges
-from secagg_host.durable import fsync_folder, guard, make_folder, write_atomic
+from secagg_host.durable import fsync_folder, guard, make_folder, read_file, write_atomic
 from secagg_server import report
 from secagg_server.blobs import UploadFiles
 from secagg_server.session import ServedSession
@@ -60,6 +64,9 @@ def software_versions() -> dict[str, str]:
 def choose_inputs(session: ServedSession, opened: OpenedSum) -> ReleaseInputs:
     """Fix which of the answers at hand the release uses, and its time."""
     store, now = session.store, session.host.clock()
+    openings: tuple[str, ...] = ()
+    if store.release > 1 and (before := store.release_inputs(store.release - 1)) is not None:
+        openings = (*before.openings, hashlib.sha256(_opening_before(session)).hexdigest())
     note = session.note(session.host.signer.identity.title, "opened the sum and released the adapter")
     return ReleaseInputs(
         approvals=tuple(store.approvals()),
@@ -68,7 +75,38 @@ def choose_inputs(session: ServedSession, opened: OpenedSum) -> ReleaseInputs:
         timeline=(*store.timeline(), note.model_copy(update={"at": now})),
         software=software_versions(),
         released_at=now,
+        openings=openings,
     )
+
+
+def _opening_before(session: ServedSession) -> bytes:
+    """`opening.safetensors` of the release before, from its folder."""
+    return read_file(session.folder_of(session.store.release - 1) / OPENING)
+
+
+def progress_of(session: ServedSession, inputs: ReleaseInputs) -> tuple[Progress | None, Sums | None]:
+    """What the certificate says of other releases of the session, and the sums of those before (§8.7, §9.4).
+
+    Raises StorageError or HashMismatch when the folder of the release before is not as it was written.
+    """
+    store, number = session.store, session.store.release
+    if session.descriptor.releases == 1:
+        return None, None
+    earlier = list[EarlierRelease]()
+    for before, digest in enumerate(inputs.openings, 1):
+        sets = store.released_sets(before)
+        if sets is None:
+            raise NotReady(f"the sets of release {before} are not fixed yet")
+        earlier.append(EarlierRelease(sets=sets, opening_sha256=digest))
+    places = session.places()
+    arrivals = tuple(arrival for arrival in store.arrivals() if places.get(arrival.client) == number)
+    sums = None
+    if earlier:
+        raw = _opening_before(session)
+        if hashlib.sha256(raw).hexdigest() != inputs.openings[-1]:
+            raise HashMismatch(f"{session.folder_of(number - 1) / OPENING} is not as it was written; put it back")
+        sums = running_sums(raw)
+    return Progress(number=number, arrivals=arrivals, earlier=tuple(earlier)), sums
 
 
 def open_shares(session: ServedSession, shares: tuple[ShareAnswer, ...]) -> tuple[OpenedSum, Accumulator]:
@@ -85,11 +123,16 @@ def release_files(session: ServedSession, inputs: ReleaseInputs) -> dict[str, by
     store = session.store
     shares, approvals, endorsements = store.shares(), store.approvals(), store.endorsements("final")
     opened, total = open_shares(session, tuple(shares[holder] for holder in inputs.shares))
+    progress, before = progress_of(session, inputs)
+    uploads = store.complete_uploads()
+    if progress is not None:  # others still come while the release is made
+        listed = {member.client for member in candidate.statement.members}
+        uploads = tuple(upload for upload in uploads if upload.statement.client in listed)
     parts = ReleaseParts(
         session=SignedDescriptor(
             descriptor=session.proposal, approvals=tuple(approvals[holder] for holder in inputs.approvals)
         ),
-        uploads=store.complete_uploads(),
+        uploads=uploads,
         candidate=candidate,
         settlement=settlement,
         final_endorsements=tuple(endorsements[holder] for holder in inputs.final_endorsements),
@@ -98,6 +141,8 @@ def release_files(session: ServedSession, inputs: ReleaseInputs) -> dict[str, by
         start=session.start,
         timeline=inputs.timeline,
         released_at=inputs.released_at,
+        progress=progress,
+        before=before,
     )
     return build_release(parts, session.host.signer, inputs.software, report.render)
 

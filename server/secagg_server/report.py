@@ -15,6 +15,7 @@ from secagg.descriptor import Descriptor
 from secagg.evidence import box_bytes
 from secagg.identity import Identity
 from secagg.privacy import PrivacyStatement
+from secagg.releases import members_so_far, number_in_words
 from secagg_server import plots
 from secagg_server.pages import templates
 
@@ -112,8 +113,39 @@ def render(certificate: ReleaseCertificate) -> bytes:
         members,
         descriptor=descriptor,
         sizes=sizes,
+        progress=_progress(certificate, descriptor),
         shown_by=len(certificate.share_sums),
         bytes_plot=plots.bytes_plot(sizes.rows),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalLine:
+    """Who came when, in seconds since 1970."""
+
+    title: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLine:
+    """Which of several releases this is (protocol.md §8.7): members of all so far, and how many releases before."""
+
+    title: str
+    total: int
+    before: int
+    arrivals: tuple[ArrivalLine, ...]
+
+
+def _progress(certificate: ReleaseCertificate, descriptor: Descriptor) -> ReleaseLine | None:
+    progress = certificate.progress
+    if progress is None:
+        return None
+    return ReleaseLine(
+        title=number_in_words(descriptor, progress.number).capitalize(),
+        total=len(members_so_far(progress, certificate.final.statement)),
+        before=len(progress.earlier),
+        arrivals=tuple(ArrivalLine(descriptor.client(one.client).title, one.received_at) for one in progress.arrivals),
     )
 
 
@@ -131,7 +163,7 @@ def render_page(template: str, certificate: Certificate, members: Sequence[Membe
         seeded=any(member.privacy.noise == "seeded" for member in members),
         timeline_plot=plots.timeline_plot(certificate.timeline) if certificate.timeline else Markup(),
         quality_plot=plots.quality_plot(certificate.evaluation) if certificate.evaluation else Markup(),
-        **more,
+        **{"progress": None, **more},
     )
     return page.encode()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from secagg.certificate import CERTIFICATE
-from secagg.errors import MalformedError, NotReady, UnknownSession
+from secagg.errors import MalformedError, UnknownSession
 from secagg.evidence import ShareAnswer
 from secagg.identity import Identity
 from secagg.messages import (
@@ -24,8 +24,9 @@ from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
 from secagg_server.intake import Intake
-from secagg_server.session import CandidateTask, DegreeTask, FinalTask, ServedSession, ShareTask, Task
+from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
+from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task
 
 MAX_WAIT_SECONDS = 20.0
 
@@ -120,7 +121,13 @@ class Contribution(services.ContributionServiceServicer):
         state, reason = session.status()
         receipt = session.receipt(peer.fingerprint)
         raw = b"" if receipt is None else receipt.to_bytes()
-        return pb.GetStatusResponse(state=STATES[state], reason=reason, signed_receipt_json=raw)
+        return pb.GetStatusResponse(
+            state=STATES[state],
+            reason=reason,
+            signed_receipt_json=raw,
+            releases=session.published,
+            own_release=session.places().get(peer.fingerprint, 0),
+        )
 
     def _intake(self, signed: SignedUpload, peer: Identity) -> Intake:
         return self._intakes[self._directory.find(signed.statement.ctx, peer).ctx]
@@ -159,7 +166,7 @@ class Committee(services.CommitteeServiceServicer):
     ) -> Iterator[pb.GetEvidenceResponse]:
         """Every member's signed upload with the caller's own box."""
         session, peer = self._directory.of(request.ctx, context)
-        for item in session.evidence(peer.fingerprint, _STAGES.get(request.stage, "")):
+        for item in session.evidence(peer.fingerprint, _STAGES.get(request.stage, ""), request.release):
             yield pb.GetEvidenceResponse(signed_upload_json=item.upload.to_bytes(), box=item.box, path=item.path)
 
     def Endorse(self, request: pb.EndorseRequest, context: grpc.ServicerContext) -> pb.EndorseResponse:
@@ -188,9 +195,13 @@ class Committee(services.CommitteeServiceServicer):
 
 def _put_task(response: pb.GetWorkResponse, task: Task | None) -> None:
     match task:
-        case CandidateTask(candidate, peers):
+        case CandidateTask(candidate, peers, earlier):
             response.candidate.signed_candidate_json = candidate.to_bytes()
             response.candidate.peer_endorsements_json.extend(peer.to_bytes() for peer in peers)
+            for sets in earlier:
+                shown = response.candidate.earlier.add()
+                shown.signed_candidate_json, shown.signed_final_json = sets.candidate.to_bytes(), sets.final.to_bytes()
+                shown.endorsements_json.extend(endorsement.to_bytes() for endorsement in sets.endorsements)
         case DegreeTask(candidate, endorsements):
             response.degree.signed_candidate_json = candidate.to_bytes()
             response.degree.endorsements_json.extend(endorsement.to_bytes() for endorsement in endorsements)
@@ -210,8 +221,6 @@ def _put_task(response: pb.GetWorkResponse, task: Task | None) -> None:
 class Published(Protocol):
     """A session of whichever protocol, in so far as it has a release."""
 
-    release_folder: Path
-
     @property
     def ctx(self) -> str:
         """Its name."""
@@ -223,8 +232,8 @@ class Published(Protocol):
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to it."""
 
-    def status(self) -> tuple[SessionState, str]:
-        """State and reason."""
+    def published_folder(self, release: int) -> Path:
+        """The folder of a release that is there; 0 means the last one. Raises NotReady."""
 
 
 class Publication(services.PublicationServiceServicer):
@@ -237,8 +246,7 @@ class Publication(services.PublicationServiceServicer):
         self, request: pb.ListReleaseFilesRequest, context: grpc.ServicerContext
     ) -> pb.ListReleaseFilesResponse:
         """Names and sizes."""
-        session = self._released(request.ctx, context)
-        folder = session.release_folder
+        session, folder = self._released(request.ctx, request.release, context)
         with guard(folder):
             listed = (*session.release_names, CERTIFICATE)
             files = [pb.ReleaseFile(name=name, size=(folder / name).stat().st_size) for name in listed]
@@ -248,22 +256,19 @@ class Publication(services.PublicationServiceServicer):
         self, request: pb.GetReleaseFileRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GetReleaseFileResponse]:
         """One file in chunks."""
-        session = self._released(request.ctx, context)
+        session, folder = self._released(request.ctx, request.release, context)
         if request.name not in (*session.release_names, CERTIFICATE):
             raise MalformedError(f"this release has no file {request.name[:100]!r}")
-        path = session.release_folder / request.name
+        path = folder / request.name
         with guard(path), path.open("rb") as file:
             while chunk := file.read(MAX_CHUNK_BYTES):
                 yield pb.GetReleaseFileResponse(chunk=chunk)
 
-    def _released(self, ctx: bytes, context: grpc.ServicerContext) -> Published:
+    def _released(self, ctx: bytes, release: int, context: grpc.ServicerContext) -> tuple[Published, Path]:
         session: Published
         if ctx.hex() in self._others:
             session = self._others[ctx.hex()]
             session.admit(peer_identity(context))
         else:
             session, _ = self._directory.of(ctx, context)
-        state, reason = session.status()
-        if state != SessionState.RELEASED:
-            raise NotReady(f"session {session.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")
-        return session
+        return session, session.published_folder(release)

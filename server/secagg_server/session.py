@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secagg.certificate import TimelineEvent, names
-from secagg.coordinator import Settlement, check_share_answer
+from secagg.coordinator import check_share_answer
 from secagg.degree import verify_answers
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConflictError, MalformedError, NotReady, ProtocolViolation, RoleViolation, SessionClosed
@@ -23,13 +23,14 @@ from secagg.messages import (
     SignedDegreeAnswer,
     SignedEndorsement,
     SignedEnrolment,
-    SignedFinalSet,
     SignedReceipt,
 )
+from secagg.releases import ReleasedSets, number_in_words, release_folder
 from secagg.signing import Signed, Signer
 from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import SessionState, SessionStore
+from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task, Waiting
 
 DEGREE_CHECK_SECONDS = 60
 Checkpoint = Callable[[str], None]
@@ -54,59 +55,6 @@ class Host:
     degree_check_seconds: int = DEGREE_CHECK_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateTask:
-    """Endorse the candidate set."""
-
-    candidate: SignedCandidate
-    peers: tuple[SignedEndorsement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DegreeTask:
-    """Answer the degree check over the candidate set."""
-
-    candidate: SignedCandidate
-    endorsements: tuple[SignedEndorsement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FinalTask:
-    """Endorse the final set."""
-
-    candidate: SignedCandidate
-    settlement: Settlement
-    peers: tuple[SignedEndorsement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShareTask:
-    """Sum the shares over the final set."""
-
-    final: SignedFinalSet
-    endorsements: tuple[SignedEndorsement, ...]
-
-
-Task = CandidateTask | DegreeTask | FinalTask | ShareTask
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What a session waits for: `have` of `needed` answers of a kind, and who has not given one."""
-
-    what: str
-    have: int
-    needed: int
-    missing: tuple[str, ...]
-
-    @property
-    def reason(self) -> str:
-        """In words. More than the needed may still come: that is not what is waited for."""
-        if self.have >= self.needed:
-            return f"{self.have} {self.what}, {self.needed} are enough; none so far from {', '.join(self.missing)}"
-        return f"{self.have} of {self.needed} {self.what}; waiting for {', '.join(self.missing)}"
-
-
 class ServedSession:
     """A session with its store and files. `lock` guards every decision; `changed` tells those who wait.
 
@@ -127,6 +75,7 @@ class ServedSession:
         self.store, self.files, self.release_folder = store, files, release_folder
         self.host, self.close_at, self.start = host, close_at, start
         self.problem = ""
+        self._places: tuple[int, dict[str, int]] = (0, {})
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
 
@@ -139,6 +88,45 @@ class ServedSession:
     def release_names(self) -> tuple[str, ...]:
         """The files of its release, but for the certificate."""
         return names(self.descriptor)
+
+    @property
+    def published(self) -> int:
+        """How many releases are written and can be fetched."""
+        if self.descriptor.releases > 1:
+            return self.store.published()
+        return int(self.store.state()[0] == SessionState.RELEASED)
+
+    def folder_of(self, release: int) -> Path:
+        """Where a release goes: a folder of its own, if the session may have several (protocol.md §10.2a)."""
+        if self.descriptor.releases == 1:
+            return self.release_folder
+        return self.release_folder / release_folder(release)
+
+    def published_folder(self, release: int) -> Path:
+        """The folder of a release that is written; 0 means the last one.
+
+        Raises NotReady before it is, MalformedError for one that the session will never have.
+        """
+        made = self.published
+        if release > self.descriptor.releases:
+            raise MalformedError(f"this session has at most {self.descriptor.releases} releases, and no {release}")
+        if not 1 <= (release or made) <= made:
+            state, reason = self.status()
+            which = f"no release {release}" if release else "no release"
+            raise NotReady(f"session {self.ctx[:16]} has {which}; it is {state}{reason and f' ({reason})'}")
+        return self.folder_of(release or made)
+
+    def places(self) -> dict[str, int]:
+        """In the candidate set of which release each client is, by fingerprint."""
+        with self.lock:
+            release = self.store.release
+            if self._places[0] != release:
+                self._places = (release, self.store.places())
+            return self._places[1]
+
+    def waiting_uploads(self) -> int:
+        """How many complete uploads are in no candidate set yet."""
+        return self.store.count_complete() - len(self.places())
 
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""
@@ -169,7 +157,21 @@ class ServedSession:
         if state in (SessionState.PROPOSED, SessionState.CLOSING):
             waiting = self.waiting()
             reason = self.problem or (waiting.reason if waiting else reason)
+        if self.descriptor.releases > 1 and state in (SessionState.OPEN, SessionState.CLOSING):
+            reason = self._progress_reason(state, reason)
         return state, reason
+
+    def _progress_reason(self, state: SessionState, reason: str) -> str:
+        """The same with which release it is about."""
+        if state == SessionState.CLOSING:
+            return f"{number_in_words(self.descriptor, self.store.release)}: {reason or 'being closed'}"
+        which = number_in_words(self.descriptor, self.store.release + 1)
+        return f"{which} takes uploads: {self.waiting_uploads()} have come, {self.target} are waited for"
+
+    @property
+    def target(self) -> int:
+        """How many uploads close a release before the deadline."""
+        return self.close_at or self.descriptor.n_min
 
     def signed_descriptor(self, *, approved: bool) -> SignedDescriptor:
         """The descriptor with its approvals. Raises NotReady when `approved` and fewer than t are there."""
@@ -190,7 +192,9 @@ class ServedSession:
         if state == SessionState.PROPOSED:
             raise NotReady(f"session {self.ctx[:16]} is not approved yet; ask again")
         late = self.host.clock() > self.descriptor.upload_deadline
-        if state != SessionState.OPEN or late:
+        taken = state == SessionState.OPEN
+        taken |= state == SessionState.CLOSING and self.store.release < self.descriptor.releases
+        if not taken or late:
             why = reason or ("the upload deadline has passed" if late else "its set of uploads is fixed")
             raise SessionClosed(f"session {self.ctx[:16]} takes no more uploads: {why}")
 
@@ -230,10 +234,12 @@ class ServedSession:
         endorsement = signed.verify(holder)
         stage = endorsement.stage
         with self.lock:
+            if self._is_over(endorsement.ctx, endorsement.release):
+                return
             members, digest = self._set(stage)
             if (endorsement.ctx, endorsement.holder) != (self.ctx, peer.fingerprint):
                 raise ProtocolViolation("the endorsement is for another session or key-holder")
-            if endorsement.set_digest != digest or endorsement.release != 1:
+            if endorsement.set_digest != digest or endorsement.release != self.store.release:
                 raise ConflictError(f"the endorsement is for another {stage} set than the one that is fixed")
             if not {complaint.client for complaint in endorsement.complaints} <= {m.client for m in members}:
                 raise ProtocolViolation("a complaint names a client that is not in the set")
@@ -259,6 +265,8 @@ class ServedSession:
         if signed.signer != peer.fingerprint:
             raise ProtocolViolation("the degree answer is signed by another key-holder")
         with self.lock:
+            if self._is_over(signed.statement.ctx, signed.statement.release):
+                return
             candidate = self.store.candidate()
             if candidate is None:
                 raise NotReady("the candidate set is not fixed yet")
@@ -278,6 +286,8 @@ class ServedSession:
     def submit_share(self, peer: Identity, answer: ShareAnswer) -> None:
         """A key-holder's share sum over U (protocol.md §8.5). The same again changes nothing."""
         with self.lock:
+            if self._is_over(answer.signed.statement.ctx, answer.signed.statement.release):
+                return
             settlement = self.store.settlement()
             if settlement is None:
                 raise NotReady("the final set is not fixed yet")
@@ -295,6 +305,10 @@ class ServedSession:
             self.host.checkpoint("share-stored")
             self.emit("share", holder=peer.title, count=len(known) + 1, needed=self.descriptor.threshold)
             self.announce_change()
+
+    def _is_over(self, ctx: str, release: int) -> bool:
+        """Whether an answer is for a release that was written without it: nobody needs it, and nobody is to blame."""
+        return self.descriptor.releases > 1 and ctx == self.ctx and release <= self.published
 
     @staticmethod
     def _check_same(known: bytes, given: bytes, what: str) -> None:
@@ -338,10 +352,15 @@ class ServedSession:
             return None
         return ShareTask(settlement.final, tuple(given.values()))
 
+    def _earlier(self, release: int) -> tuple[ReleasedSets, ...]:
+        """The sets of all releases before `release` (protocol.md §8.7.2)."""
+        found = [self.store.released_sets(number) for number in range(1, release)]
+        return tuple(sets for sets in found if sets is not None)
+
     def _task_over_candidate(self, holder: str, candidate: SignedCandidate) -> CandidateTask | DegreeTask | None:
         given = self.store.endorsements("candidate")
         if holder not in given:
-            return CandidateTask(candidate, tuple(given.values()))
+            return CandidateTask(candidate, tuple(given.values()), self._earlier(candidate.statement.release))
         if len(given) < self.descriptor.threshold or holder in self.store.degree_answers():
             return None
         return DegreeTask(candidate, tuple(given.values()))
@@ -359,9 +378,14 @@ class ServedSession:
             self.changed.wait_for(ready, seconds)
         return task
 
-    def evidence(self, holder: str, stage: str) -> Iterator[MemberEvidence]:
-        """For every member of the set, what the key-holder checks itself (protocol.md §8.1)."""
+    def evidence(self, holder: str, stage: str, release: int = 0) -> Iterator[MemberEvidence]:
+        """For every member of the set, what the key-holder checks itself (protocol.md §8.1).
+
+        Raises SessionClosed when `release`, if not 0, is no longer the one that is being closed.
+        """
         index, _ = self.descriptor.holder(holder)
+        if release not in (0, self.store.release):
+            raise SessionClosed(f"release {release} of session {self.ctx[:16]} is not being closed now")
         members, _ = self._set(stage)
         self._check_alive(SessionState.CLOSING)
         for member in members:

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, event, func, select, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from secagg.certificate import TimelineEvent
@@ -36,10 +36,25 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.plan import Frozen, Hash
+from secagg.releases import Arrival, ReleasedSets
 from secagg.signing import Signed, parse_model
 from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder
-
-RELEASE = 1
+from secagg_server.tables import (
+    ApprovalRow,
+    ArrivalRow,
+    Base,
+    CandidateRow,
+    DegreeRow,
+    EndorsementRow,
+    EnrolmentRow,
+    EventRow,
+    FinalRow,
+    PublishedRow,
+    ReleaseRow,
+    SessionRow,
+    ShareRow,
+    UploadRow,
+)
 
 
 class SessionState(StrEnum):
@@ -54,122 +69,11 @@ class SessionState(StrEnum):
     EXPIRED = "expired"
 
 
-class Base(DeclarativeBase):
-    """All tables; binary columns hold signed statements in their JSON form."""
-
-
-class SessionRow(Base):
-    """A session this coordinator runs."""
-
-    __tablename__ = "sessions"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    descriptor: Mapped[bytes]
-    state: Mapped[str]
-    reason: Mapped[str]
-
-
-class ApprovalRow(Base):
-    """A key-holder's approval of the descriptor."""
-
-    __tablename__ = "approvals"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class EnrolmentRow(Base):
-    """A client that has begun."""
-
-    __tablename__ = "enrolments"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    client: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class UploadRow(Base):
-    """A client's one upload; complete when it has a receipt."""
-
-    __tablename__ = "uploads"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    client: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-    receipt: Mapped[bytes | None]
-
-
-class CandidateRow(Base):
-    """The candidate set of a release."""
-
-    __tablename__ = "candidates"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class EndorsementRow(Base):
-    """A key-holder's endorsement of a set."""
-
-    __tablename__ = "endorsements"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    stage: Mapped[str] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class DegreeRow(Base):
-    """A key-holder's answer to the degree check."""
-
-    __tablename__ = "degree_answers"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-
-
-class FinalRow(Base):
-    """The final set; `answers` and `degree_answers` list the key-holders whose word is attached."""
-
-    __tablename__ = "finals"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-    answers: Mapped[str]
-    degree_answers: Mapped[str]
-
-
-class ShareRow(Base):
-    """A key-holder's share sum."""
-
-    __tablename__ = "shares"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    holder: Mapped[str] = mapped_column(primary_key=True)
-    signed: Mapped[bytes]
-    share: Mapped[bytes]
-
-
-class ReleaseRow(Base):
-    """What a release is made from, fixed before its files are."""
-
-    __tablename__ = "releases"
-    ctx: Mapped[str] = mapped_column(primary_key=True)
-    release: Mapped[int] = mapped_column(primary_key=True)
-    inputs: Mapped[bytes]
-
-
-class EventRow(Base):
-    """The timeline that the certificate shows."""
-
-    __tablename__ = "events"
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    ctx: Mapped[str] = mapped_column(index=True)
-    at: Mapped[int]
-    party: Mapped[str]
-    event: Mapped[str]
-
-
 class ReleaseInputs(Frozen):
-    """Which of the answers at hand a release uses, and everything about it that depends on the moment."""
+    """Which of the answers at hand a release uses, and everything about it that depends on the moment.
+
+    `openings` are the SHA-256 of the `opening.safetensors` of each release of the session before.
+    """
 
     approvals: tuple[Hash, ...]
     final_endorsements: tuple[Hash, ...]
@@ -177,6 +81,7 @@ class ReleaseInputs(Frozen):
     timeline: tuple[TimelineEvent, ...]
     software: dict[str, str]
     released_at: int
+    openings: tuple[Hash, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +245,8 @@ class SessionStore(StateStore):
             for signed, note in receipts:
                 match = (UploadRow.ctx == self.ctx) & (UploadRow.client == signed.statement.client)
                 db.execute(update(UploadRow).where(match).values(receipt=signed.to_bytes()))
+                db.add(ArrivalRow(ctx=self.ctx, client=signed.statement.client))
+                db.flush()  # in this order
                 self._note(db, note)
 
     def complete_uploads(self) -> tuple[SignedUpload, ...]:
@@ -355,22 +262,41 @@ class SessionStore(StateStore):
         with self._store.read() as db:
             return db.scalar(select(func.count()).select_from(UploadRow).where(complete)) or 0
 
-    def candidate(self) -> SignedCandidate | None:
-        """The candidate set, once it is fixed."""
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """When uploads became complete, in that order."""
+        same = (UploadRow.ctx == ArrivalRow.ctx) & (UploadRow.client == ArrivalRow.client)
+        query = select(UploadRow.receipt).join(ArrivalRow, same).where(ArrivalRow.ctx == self.ctx)
         with self._store.read() as db:
-            row = db.get(CandidateRow, (self.ctx, RELEASE))
+            found = [raw for raw in db.scalars(query.order_by(ArrivalRow.number)) if raw is not None]
+        receipts = [SignedReceipt.parse(raw).statement for raw in found]
+        return tuple(Arrival(client=receipt.client, received_at=receipt.received_at) for receipt in receipts)
+
+    @property
+    def release(self) -> int:
+        """The release whose candidate set was fixed last; 0 before there is one."""
+        with self._store.read() as db:
+            query = select(func.max(CandidateRow.release)).where(CandidateRow.ctx == self.ctx)
+            return db.scalar(query) or 0
+
+    def candidate(self, release: int | None = None) -> SignedCandidate | None:
+        """The candidate set of a release, once it is fixed; of the latest unless said otherwise, here and below."""
+        release = self.release if release is None else release
+        with self._store.read() as db:
+            row = db.get(CandidateRow, (self.ctx, release))
             return None if row is None else SignedCandidate.parse(row.signed)
 
     def fix_candidate(self, signed: SignedCandidate, note: TimelineEvent) -> None:
-        """Record the candidate set and close the session for uploads, in one."""
+        """Record the candidate set of a release and that it is being closed, in one."""
         with self._store.write() as db:
-            db.add(CandidateRow(ctx=self.ctx, release=RELEASE, signed=signed.to_bytes()))
+            db.add(CandidateRow(ctx=self.ctx, release=signed.statement.release, signed=signed.to_bytes()))
             self._set_state(db, SessionState.CLOSING, "")
             self._note(db, note)
 
-    def endorsements(self, stage: str) -> dict[str, SignedEndorsement]:
+    def endorsements(self, stage: str, release: int | None = None) -> dict[str, SignedEndorsement]:
         """By key-holder, in order of fingerprint."""
+        release = self.release if release is None else release
         match = (EndorsementRow.ctx == self.ctx) & (EndorsementRow.stage == stage)
+        match &= EndorsementRow.release == release
         with self._store.read() as db:
             rows = db.scalars(select(EndorsementRow).where(match).order_by(EndorsementRow.holder))
             return {row.holder: SignedEndorsement.parse(row.signed) for row in rows}
@@ -386,10 +312,11 @@ class SessionStore(StateStore):
         )
         self._add(row, note)
 
-    def degree_answers(self) -> dict[str, SignedDegreeAnswer]:
+    def degree_answers(self, release: int | None = None) -> dict[str, SignedDegreeAnswer]:
         """By key-holder, in order of fingerprint."""
+        match = (DegreeRow.ctx == self.ctx) & (DegreeRow.release == (self.release if release is None else release))
         with self._store.read() as db:
-            rows = db.scalars(select(DegreeRow).where(DegreeRow.ctx == self.ctx).order_by(DegreeRow.holder))
+            rows = db.scalars(select(DegreeRow).where(match).order_by(DegreeRow.holder))
             return {row.holder: SignedDegreeAnswer.parse(row.signed) for row in rows}
 
     def add_degree_answer(self, signed: SignedDegreeAnswer, note: TimelineEvent) -> None:
@@ -397,14 +324,15 @@ class SessionStore(StateStore):
         release = signed.statement.release
         self._add(DegreeRow(ctx=self.ctx, release=release, holder=signed.signer, signed=signed.to_bytes()), note)
 
-    def settlement(self) -> Settlement | None:
+    def settlement(self, release: int | None = None) -> Settlement | None:
         """The final set with what is attached to it, once it is fixed."""
+        release = self.release if release is None else release
         with self._store.read() as db:
-            row = db.get(FinalRow, (self.ctx, RELEASE))
+            row = db.get(FinalRow, (self.ctx, release))
             if row is None:
                 return None
             final, holders, answered = SignedFinalSet.parse(row.signed), json.loads(row.answers), row.degree_answers
-        given, degree = self.endorsements("candidate"), self.degree_answers()
+        given, degree = self.endorsements("candidate", release), self.degree_answers(release)
         return Settlement(
             final=final,
             answers=tuple(given[holder] for holder in holders),
@@ -415,7 +343,7 @@ class SessionStore(StateStore):
         """Record the final set."""
         row = FinalRow(
             ctx=self.ctx,
-            release=RELEASE,
+            release=settlement.final.statement.release,
             signed=settlement.final.to_bytes(),
             answers=json.dumps([answer.signer for answer in settlement.answers]),
             degree_answers=json.dumps([answer.signer for answer in settlement.degree_answers]),
@@ -423,9 +351,10 @@ class SessionStore(StateStore):
         self._add(row, note)
 
     def shares(self) -> dict[str, ShareAnswer]:
-        """By key-holder, in order of fingerprint."""
+        """By key-holder, in order of fingerprint; of the latest release."""
+        match = (ShareRow.ctx == self.ctx) & (ShareRow.release == self.release)
         with self._store.read() as db:
-            rows = db.scalars(select(ShareRow).where(ShareRow.ctx == self.ctx).order_by(ShareRow.holder))
+            rows = db.scalars(select(ShareRow).where(match).order_by(ShareRow.holder))
             return {row.holder: ShareAnswer(SignedShareSum.parse(row.signed), row.share) for row in rows}
 
     def add_share(self, answer: ShareAnswer, note: TimelineEvent) -> None:
@@ -440,13 +369,44 @@ class SessionStore(StateStore):
         )
         self._add(row, note)
 
-    def release_inputs(self) -> ReleaseInputs | None:
+    def release_inputs(self, release: int | None = None) -> ReleaseInputs | None:
         """What the release is made from, once it is fixed."""
+        release = self.release if release is None else release
         with self._store.read() as db:
-            row = db.get(ReleaseRow, (self.ctx, RELEASE))
+            row = db.get(ReleaseRow, (self.ctx, release))
             return None if row is None else parse_model(ReleaseInputs, row.inputs)
 
     def fix_release(self, inputs: ReleaseInputs) -> None:
         """Record what the release is made from."""
         raw = inputs.model_dump_json().encode()
-        self._add(ReleaseRow(ctx=self.ctx, release=RELEASE, inputs=raw))
+        self._add(ReleaseRow(ctx=self.ctx, release=self.release, inputs=raw))
+
+    def publish(self, release: int, state: SessionState, note: TimelineEvent) -> None:
+        """Record that the folder of a release is written, and what the session does next, in one."""
+        with self._store.write() as db:
+            db.add(PublishedRow(ctx=self.ctx, release=release))
+            self._set_state(db, state, "")
+            self._note(db, note)
+
+    def published(self) -> int:
+        """How many releases of a session of several are written."""
+        with self._store.read() as db:
+            query = select(func.count()).select_from(PublishedRow).where(PublishedRow.ctx == self.ctx)
+            return db.scalar(query) or 0
+
+    def released_sets(self, release: int) -> ReleasedSets | None:
+        """Both sets of a release with the final endorsements that it uses, once it is fixed (protocol.md §8.7.2)."""
+        candidate, settlement = self.candidate(release), self.settlement(release)
+        inputs = self.release_inputs(release)
+        if candidate is None or settlement is None or inputs is None:
+            return None
+        given = self.endorsements("final", release)
+        endorsements = tuple(given[holder] for holder in inputs.final_endorsements)
+        return ReleasedSets(candidate=candidate, final=settlement.final, endorsements=endorsements)
+
+    def places(self) -> dict[str, int]:
+        """In the candidate set of which release each client is, by fingerprint; those that are in one."""
+        with self._store.read() as db:
+            rows = db.scalars(select(CandidateRow).where(CandidateRow.ctx == self.ctx))
+            found = [SignedCandidate.parse(row.signed).statement for row in rows]
+        return {member.client: candidate.release for candidate in found for member in candidate.members}

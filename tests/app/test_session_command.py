@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from secagg.descriptor import AuditReserve, SignedDescriptor
 from secagg.signing import parse_model
 from secagg_app.main import cli
+from tests.deployment import Deployment
 from tests.study import Study
 
 LAST = "expiry_minutes = 120"
@@ -135,3 +136,22 @@ def test_a_session_is_made_once(study: Study) -> None:
     assert result.exit_code == 1
     assert "a session is made once" in result.stderr
     assert (study.folder / "session.json").read_bytes() == before
+
+
+def test_releases_that_the_roster_cannot_fill_are_refused(study: Study, tmp_path: Path) -> None:
+    config, out = study.folder / "session.toml", tmp_path / "session.json"
+    words = ["session", "create", str(config), "--identity", str(study.identity("server")), "--out", str(out)]
+    made = CliRunner().invoke(cli, [*words, "--releases", "2"])
+    assert f"2 releases of at least n_min = 3 clients each need a roster of 6; it has {len(study.client_names)}" in (
+        made.output
+    )
+    assert not out.exists()
+    one = CliRunner().invoke(cli, [*words, "--releases", "1"])
+    assert one.exit_code == 0, one.output
+
+
+def test_several_releases_are_shown(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    deployment.write_config()
+    shown = CliRunner().invoke(cli, ["session", "show", str(tmp_path / "session.json")]).output
+    assert "up to 2, one cohort of at least 3 clients after another" in shown

@@ -216,10 +216,10 @@ class Publishes:
 
     files: Mapping[str, bytes]
 
-    def release_files(self, _ctx: str) -> dict[str, int]:
+    def release_files(self, _ctx: str, _release: int = 0) -> dict[str, int]:
         return {name: len(content) for name, content in self.files.items()}
 
-    def release_file(self, _ctx: str, name: str, _size: int) -> bytes:
+    def release_file(self, _ctx: str, name: str, _size: int, _release: int = 0) -> bytes:
         return self.files[name]
 
 

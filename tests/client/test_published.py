@@ -18,11 +18,11 @@ from tests.small import Small
 class Nobody:
     """A coordinator that must not be asked."""
 
-    def release_files(self, ctx: str) -> dict[str, int]:
-        raise AssertionError(ctx)
+    def release_files(self, ctx: str, release: int = 0) -> dict[str, int]:
+        raise AssertionError((ctx, release))
 
-    def release_file(self, ctx: str, name: str, size: int) -> bytes:
-        raise AssertionError((ctx, name, size))
+    def release_file(self, ctx: str, name: str, size: int, release: int = 0) -> bytes:
+        raise AssertionError((ctx, name, size, release))
 
 
 @pytest.fixture(scope="module")

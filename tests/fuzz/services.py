@@ -93,8 +93,13 @@ class ForgetfulStore:
     def __init__(self, state: SessionState) -> None:
         self._state = state
 
+    release = 1
+
     def state(self) -> tuple[SessionState, str]:
         return self._state, ""
+
+    def places(self) -> dict[str, int]:
+        return {}
 
     def upload(self, client: str) -> StoredUpload | None:
         return None
@@ -330,7 +335,8 @@ def answer_seeds() -> list[bytes]:
         [pb.GetProposalResponse(signed_descriptor_json=text(whole["session"]))],
         [
             pb.GetWorkResponse(state=pb.SESSION_STATE_CLOSING, candidate=pb.CandidateWork(
-                signed_candidate_json=candidate, peer_endorsements_json=answers)),
+                signed_candidate_json=candidate, peer_endorsements_json=answers, earlier=[pb.ReleasedSets(
+                    signed_candidate_json=candidate, signed_final_json=final, endorsements_json=endorsed)])),
             pb.GetWorkResponse(state=pb.SESSION_STATE_CLOSING, final=pb.FinalWork(
                 signed_candidate_json=candidate, signed_final_json=final, answers_json=answers,
                 peer_endorsements_json=endorsed)),

@@ -7,12 +7,14 @@ from secagg import messages
 from secagg.descriptor import SignedDescriptor
 from secagg.keyholder import check_offers
 from secagg.messages import (
+    Candidate,
     SignedCandidate,
     SignedDegreeAnswer,
     SignedEndorsement,
     SignedFinalSet,
 )
 from secagg.policy import check_authority
+from secagg.releases import ReleasedSets, check_earlier
 from secagg.sets import check_candidate, check_final, check_peers
 from secagg.signing import Signer, parse_model
 from tests.fuzz.mutate import frame, parts_of
@@ -120,15 +122,14 @@ def run_sets(data: bytes) -> object:
     """Candidate, final set and answers, as a key-holder or a verifier gets them."""
     how, candidate, final, *rest = parts_of(data, 11)
     lies = how[:1] == b"\1"
-    coordinator = "coordinator" if lies else None
-    fixed_set = liar(SignedCandidate.parse(candidate), coordinator).verify(descriptor().coordinator_identity)
-    chosen = liar(SignedFinalSet.parse(final), coordinator).verify(descriptor().coordinator_identity)
-    answers = [
-        liar(SignedEndorsement.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest[:4])
-    ]
-    degree = [
-        liar(SignedDegreeAnswer.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest[4:])
-    ]
+    parsed = (SignedCandidate.parse(candidate), SignedFinalSet.parse(final))  # before anything is signed: it costs more
+    replies = [SignedEndorsement.parse(one) for one in rest[:4]]
+    replied = [SignedDegreeAnswer.parse(one) for one in rest[4:]]
+    fixed_set, chosen = (
+        liar(signed, "coordinator" if lies else None).verify(descriptor().coordinator_identity) for signed in parsed
+    )
+    answers = [liar(one, f"holder {number}" if lies else None) for number, one in enumerate(replies)]
+    degree = [liar(one, f"holder {number}" if lies else None) for number, one in enumerate(replied)]
     check_candidate(descriptor(), fixed_set)
     check_peers(descriptor(), answers, stage="candidate", release=1, digest=fixed_set.digest)
     found = check_final(descriptor(), fixed_set, chosen, answers, degree)
@@ -144,7 +145,35 @@ def set_seeds() -> list[bytes]:
     return [frame([how, *map(text, statements)]) for how in (b"\0", b"\1")]
 
 
+def run_earlier(data: bytes) -> object:
+    """The sets of a release before a second one, as a key-holder or a verifier gets them (protocol.md §8.7.2)."""
+    how, candidate, final, *rest = parts_of(data, 7)
+    lies = how[:1] == b"\1"
+    coordinator = "coordinator" if lies else None
+    endorsed = [
+        liar(SignedEndorsement.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest)
+    ]
+    sets = ReleasedSets(
+        candidate=liar(SignedCandidate.parse(candidate), coordinator),
+        final=liar(SignedFinalSet.parse(final), coordinator),
+        endorsements=tuple(endorsed),
+    )
+    second = Candidate(ctx=descriptor().ctx, release=2, members=(), fixed_at=session.NOW)
+    check_earlier(descriptor(), second, [sets])
+    if not lies:
+        genuine(sets.final.statement.digest, published()["final_digest"])
+    return sets
+
+
+def earlier_seeds() -> list[bytes]:
+    """Those of the session."""
+    whole = published()
+    statements = [whole["candidate"], whole["final"], *whole["endorsements"]]
+    return [frame([how, *map(text, statements)]) for how in (b"\0", b"\1")]
+
+
 TARGETS: tuple[Target, ...] = (
+    Target("earlier-sets", earlier_seeds, run_earlier),
     Target("statements", statement_seeds, run_statement),
     Target("descriptor", descriptor_seeds, run_descriptor),
     Target("sets", set_seeds, run_sets),

@@ -26,10 +26,10 @@ from secagg_server.session import DEGREE_CHECK_SECONDS
 from tests.deployment import HOUR, Deployment, Running
 from tests.driving import advancing, serving
 from tests.keyholder.holder import load
+from tests.several import several
 from tests.small import DAY, NOW, Small
 
 SCRIPT = Path(__file__).with_name("holder.py")
-ROOT = SCRIPT.parents[2]
 
 
 class Hub:
@@ -54,7 +54,7 @@ class Hub:
             raise task
         return Work(SessionState.CLOSING, "", task)
 
-    def evidence(self, ctx: str, stage: str) -> Iterator[MemberEvidence]:
+    def evidence(self, ctx: str, stage: str, release: int = 0) -> Iterator[MemberEvidence]:
         uploads = self.small.uploads if stage == "candidate" else self.small.chosen
         yield from evidence(self.small.descriptor, self.small.parties.holders[0].identity, uploads)
 
@@ -113,6 +113,42 @@ def test_it_serves_a_session_and_erases_its_key(shelf: Shelf) -> None:
     assert len(hub.given) == 5
     with pytest.raises(SessionClosed, match="erased"):
         shelf.keys.get(small.members[0].offer.statement.digest)
+
+
+class Quicker(Hub):
+    """The others were enough: it takes no more endorsements."""
+
+    def endorse(self, endorsement: SignedEndorsement) -> None:
+        raise SessionClosed("nothing more is taken")
+
+
+def test_what_was_closed_without_it_is_passed_over(shelf: Shelf) -> None:
+    """The release is made, or another one is being closed: it asks what is to be done now."""
+    small = on_disk(shelf)
+    asked = tasks(small)
+    hub = Quicker(small, asked[0], asked[3])
+    serve(small, shelf, hub)
+    assert len(hub.given) == 1, "the approval alone"
+
+
+def test_a_refusal_of_what_is_still_asked_ends_it(shelf: Shelf) -> None:
+    small = on_disk(shelf)
+    asked = tasks(small)
+    with pytest.raises(SessionClosed, match="nothing more is taken"):
+        serve(small, shelf, Quicker(small, asked[0], asked[0]))
+
+
+def test_several_releases_are_recorded_on_the_disk(shelf: Shelf) -> None:
+    """A second set for the first release is refused after a restart, from what the journal holds."""
+    run = several()
+    on_disk(shelf, run.small)
+    holder = run.small.committee[0]
+    run.endorse(holder, 1, (0, 1, 2))
+    restarted = replace(holder, journal=shelf.journal)
+    assert shelf.journal.get(f"candidate/{run.descriptor.ctx}/1") == run.candidate(1, (0, 1, 2)).to_bytes()
+    with pytest.raises(ConflictError, match="already endorsed another set for release 1"):
+        run.endorse(restarted, 1, (3, 4, 5))
+    assert run.endorse(restarted, 1, (0, 1, 2)).statement.release == 1
 
 
 def test_every_answer_is_on_the_disk_before_it_is_given(shelf: Shelf) -> None:
@@ -296,7 +332,7 @@ class Holder:
         self.shelf.close()
         result = subprocess.run(
             [sys.executable, str(SCRIPT), str(self.folder), address, kill_at],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120, capture_output=True, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=120, capture_output=True, check=False,
         )  # fmt: skip
         assert result.returncode in {0, -9}, result.stderr.decode()
         return result.returncode

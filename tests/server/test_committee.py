@@ -20,7 +20,8 @@ from secagg.messages import (
 )
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
-from secagg_server.session import DEGREE_CHECK_SECONDS, Waiting
+from secagg_server.session import DEGREE_CHECK_SECONDS
+from secagg_server.tasks import Waiting
 from tests.deployment import Deployment, Running
 from tests.server.test_release import anchors
 

@@ -102,14 +102,18 @@ class GetStatusRequest(_message.Message):
     def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("state", "reason", "signed_receipt_json")
+    __slots__ = ("state", "reason", "signed_receipt_json", "releases", "own_release")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SIGNED_RECEIPT_JSON_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    OWN_RELEASE_FIELD_NUMBER: _ClassVar[int]
     state: SessionState
     reason: str
     signed_receipt_json: bytes
-    def __init__(self, state: _Optional[_Union[SessionState, str]] = ..., reason: _Optional[str] = ..., signed_receipt_json: _Optional[bytes] = ...) -> None: ...
+    releases: int
+    own_release: int
+    def __init__(self, state: _Optional[_Union[SessionState, str]] = ..., reason: _Optional[str] = ..., signed_receipt_json: _Optional[bytes] = ..., releases: _Optional[int] = ..., own_release: _Optional[int] = ...) -> None: ...
 
 class GetProposalRequest(_message.Message):
     __slots__ = ("ctx",)
@@ -141,13 +145,25 @@ class GetWorkRequest(_message.Message):
     wait_milliseconds: int
     def __init__(self, ctx: _Optional[bytes] = ..., wait_milliseconds: _Optional[int] = ...) -> None: ...
 
+class ReleasedSets(_message.Message):
+    __slots__ = ("signed_candidate_json", "signed_final_json", "endorsements_json")
+    SIGNED_CANDIDATE_JSON_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FINAL_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENDORSEMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_candidate_json: bytes
+    signed_final_json: bytes
+    endorsements_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, signed_candidate_json: _Optional[bytes] = ..., signed_final_json: _Optional[bytes] = ..., endorsements_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class CandidateWork(_message.Message):
-    __slots__ = ("signed_candidate_json", "peer_endorsements_json")
+    __slots__ = ("signed_candidate_json", "peer_endorsements_json", "earlier")
     SIGNED_CANDIDATE_JSON_FIELD_NUMBER: _ClassVar[int]
     PEER_ENDORSEMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_FIELD_NUMBER: _ClassVar[int]
     signed_candidate_json: bytes
     peer_endorsements_json: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, signed_candidate_json: _Optional[bytes] = ..., peer_endorsements_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    earlier: _containers.RepeatedCompositeFieldContainer[ReleasedSets]
+    def __init__(self, signed_candidate_json: _Optional[bytes] = ..., peer_endorsements_json: _Optional[_Iterable[bytes]] = ..., earlier: _Optional[_Iterable[_Union[ReleasedSets, _Mapping]]] = ...) -> None: ...
 
 class DegreeWork(_message.Message):
     __slots__ = ("signed_candidate_json", "endorsements_json")
@@ -196,12 +212,14 @@ class GetWorkResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[SessionState, str]] = ..., reason: _Optional[str] = ..., candidate: _Optional[_Union[CandidateWork, _Mapping]] = ..., final: _Optional[_Union[FinalWork, _Mapping]] = ..., share: _Optional[_Union[ShareWork, _Mapping]] = ..., degree: _Optional[_Union[DegreeWork, _Mapping]] = ...) -> None: ...
 
 class GetEvidenceRequest(_message.Message):
-    __slots__ = ("ctx", "stage")
+    __slots__ = ("ctx", "stage", "release")
     CTX_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     ctx: bytes
     stage: SetStage
-    def __init__(self, ctx: _Optional[bytes] = ..., stage: _Optional[_Union[SetStage, str]] = ...) -> None: ...
+    release: int
+    def __init__(self, ctx: _Optional[bytes] = ..., stage: _Optional[_Union[SetStage, str]] = ..., release: _Optional[int] = ...) -> None: ...
 
 class GetEvidenceResponse(_message.Message):
     __slots__ = ("signed_upload_json", "box", "path")
@@ -246,10 +264,12 @@ class SubmitShareSumResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListReleaseFilesRequest(_message.Message):
-    __slots__ = ("ctx",)
+    __slots__ = ("ctx", "release")
     CTX_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     ctx: bytes
-    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+    release: int
+    def __init__(self, ctx: _Optional[bytes] = ..., release: _Optional[int] = ...) -> None: ...
 
 class ReleaseFile(_message.Message):
     __slots__ = ("name", "size")
@@ -266,12 +286,14 @@ class ListReleaseFilesResponse(_message.Message):
     def __init__(self, files: _Optional[_Iterable[_Union[ReleaseFile, _Mapping]]] = ...) -> None: ...
 
 class GetReleaseFileRequest(_message.Message):
-    __slots__ = ("ctx", "name")
+    __slots__ = ("ctx", "name", "release")
     CTX_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     ctx: bytes
     name: str
-    def __init__(self, ctx: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
+    release: int
+    def __init__(self, ctx: _Optional[bytes] = ..., name: _Optional[str] = ..., release: _Optional[int] = ...) -> None: ...
 
 class GetReleaseFileResponse(_message.Message):
     __slots__ = ("chunk",)

@@ -11,7 +11,7 @@ class ClientStatement(Frozen):
     """The client-level guarantee of one upload, as its client signs it; what it spends follows from the descriptor.
 
     What is hidden is one client's whole change, against a change of zero; who takes part is public, and no sampling is
-    counted. `releases` are those of the whole series.
+    counted. `releases` are those of the whole series that hold a vector of this client: one a session.
     """
 
     mechanism: Literal["distributed-discrete-gaussian"] = "distributed-discrete-gaussian"

@@ -1,0 +1,70 @@
+"""`secagg verify` and `secagg release annotate` on several releases of one session (protocol.md §10.3a)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from secagg.certificate import Evaluation, Metric
+from secagg_app.main import cli
+from tests.deployment import Deployment
+from tests.study import toml
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """Two releases by the real server, with its uploads."""
+    deployment = Deployment(tmp_path_factory.mktemp("hub"), clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all(3)
+        running.work()
+        running.upload_all()
+        running.work()
+    (deployment.folder / "policy.toml").write_text(toml(deployment.policy.model_dump(mode="json")))
+    return deployment
+
+
+def verify(made: Deployment, release: Path, *more: str | Path) -> Result:
+    words = ["verify", str(release), "--trust", str(made.folder / "policy.toml"), *map(str, more)]
+    return CliRunner().invoke(cli, words)
+
+
+def test_alone_and_with_the_release_before_and_the_uploads(made: Deployment) -> None:
+    first, last = made.folder / "release" / "release-1", made.folder / "release" / "release-2"
+    alone = verify(made, last)
+    assert alone.exit_code == 0, alone.output
+    assert "\nnote the releases before are NOT checked" in alone.output
+    whole = verify(made, last, "--earlier", first, "--uploads", made.folder / "state" / "uploads", "--json")
+    assert whole.exit_code == 0, whole.output
+    shown = json.loads(whole.output)
+    assert shown["linked"]
+    assert len(shown["members"]) == 3
+    assert (
+        "1 earlier releases hold as well, and the running mean is made of them and this one, exactly" in shown["checks"]
+    )
+
+
+def test_the_wrong_release_before_is_refused(made: Deployment) -> None:
+    last = made.folder / "release" / "release-2"
+    result = verify(made, last, "--earlier", last)
+    assert result.exit_code == 1
+    assert "earlier release 1 of 1 is not the one that was before" in result.output
+
+
+def test_a_first_release_that_was_annotated_meanwhile_is_still_the_one_before(made: Deployment, tmp_path: Path) -> None:
+    """Annotating signs the certificate again; what the later release names is the opening, which stays."""
+    first, last = tmp_path / "first", made.folder / "release" / "release-2"
+    shutil.copytree(made.folder / "release" / "release-1", first)
+    evaluation = Evaluation(
+        data_sha256="ab" * 32, data_is_public=True, description="tweets", metrics=(Metric(name="accuracy", value=0.5),)
+    )
+    (tmp_path / "evaluation.json").write_text(evaluation.model_dump_json())
+    words = ["release", "annotate", str(first), "--evaluation", str(tmp_path / "evaluation.json")]
+    done = CliRunner().invoke(cli, [*words, "--identity", str(made.folder / "parties" / "server")])
+    assert done.exit_code == 0, done.output
+    assert "tweets" in (first / "README.md").read_text()
+    result = verify(made, last, "--earlier", first)
+    assert result.exit_code == 0, result.output
