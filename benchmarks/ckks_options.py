@@ -23,7 +23,7 @@ from secagg.ckks import parameters as table
 from secagg.ckks.parameters import RINGS, CkksParameters, Ring
 from secagg.ckks.residues import add_residues, embed_limbs, pack, primes_of, read_block, read_sums, unpack_words
 from secagg.ckks.scheme import PublicContext, SecretContext, _Seal, body_of, saved
-from secagg_app.bench_protocols import machine
+from secagg_app.bench_machine import machine
 
 BITS = 16
 MILLION = 1_000_000

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 from secagg.descriptor import SignedDescriptor
 from secagg.errors import (
@@ -35,6 +36,7 @@ from secagg.messages import (
 )
 from secagg.releases import ReleasedSets
 from secagg.signing import parse_model
+from secagg_host.chunks import write_part
 from secagg_host.rpc import from_rpc_error
 from secagg_host.tls import MAX_CHUNK_BYTES, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
@@ -134,6 +136,7 @@ class ContributionCalls:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = services.ContributionServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._stub.Upload = upload_call(channel, "/secagg.v1.ContributionService/Upload")
 
     def session(self, ctx: str | None) -> SignedDescriptor:
         """The session by its name, or the one that this client is on. NotReady until it is approved."""
@@ -160,19 +163,14 @@ class ContributionCalls:
                 raise MalformedError("the coordinator answered an announced upload with nothing")
 
     def upload(
-        self, upload: SignedUpload, boxes: Sequence[bytes], offset: int, chunks: Iterable[bytes]
+        self, upload: SignedUpload, boxes: Sequence[bytes], offset: int, chunks: Iterable[bytes | memoryview]
     ) -> SignedReceipt:
         """Send the ciphertext from `offset` on, in chunks of at most 1 MiB."""
-
-        def requests() -> Iterator[pb.UploadRequest]:
-            header = pb.UploadHeader(signed_upload_json=upload.to_bytes(), boxes=boxes, offset=offset)
-            yield pb.UploadRequest(header=header)
-            for chunk in chunks:
-                yield pb.UploadRequest(chunk=chunk)
-
+        header = pb.UploadHeader(signed_upload_json=upload.to_bytes(), boxes=boxes, offset=offset)
+        parts = chain((pb.UploadRequest(header=header),), chunks)
         size = upload.statement.ciphertext_bytes
         with translated():
-            answer = self._stub.Upload(requests(), timeout=STREAM_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
+            answer = self._stub.Upload(parts, timeout=STREAM_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
         return SignedReceipt.parse(answer.signed_receipt_json)
 
     def status(self, ctx: str) -> Status:
@@ -360,7 +358,14 @@ class PublicationCalls:
         return bytes(content)
 
 
-def chunks_of(content: memoryview, offset: int) -> Iterator[bytes]:
+def upload_call(channel: grpc.Channel, method: str) -> "grpc.StreamUnaryMultiCallable[Any, pb.UploadResponse]":
+    """A method that takes an upload: its header as a message, then chunks as bytes, which are copied once."""
+    return channel.stream_unary(
+        method, request_serializer=write_part, response_deserializer=pb.UploadResponse.FromString
+    )
+
+
+def chunks_of(content: memoryview, offset: int) -> Iterator[memoryview]:
     """The bytes from `offset` on, in chunks of at most 1 MiB."""
     for start in range(offset, len(content), MAX_CHUNK_BYTES):
-        yield bytes(content[start : start + MAX_CHUNK_BYTES])
+        yield content[start : start + MAX_CHUNK_BYTES]

@@ -1,6 +1,7 @@
 """What clients and the key-holder of a ckks session ask of the coordinator, as typed values (protocol.md §11, §13)."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TypeVar
 
 from secagg.ckks.descriptor import SignedCkksDescriptor
@@ -16,6 +17,7 @@ from secagg_client.calls import (
     chunks_of,
     session_state,
     translated,
+    upload_call,
 )
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
@@ -29,6 +31,7 @@ class CkksCalls:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = services.CkksServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._stub.UploadCkks = upload_call(channel, "/secagg.v1.CkksService/UploadCkks")
 
     def session(self, ctx: str | None) -> SignedCkksDescriptor:
         """The session by its name, or the one that this party is on."""
@@ -62,17 +65,12 @@ class CkksCalls:
             case _:
                 raise MalformedError("the coordinator answered an announced upload with nothing")
 
-    def upload(self, signed: SignedCkksUpload, offset: int, chunks: Iterable[bytes]) -> SignedReceipt:
+    def upload(self, signed: SignedCkksUpload, offset: int, chunks: Iterable[bytes | memoryview]) -> SignedReceipt:
         """Send the upload from `offset` on, in chunks of at most 1 MiB."""
-
-        def requests() -> Iterator[pb.CkksUploadRequest]:
-            header = pb.CkksUploadHeader(signed_upload_json=signed.to_bytes(), offset=offset)
-            yield pb.CkksUploadRequest(header=header)
-            for chunk in chunks:
-                yield pb.CkksUploadRequest(chunk=chunk)
-
+        header = pb.CkksUploadHeader(signed_upload_json=signed.to_bytes(), offset=offset)
+        parts = chain((pb.CkksUploadRequest(header=header),), chunks)
         with translated():
-            answer = self._stub.UploadCkks(requests(), timeout=_seconds(signed.statement.bytes))
+            answer = self._stub.UploadCkks(parts, timeout=_seconds(signed.statement.bytes))
         return SignedReceipt.parse(answer.signed_receipt_json)
 
     def chosen(self, ctx: str) -> SignedUploadSet:
@@ -107,7 +105,7 @@ class CkksCalls:
         def requests() -> Iterator[pb.SubmitOpeningRequest]:
             yield pb.SubmitOpeningRequest(signed_opening_json=opened.signed.to_bytes())
             for chunk in chunks_of(memoryview(raw), 0):
-                yield pb.SubmitOpeningRequest(chunk=chunk)
+                yield pb.SubmitOpeningRequest(chunk=bytes(chunk))
 
         with translated():
             self._stub.SubmitOpening(requests(), timeout=_seconds(len(raw)))

@@ -196,7 +196,7 @@ class CkksClientRun:
             # What was spooled is what was signed (it was just checked): the copy there is bad, and was discarded.
             raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
 
-    def _counted(self, content: memoryview, offset: int) -> Iterator[bytes]:
+    def _counted(self, content: memoryview, offset: int) -> Iterator[memoryview]:
         """The chunks from `offset`, with progress."""
         sent, total = offset, len(content)
         for chunk in chunks_of(content, offset):

@@ -14,6 +14,7 @@ from secagg.errors import SecaggError
 from secagg.identity import check_issued_by
 from secagg.masked.policy import MaskedPolicy
 from secagg.policy import Policy, adapter_schema_hash
+from secagg.warm import warm_up
 from secagg_client.cli_ledger import ledger
 from secagg_client.client_config import ClientConfig
 from secagg_client.plan_defaults import DEFAULT_RANK, DEFAULT_TRAINING
@@ -145,6 +146,7 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     policy = load_policy(config.policy)
     training = LocalTraining(config, policy, log, party.identity.fingerprint, os.urandom)
     training.ledger.entries()  # one that is missing or altered is said before anything is asked of the coordinator
+    warm_up(os.urandom, _protocol(policy))
     with channel(config.coordinator, party) as line:
         if isinstance(policy, CkksPolicy):
             _take_ckks(config, party, policy, patience, training, line)
@@ -152,6 +154,12 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
             _take_masked(config, party, policy, patience, training, line)
         else:
             _take_sealed(config, party, policy, patience, training, line)
+
+
+def _protocol(policy: Policy | MaskedPolicy | CkksPolicy) -> str:
+    if isinstance(policy, CkksPolicy):
+        return "ckks"
+    return "masked" if isinstance(policy, MaskedPolicy) else "sealed"
 
 
 def _take_sealed(
@@ -177,6 +185,7 @@ def _take_sealed(
         release=config.release,
         patience=patience,
         random=os.urandom,
+        threads=config.training.threads or os.cpu_count() or 1,
     ).run(config.session, wait_for_release=config.wait_for_release)
 
 

@@ -11,6 +11,7 @@ from secagg.encodings.registry import encoding_of
 from secagg.errors import ConfigError, SecaggError
 from secagg.plan import Plan
 from secagg.signing import parse_model
+from secagg.warm import warm_sharing
 from secagg_client.calls import CommitteeCalls
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.keyholder_run import KeyHolderRun, Shelf, load_config, load_holder, make_offer
@@ -103,6 +104,7 @@ def run(config_file: Path, as_json: bool) -> None:
         patience = Patience(log, config.patience_minutes)
         try:
             holder = load_holder(config, shelf, patience.now)
+            warm_sharing(secrets.token_bytes)
             with channel(config.coordinator, party) as line:
                 KeyHolderRun(holder, shelf, CommitteeCalls(line), patience).run(config.session)
         except SecaggError as error:

@@ -57,7 +57,7 @@ class Contribution(Protocol):
         """Bytes that are stored, or the receipt."""
 
     def upload(
-        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes]
+        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes | memoryview]
     ) -> SignedReceipt:
         """Send the rest."""
 
@@ -84,6 +84,7 @@ class ClientRun:
     patience: Patience
     random: Randomness
     checkpoint: Callable[[str], None] = no_checkpoint
+    threads: int = 1
 
     @property
     def releases(self) -> Releases:
@@ -206,7 +207,9 @@ class ClientRun:
             self._give_up(descriptor, folder, reason)
             raise SessionClosed(f"session {descriptor.ctx[:16]}: {reason}")
         trained = folder.trained(descriptor.ctx)
-        sealed = seal_contribution(descriptor, self.signer, trained.change, trained.privacy, self.random)
+        sealed = seal_contribution(
+            descriptor, self.signer, trained.change, trained.privacy, self.random, threads=self.threads
+        )
         folder.spool(sealed)
         self.checkpoint("spooled")
         self.patience.log.emit("sealed", bytes=_size(sealed), upload_root=sealed.signed.statement.upload_root)
@@ -252,7 +255,7 @@ class ClientRun:
             # What was spooled is what was signed (it was just checked): the copy there is bad, and was discarded.
             raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
 
-    def _counted(self, content: memoryview, offset: int) -> Iterator[bytes]:
+    def _counted(self, content: memoryview, offset: int) -> Iterator[memoryview]:
         """The chunks from `offset`, with progress."""
         sent, total = offset, len(content)
         for chunk in chunks_of(content, offset):

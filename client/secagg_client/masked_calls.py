@@ -4,6 +4,7 @@ Everything that comes back is parsed here; nothing is believed: signatures, path
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TypeVar
 
 from secagg.errors import MalformedError, SizeLimitError
@@ -34,6 +35,7 @@ from secagg_client.calls import (
     Status,
     session_state,
     translated,
+    upload_call,
 )
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
@@ -47,6 +49,7 @@ class MaskedCalls:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = services.MaskedServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._stub.UploadMasked = upload_call(channel, "/secagg.v1.MaskedService/UploadMasked")
 
     def session(self, ctx: str | None) -> SignedMaskedDescriptor:
         """The session by its name, or the one that this client is on."""
@@ -102,20 +105,15 @@ class MaskedCalls:
             case _:
                 raise MalformedError("the coordinator answered an announced upload with nothing")
 
-    def upload(self, message: UploadMessage, offset: int, chunks: Iterable[bytes]) -> SignedReceipt:
+    def upload(self, message: UploadMessage, offset: int, chunks: Iterable[bytes | memoryview]) -> SignedReceipt:
         """Send the vector from `offset` on, in chunks of at most 1 MiB."""
-
-        def requests() -> Iterator[pb.MaskedUploadRequest]:
-            header = pb.MaskedUploadHeader(
-                signed_upload_json=message.signed.to_bytes(), leaves=_leaves(message.leaves), offset=offset
-            )
-            yield pb.MaskedUploadRequest(header=header)
-            for chunk in chunks:
-                yield pb.MaskedUploadRequest(chunk=chunk)
-
+        header = pb.MaskedUploadHeader(
+            signed_upload_json=message.signed.to_bytes(), leaves=_leaves(message.leaves), offset=offset
+        )
+        parts = chain((pb.MaskedUploadRequest(header=header),), chunks)
         seconds = STREAM_SECONDS + message.vector.nbytes / SLOWEST_BYTES_PER_SECOND
         with translated():
-            answer = self._stub.UploadMasked(requests(), timeout=seconds)
+            answer = self._stub.UploadMasked(parts, timeout=seconds)
         return SignedReceipt.parse(answer.signed_receipt_json)
 
     def survivors(self, ctx: str) -> SignedSurvivorSet:

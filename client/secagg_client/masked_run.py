@@ -82,7 +82,7 @@ class MaskedContribution(Protocol):
     def begin_upload(self, signed: SignedMaskedUpload) -> int | SignedReceipt:
         """Bytes that are stored, or the receipt."""
 
-    def upload(self, message: UploadMessage, offset: int, chunks: Iterator[bytes]) -> SignedReceipt:
+    def upload(self, message: UploadMessage, offset: int, chunks: Iterator[bytes | memoryview]) -> SignedReceipt:
         """Send the rest."""
 
     def survivors(self, ctx: str) -> SignedSurvivorSet:
@@ -292,7 +292,7 @@ class MaskedClientRun:
         except (HashMismatch, MalformedError) as error:
             raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
 
-    def _counted(self, content: memoryview, offset: int) -> Iterator[bytes]:
+    def _counted(self, content: memoryview, offset: int) -> Iterator[memoryview]:
         """The chunks from `offset`, with progress."""
         sent, total = offset, len(content)
         for chunk in chunks_of(content, offset):

@@ -14,6 +14,7 @@ from secagg.errors import EncodingError, MalformedError
 from secagg.packing import block_words, pack_block, unpack30
 from secagg.parameters import SealedParameters
 from secagg.ring import below
+from secagg.threads import in_ranges
 
 U32 = NDArray[np.uint32]
 Packed = bytes | bytearray | memoryview | NDArray[np.uint8]
@@ -79,9 +80,12 @@ class Accumulator:
         """
         if not 0 <= block < self.parameters.blocks:
             raise MalformedError(f"block {block}; a ciphertext has blocks 0 to {self.parameters.blocks - 1}")
+        self._add_block(block, packed, self._scratch)
+
+    def _add_block(self, block: int, packed: Packed, scratch: U32) -> None:
         if self._added[block] >= self.parameters.n_max:
             raise EncodingError(f"block {block} holds {self.parameters.n_max} ciphertexts; one more could wrap the sum")
-        bad = _add_checked(block_words(self.parameters, packed), self._primes, self._scratch, self._totals[block])
+        bad = _add_checked(block_words(self.parameters, packed), self._primes, scratch, self._totals[block])
         if bad:
             raise MalformedError(f"block {block}: {bad} residues are not below their prime; nothing was added")
         self._added[block] += 1
@@ -105,6 +109,40 @@ class Accumulator:
             self._poisoned |= added > 0 and not complete
         if not complete:
             raise MalformedError(f"a ciphertext of {added} blocks; these parameters make {self.parameters.blocks}")
+
+    def add_range(self, first: int, rows: NDArray[np.uint8]) -> None:
+        """Add consecutive blocks of one ciphertext, uint8[n, block_bytes], the first of them number `first`.
+
+        Threads may do so at the same time for blocks of their own; the sum is whole when all have done it.
+
+        Raises:
+            MalformedError: no such blocks, or a malformed one.
+            EncodingError: a block already holds n_max ciphertexts.
+        """
+        if not 0 <= first <= first + len(rows) <= self.parameters.blocks:
+            raise MalformedError(f"blocks {first} to {first + len(rows) - 1} of {self.parameters.blocks}")
+        scratch = np.empty_like(self._scratch)
+        for block, packed in enumerate(rows, start=first):
+            self._add_block(block, packed, scratch)
+
+    def add_rows(self, ciphertext: NDArray[np.uint8], threads: int = 1) -> None:
+        """Add one whole ciphertext uint8[blocks, block_bytes], on so many threads.
+
+        Raises:
+            MalformedError: another shape, or a malformed block. This accumulator then refuses all further use.
+            EncodingError: the sum already holds n_max ciphertexts.
+        """
+        shape = (self.parameters.blocks, self.parameters.block_bytes)
+        if ciphertext.dtype != np.uint8 or ciphertext.shape != shape:
+            raise MalformedError(f"a ciphertext {list(ciphertext.shape)}; these parameters make {list(shape)}")
+
+        before = int(self._added.max())
+        try:
+            in_ranges(
+                self.parameters.blocks, threads, lambda start, stop: self.add_range(start, ciphertext[start:stop])
+            )
+        finally:
+            self._poisoned |= int(self._added.max()) != before and int(self._added.min()) != before + 1
 
     def residues(self, block: int) -> U32:
         """The sum of block number `block`: a read-only view uint32[primes, N].

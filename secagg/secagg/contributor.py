@@ -11,7 +11,7 @@ from secagg.client_noise.encoding import encode
 from secagg.descriptor import Descriptor
 from secagg.encodings.registry import encoding_of
 from secagg.errors import EncodingError
-from secagg.merkle import root
+from secagg.merkle import root, rows_root
 from secagg.messages import SignedUpload, Upload
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
@@ -32,9 +32,15 @@ class SealedUpload:
 
 
 def seal_contribution(
-    descriptor: Descriptor, signer: Signer, change: NDArray[np.float32], privacy: PrivacyStatement, random: Randomness
+    descriptor: Descriptor,
+    signer: Signer,
+    change: NDArray[np.float32],
+    privacy: PrivacyStatement,
+    random: Randomness,
+    *,
+    threads: int = 1,
 ) -> SealedUpload:
-    """Encode, encrypt and share one update under a fresh key, and sign the commitment.
+    """Encode, encrypt and share one update under a fresh key, and sign the commitment; on so many threads.
 
     `change` has shape [plan.length]; the plan's encoding makes the vector of it (protocol.md §2.7).
     Call it once per session: two vectors under one session from one client are refused by the server, and the caller
@@ -46,8 +52,8 @@ def seal_contribution(
     if not np.isfinite(change).all():  # before it is encoded: an encoding may drop what is not
         raise EncodingError("the change holds values that are not finite")
     vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
-    sealed = _sealed(descriptor, vector, descriptor.weights[fingerprint], random)
-    ciphertext_root = root(memoryview(block) for block in sealed.ciphertext).hex()
+    sealed = _sealed(descriptor, vector, descriptor.weights[fingerprint], random, threads)
+    ciphertext_root = rows_root(sealed.ciphertext, threads).hex()
     try:
         boxes = _boxes(descriptor, fingerprint, ciphertext_root, sealed.key, random)
     finally:
@@ -63,14 +69,18 @@ def seal_contribution(
     return SealedUpload(signed=signer.sign(upload), ciphertext=sealed.ciphertext, boxes=boxes)
 
 
-def _sealed(descriptor: Descriptor, vector: NDArray[np.float32], weight: float, random: Randomness) -> Sealed:
+def _sealed(
+    descriptor: Descriptor, vector: NDArray[np.float32], weight: float, random: Randomness, threads: int
+) -> Sealed:
     """The vector, encoded and sealed; with this client's share of the noise between the two, if the session has it."""
     ctx, grid = bytes.fromhex(descriptor.ctx), descriptor.noise_grid
     if grid is None:
-        return seal_update(descriptor.parameters, descriptor.quantiser, ctx, vector, random, weight=weight)
+        return seal_update(descriptor.parameters, descriptor.quantiser, ctx, vector, random, weight, threads=threads)
     encoded = encode(grid, vector, random, weight)
     try:
-        return seal(descriptor.parameters, ctx, encoded.values, random)._replace(clipped=encoded.clipped)
+        return seal(descriptor.parameters, ctx, encoded.values, random, threads=threads)._replace(
+            clipped=encoded.clipped
+        )
     finally:
         encoded.values.fill(0)
 

@@ -3,7 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secagg.errors import HashMismatch
+from secagg.threads import in_ranges
 
 MAX_DEPTH = 40
 
@@ -37,6 +41,18 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
 def root(items: Iterable[bytes | memoryview]) -> bytes:
     """Merkle root over raw items; holds one hash an item, not the items."""
     return root_of([leaf_hash(item) for item in items])
+
+
+def rows_root(rows: NDArray[np.uint8], threads: int = 1) -> bytes:
+    """Merkle root over the rows of `rows` [n, bytes], hashed on so many threads."""
+    leaves = [b""] * len(rows)
+
+    def work(start: int, stop: int) -> None:
+        for row in range(start, stop):
+            leaves[row] = leaf_hash(rows[row].data)
+
+    in_ranges(len(rows), threads, work)
+    return root_of(leaves)
 
 
 def path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:

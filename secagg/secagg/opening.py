@@ -6,6 +6,7 @@ with probability 2^-60, far below what the modulus could carry: a wrong share or
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from secagg.packing import unpack_block
 from secagg.parameters import SealedParameters
 from secagg.ring import below
 from secagg.sealing import multiply_key
+from secagg.threads import in_ranges
 
 U32 = NDArray[np.uint32]
 
@@ -38,8 +40,10 @@ def open_sum(
     total: Accumulator | Iterable[Packed],
     key_sum: NDArray[np.int64],
     contributors: int,
+    *,
+    threads: int = 1,
 ) -> Opening:
-    """Open the sum of `contributors` ciphertexts.
+    """Open the sum of `contributors` ciphertexts, on so many threads when it is an accumulator.
 
     Args:
         parameters: the parameter set of the session.
@@ -56,31 +60,54 @@ def open_sum(
     """
     bound = parameters.error_bound(contributors)
     _check_key_sum(parameters, key_sum, contributors)
-    key = ring.key_transform(key_sum)
-    expander = Expander(parameters, ctx)
-    reader = DigitReader.make(parameters)
-    shared = ring.tables()
-    tables = (shared.primes, shared.negated_inverses, shared.columns, shared.rows)
-    numbers = np.empty((2, parameters.degree), dtype=np.int64)
-    work = np.empty((2, len(parameters.primes), parameters.degree), dtype=np.uint32)
-    sums = _empty_sums(parameters)
-    error_max, limb_max, block = 0, 0, 0
-    for block, residues in enumerate(_residue_blocks(parameters, total), start=1):
-        if block > parameters.blocks:
-            break
-        expander.fill(block - 1, work[0])
-        start = (block - 1) * parameters.block_values
-        _subtract_product(residues, key, work, tables)
-        error, limb = reader.read(work[0], numbers, sums[start : start + parameters.block_values])
-        error_max, limb_max = max(error_max, error), max(limb_max, limb)
-        if error_max > bound or limb_max > contributors * ((1 << parameters.bits) - 1):
-            raise OpeningError(
-                f"block {block - 1} of the sum does not open: max |sum(e)| is {error_max}, honest uploads stay within "
-                f"{bound}. A share or a ciphertext is wrong; this session cannot be opened"
-            )
-    if block != parameters.blocks:
+    opener = _Opener(parameters, ctx, ring.key_transform(key_sum), contributors, bound, _empty_sums(parameters))
+    if isinstance(total, Accumulator):
+        held = total
+
+        def work(start: int, stop: int) -> None:
+            opener.run(start, (held.residues(block) for block in range(start, stop)))
+
+        in_ranges(parameters.blocks, threads, work)
+    elif opener.run(0, (unpack_block(parameters, packed) for packed in total)) != parameters.blocks:
         raise MalformedError(f"the sum does not have the {parameters.blocks} blocks that these parameters make")
-    return Opening(sums[: parameters.length], error_max)
+    return Opening(opener.sums[: parameters.length], max(opener.errors))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """What all threads of one opening share. `errors` has the largest |sum(e)| of each range."""
+
+    parameters: SealedParameters
+    ctx: bytes
+    key: U32
+    contributors: int
+    bound: int
+    sums: Sums
+    errors: list[int] = field(default_factory=lambda: [0])
+
+    def run(self, block: int, blocks: Iterable[U32]) -> int:
+        """Open residues [primes, N] of consecutive blocks, the first of them number `block`; returns where it ended."""
+        parameters, error_max = self.parameters, 0
+        expander, reader, shared = Expander(parameters, self.ctx), DigitReader.make(parameters), ring.tables()
+        tables = (shared.primes, shared.negated_inverses, shared.columns, shared.rows)
+        numbers = np.empty((2, parameters.degree), dtype=np.int64)
+        work = np.empty((2, len(parameters.primes), parameters.degree), dtype=np.uint32)
+        for residues in blocks:
+            if block == parameters.blocks:
+                return block + 1
+            expander.fill(block, work[0])
+            start = block * parameters.block_values
+            _subtract_product(residues, self.key, work, tables)
+            error, limb = reader.read(work[0], numbers, self.sums[start : start + parameters.block_values])
+            error_max = max(error_max, error)
+            if error > self.bound or limb > self.contributors * ((1 << parameters.bits) - 1):
+                raise OpeningError(
+                    f"block {block} of the sum does not open: max |sum(e)| is {error_max}, honest uploads stay within "
+                    f"{self.bound}. A share or a ciphertext is wrong; this session cannot be opened"
+                )
+            block += 1
+        self.errors.append(error_max)
+        return block
 
 
 def _empty_sums(parameters: SealedParameters) -> Sums:
@@ -97,12 +124,6 @@ def _check_key_sum(parameters: SealedParameters, key_sum: NDArray[np.int64], con
     bound = contributors * gaussian.gaussian(gaussian.SECRET_VARIANCE).largest
     if largest > bound:
         raise OpeningError(f"the key sum reaches {largest}; {contributors} honest keys stay within {bound}")
-
-
-def _residue_blocks(parameters: SealedParameters, total: Accumulator | Iterable[Packed]) -> Iterable[U32]:
-    if isinstance(total, Accumulator):
-        return (total.residues(block) for block in range(parameters.blocks))
-    return (unpack_block(parameters, packed) for packed in total)
 
 
 @kernel

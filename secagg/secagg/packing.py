@@ -113,6 +113,23 @@ def _unpack_checked(words: U32, primes: U32, out: U32) -> np.int64:
     return bad
 
 
+@kernel
+def bad_residues(blocks: U32, primes: U32, row: U32) -> np.int64:
+    """How many residues of packed `blocks` [n, words] are not below their prime; `row` [N] is overwritten."""
+    bad = np.int64(0)
+    share = blocks.shape[1] // len(primes)
+    for block in range(blocks.shape[0]):
+        for j in range(len(primes)):
+            unpack30(blocks[block, j * share : (j + 1) * share], row)
+            largest = np.uint32(0)
+            for i in range(len(row)):
+                largest = max(largest, row[i])
+            if largest >= primes[j]:
+                for i in range(len(row)):
+                    bad += np.int64(row[i] >= primes[j])
+    return bad
+
+
 def unpack_block(
     parameters: SealedParameters, packed: bytes | bytearray | memoryview | NDArray[np.uint8], out: U32 | None = None
 ) -> U32:

@@ -45,6 +45,10 @@ class Keystream:
         """Continue from the initial counter block `nonce` under the same key."""
         self._encryptor.reset_nonce(nonce)
 
+    def seek(self, offset: int) -> None:
+        """Continue from byte `offset`, a multiple of 16, of the stream that began at counter block 0."""
+        self._encryptor.reset_nonce((offset // NONCE_BYTES).to_bytes(NONCE_BYTES, "big"))
+
     def fill(self, out: NDArray[np.uint8]) -> None:
         """Overwrite the contiguous bytes of `out` with the next keystream bytes."""
         view = out.data.cast("B")
@@ -59,8 +63,8 @@ class Keystream:
         return out
 
 
-def fresh_keystream(purpose: str, random: Randomness) -> Keystream:
-    """A keystream under SHA-256(purpose || seed) for a fresh 32-byte seed (protocol.md §5).
+def fresh_key(purpose: str, random: Randomness) -> bytes:
+    """The key SHA-256(purpose || seed) of a keystream, for a fresh 32-byte seed (protocol.md §5).
 
     Raises:
         ValueError: the randomness returned another number of bytes than asked for.
@@ -68,4 +72,9 @@ def fresh_keystream(purpose: str, random: Randomness) -> Keystream:
     seed = random(SEED_BYTES)
     if len(seed) != SEED_BYTES:
         raise ValueError(f"the randomness returned {len(seed)} bytes, not {SEED_BYTES}")
-    return Keystream(hashlib.sha256(purpose.encode("ascii") + seed).digest())
+    return hashlib.sha256(purpose.encode("ascii") + seed).digest()
+
+
+def fresh_keystream(purpose: str, random: Randomness) -> Keystream:
+    """A keystream under `fresh_key`. Raises what that raises."""
+    return Keystream(fresh_key(purpose, random))

@@ -5,6 +5,8 @@ c_k = A_k*s + T*e_k + m_k in Z_q[x]/(x^N + 1), coefficients mod each prime, pack
 s has sigma 4.5, e_k has sigma 4.5*sqrt(2), both from `gaussian`; e_k takes consecutive pieces of one
 keystream. The key is fresh for every call: two vectors under one key would leak their difference.
 Seeds are drawn in this order: rounding (`seal_update` only), key, error. No secret indexes a table or decides a branch.
+Given the key, blocks are independent, and each begins at a whole counter block of both keystreams: threads seal ranges
+of blocks, and the bytes are the same however many there are.
 """
 
 from collections.abc import Callable
@@ -21,8 +23,10 @@ from secagg.errors import EncodingError
 from secagg.expansion import Expander
 from secagg.packing import pack30
 from secagg.parameters import SealedParameters
-from secagg.randomness import Randomness, fresh_keystream
+from secagg.randomness import Keystream, Randomness, fresh_keystream
+from secagg.randomness import fresh_key as keystream_key
 from secagg.ring import below, inverse, montgomery
+from secagg.threads import in_ranges
 
 KEY_PURPOSE = "secagg/v1/key"
 ERROR_PURPOSE = "secagg/v1/error"
@@ -42,6 +46,10 @@ class ShortKey:
     def wipe(self) -> None:
         """Overwrite the coefficients with zeros."""
         self.coefficients.fill(0)
+
+
+Load = Callable[[int, int, "_Workspace"], int]
+"""Puts values start..stop into the workspace and counts the clipped ones."""
 
 
 class Sealed(NamedTuple):
@@ -83,7 +91,7 @@ class _Workspace:
 
 
 @kernel
-def _add_message(
+def add_message(
     polynomial: U32,
     sums: NDArray[np.uint64],
     errors: NDArray[np.int32],
@@ -137,7 +145,7 @@ def _seal_block(
     for j in range(len(primes)):
         row = polynomial[j]
         multiply_key(row, key[j], scratch, columns[j], rows[j], primes[j], negated_inverses[j])
-        _add_message(row, sums, errors, values, factors[j], primes[j], negated_inverses[j])
+        add_message(row, sums, errors, values, factors[j], primes[j], negated_inverses[j])
         pack30(row, packed[j * share : (j + 1) * share])
 
 
@@ -156,8 +164,8 @@ def fresh_key(random: Randomness) -> ShortKey:
     return key
 
 
-def seal(parameters: SealedParameters, ctx: bytes, values: U32, random: Randomness) -> Sealed:
-    """Seal an encoded vector `values` uint32[L] under a fresh key.
+def seal(parameters: SealedParameters, ctx: bytes, values: U32, random: Randomness, *, threads: int = 1) -> Sealed:
+    """Seal an encoded vector `values` uint32[L] under a fresh key, on so many threads.
 
     Raises:
         EncodingError: wrong dtype or length, or a value of more than `bits` bits.
@@ -169,11 +177,14 @@ def seal(parameters: SealedParameters, ctx: bytes, values: U32, random: Randomne
     if largest >> parameters.bits:
         raise EncodingError(f"a value is {largest}; these parameters carry values below 2^{parameters.bits}")
 
-    def load(start: int, stop: int, work: _Workspace) -> int:
-        work.values[: stop - start] = values[start:stop]
-        return 0
+    def loader() -> Load:
+        def load(start: int, stop: int, work: _Workspace) -> int:
+            work.values[: stop - start] = values[start:stop]
+            return 0
 
-    return _seal(parameters, ctx, load, random)
+        return load
+
+    return _seal(parameters, ctx, loader, random, threads)
 
 
 def seal_update(
@@ -183,8 +194,10 @@ def seal_update(
     update: NDArray[np.float32],
     random: Randomness,
     weight: float = 1.0,
+    *,
+    threads: int = 1,
 ) -> Sealed:
-    """Encode and seal `update` float32[L] in one pass, without the whole encoded vector in memory.
+    """Encode and seal `update` float32[L] in one pass, without the whole encoded vector in memory, on so many threads.
 
     Raises:
         EncodingError: the update or the quantiser does not fit the parameters, or a value is not finite.
@@ -192,42 +205,66 @@ def seal_update(
     """
     quantiser.check(parameters)
     quantiser.check_update(update, weight)
-    rounding = fresh_keystream(ROUNDING_PURPOSE, random)
+    key = keystream_key(ROUNDING_PURPOSE, random)
 
-    def load(start: int, stop: int, work: _Workspace) -> int:
-        words = work.words[: stop - start]
-        rounding.fill(words.view(np.uint8))
-        return quantiser.encode_range(update, weight, start, stop, words, work.values)
+    def loader() -> Load:
+        rounding = Keystream(key)
 
-    return _seal(parameters, ctx, load, random)
+        def load(start: int, stop: int, work: _Workspace) -> int:
+            words = work.words[: stop - start]
+            rounding.seek(4 * start)
+            rounding.fill(words.view(np.uint8))
+            return quantiser.encode_range(update, weight, start, stop, words, work.values)
+
+        return load
+
+    return _seal(parameters, ctx, loader, random, threads)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What all threads of one seal share: the key's transform and the key of the error stream are secret."""
+
+    parameters: SealedParameters
+    ctx: bytes
+    transformed: U32
+    noise_key: bytes
+    loader: Callable[[], "Load"]
+    words: U32
+    clipped: NDArray[np.int64]
+
+    def run(self, first: int, stop: int) -> None:
+        """Seal blocks first..stop into `words` [blocks, block words]; `clipped` [blocks] counts."""
+        parameters, work, load = self.parameters, _Workspace.make(self.parameters), self.loader()
+        expander, noise = Expander(parameters, self.ctx), Keystream(self.noise_key)
+        noise.seek(first * len(work.noise))
+        distribution, factors = gaussian.gaussian(gaussian.ERROR_VARIANCE), message_factors(parameters)
+        shared = ring.tables()
+        tables = (shared.primes, shared.negated_inverses, shared.columns, shared.rows)
+        kernel_work = (work.polynomial, work.scratch, work.sums, work.errors, work.values)
+        for block in range(first, stop):
+            start = block * parameters.block_values
+            end = min(start + parameters.block_values, parameters.length)
+            work.values[end - start :] = 0
+            self.clipped[block] = load(start, end, work)
+            noise.fill(work.noise)
+            gaussian.sample_into(distribution, work.noise, work.scratch, work.errors)
+            expander.fill(block, work.polynomial)
+            _seal_block(kernel_work, self.transformed, factors, tables, self.words[block])
+        work.wipe()
 
 
 def _seal(
-    parameters: SealedParameters, ctx: bytes, load: Callable[[int, int, _Workspace], int], random: Randomness
+    parameters: SealedParameters, ctx: bytes, loader: Callable[[], "Load"], random: Randomness, threads: int
 ) -> Sealed:
-    """Seal block by block; `load` puts values start..stop into the workspace and counts the clipped ones."""
-    expander = Expander(parameters, ctx)
+    """Seal block by block. Each thread has a `load` of its own from `loader`."""
+    Expander(parameters, ctx)  # a wrong ctx is refused before randomness is drawn
     key = fresh_key(random)
     transformed = ring.key_transform(key.coefficients.astype(np.int64))
-    noise = fresh_keystream(ERROR_PURPOSE, random)
-    distribution = gaussian.gaussian(gaussian.ERROR_VARIANCE)
-    factors = message_factors(parameters)
-    shared = ring.tables()
-    tables = (shared.primes, shared.negated_inverses, shared.columns, shared.rows)
-    work = _Workspace.make(parameters)
-    kernel_work = (work.polynomial, work.scratch, work.sums, work.errors, work.values)
+    noise_key = keystream_key(ERROR_PURPOSE, random)
     ciphertext = np.empty((parameters.blocks, parameters.block_bytes), dtype=np.uint8)
-    words = ciphertext.view(np.uint32)
-    clipped = 0
-    for block in range(parameters.blocks):
-        start = block * parameters.block_values
-        stop = min(start + parameters.block_values, parameters.length)
-        work.values[stop - start :] = 0
-        clipped += load(start, stop, work)
-        noise.fill(work.noise)
-        gaussian.sample_into(distribution, work.noise, work.scratch, work.errors)
-        expander.fill(block, work.polynomial)
-        _seal_block(kernel_work, transformed, factors, tables, words[block])
+    clipped = np.zeros(parameters.blocks, dtype=np.int64)
+    job = _Job(parameters, ctx, transformed, noise_key, loader, ciphertext.view(np.uint32), clipped)
+    in_ranges(parameters.blocks, threads, job.run)
     transformed.fill(0)
-    work.wipe()
-    return Sealed(ciphertext, key, clipped)
+    return Sealed(ciphertext, key, int(clipped.sum()))

@@ -11,6 +11,12 @@ from secagg_app.lazy import LazyCommand, LazyGroup
         "protocols": LazyCommand(
             "secagg_app.bench_protocols:protocols", "Seal, add, open, key-holder work and bytes, beside CKKS.", "demo"
         ),
+        "scale": LazyCommand(
+            "secagg_app.bench_scale:scale", "A session of a large cohort in one process, opened and checked.", "demo"
+        ),
+        "upload": LazyCommand(
+            "secagg_app.bench_upload:upload", "Many uploads at once, beside plain gRPC streaming.", "demo"
+        ),
         "training": LazyCommand(
             "secagg_app.bench_training:training", "A private step beside a plain one, in time and memory.", "demo"
         ),

@@ -8,37 +8,51 @@ from numpy.typing import NDArray
 
 from secagg.codec import Quantiser
 from secagg.errors import OpeningError
-from secagg.masked.masks import Mask
-from secagg.masked.parameters import width
-from secagg.masked.sharing import SECRET_BYTES, Secret
+from secagg.masked.keys import BoxContext, PairContext, SessionKeys, pair_seed, public_key, seal
+from secagg.masked.masks import Mask, add_masks
+from secagg.masked.parameters import Graph, choose_graph, width
+from secagg.masked.sharing import SECRET_BYTES, Secret, combine, split
 from secagg.masked.vectors import MaskedTotal, Shape, mask_update, vector_root
-from secagg_app.bench_timing import MILLION, SchemeCost, Timing, measure
+from secagg_app.bench_timing import MILLION, SchemeCost, Threaded, Timing, measure
 
 MORE = 8
 """Neighbours that are added to see what one of them costs."""
 LEAF_BYTES = 96
+GRAPHS = (100, 1000)
+"""Cohorts whose graphs are measured: the largest complete one, and a sparse one."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphCost:
+    """A client's work in a cohort so large, in ms: keys, shares and boxes; then the whole vector, masked and hashed."""
+
+    clients: int
+    neighbours: int
+    threshold: int
+    setup_ms: float
+    mask_ms: float
+    mask_ms_all_threads: float
+    combine_ms: float
+    unmask_ms_per_mask: float
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedCost:
-    """Cost with `neighbours` pair masks beside the own one; `threaded` is the client's time on all `threads`."""
+    """Cost with `neighbours` pair masks beside the own one; and what it is in the graphs of larger cohorts."""
 
     scheme: SchemeCost
     neighbours: int
     neighbour_ms: float
     hashing: Timing
-    threaded: Timing
-    threads: int
+    graphs: tuple[GraphCost, ...]
 
     def to_json(self) -> dict[str, float]:
         """Headline medians."""
-        return {
-            "masked_seal_ms_per_million": self.scheme.seal.median,
-            "masked_ms_per_million_per_neighbour": self.neighbour_ms,
-            "masked_bytes_per_param": self.scheme.bytes_per_param,
-            "masked_add_ms_per_million": self.scheme.add.median,
-            "masked_open_ms_per_million": self.scheme.open.median,
-        }
+        figures = self.scheme.to_json("masked_") | {"masked_ms_per_million_per_neighbour": self.neighbour_ms}
+        for graph in self.graphs:
+            figures[f"masked_mask_ms_{graph.clients}_clients"] = graph.mask_ms
+            figures[f"masked_setup_ms_{graph.clients}_clients"] = graph.setup_ms
+        return figures
 
 
 def measure_masked(
@@ -63,33 +77,79 @@ def measure_masked(
         vector_root(shape, packed)
         return packed
 
-    seal, longer = measure(client, repeats), measure(lambda: client(MORE), repeats)
+    alone, longer = measure(client, repeats), measure(lambda: client(MORE), repeats)
     threads = os.cpu_count() or 1
     uploads = [mask_update(shape, quantiser, update, masks(i), os.urandom) for i, update in enumerate(updates)]
     scratch, total = MaskedTotal(shape), MaskedTotal(shape)
-    adding = measure(lambda: scratch.add(uploads[0]), repeats)
     for upload in uploads:
         total.add(upload)
     off = [Mask(mask.key, negative=True) for mask in own]
-    opening = measure(lambda: total.opened(off, quantiser), repeats)
     error = float(np.abs(quantiser.decode_mean(total.opened(off, quantiser), count) - mean).max())
     if error > quantiser.step(quantiser.parts[0]):
         raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
+
+    def server(threads: int) -> tuple[Timing, Timing]:
+        adding = measure(lambda: scratch.add(uploads[0], threads), repeats)
+        opening = measure(lambda: total.opened(off, quantiser, threads), repeats)
+        return adding.per_million(length), opening.per_million(length)
+
     shares = 2 * (count - 1) * LEAF_BYTES
+    wide = measure(lambda: client(threads=threads), repeats).per_million(length)
     scheme = SchemeCost(
-        seal.per_million(length),
-        adding.per_million(length),
-        opening.per_million(length),
+        alone.per_million(length),
+        *server(1),
         (shape.packed_bytes + shares) / length,
         error,
+        Threaded(threads, wide, *server(threads)),
     )
     return MaskedCost(
         scheme,
         count - 1,
-        (longer.median - seal.median) / MORE * MILLION / length,
+        (longer.minimum - alone.minimum) / MORE * MILLION / length,
         measure(lambda: vector_root(shape, uploads[0]), repeats).per_million(length),
-        measure(lambda: client(threads=threads), repeats).per_million(length),
-        threads,
+        tuple(measure_graph(size, updates[0], quantiser, repeats) for size in GRAPHS),
+    )
+
+
+def graph_of(clients: int) -> Graph:
+    """The graph that a session of so many clients gets: 5% vanish, 5% are corrupt, sums of at least a tenth."""
+    return choose_graph(clients, 0.05, 0.05, max(3, clients // 10))
+
+
+def measure_graph(clients: int, update: NDArray[np.float32], quantiser: Quantiser, repeats: int) -> GraphCost:
+    """One client of a cohort: with every neighbour's key agreement, boxes and mask, none left out."""
+    graph, shape = graph_of(clients), Shape(len(update), width(clients, quantiser.bits))
+    keys, peer = SessionKeys.generate(os.urandom), SessionKeys.generate(os.urandom)
+    mask_key, box_key = public_key(peer.mask), public_key(peer.box)
+    pair = PairContext(ctx="00" * 32, low="11" * 32, high="22" * 32)
+    box = BoxContext(ctx="00" * 32, sender="11" * 32, receiver="22" * 32, round="share")
+    shares = split(keys.mask, graph.threshold, graph.holders, os.urandom)
+    seeds = [Secret(os.urandom(SECRET_BYTES)) for _ in range(graph.holders)]
+    points = dict(list(enumerate(shares, start=1))[: graph.threshold])
+
+    def setup() -> None:
+        for share in split(keys.mask, graph.threshold, graph.holders, os.urandom):
+            pair_seed(keys.mask, mask_key, pair)
+            seal(share, keys.box, box_key, box, os.urandom)
+        for share in split(_secret(), graph.threshold, graph.holders, os.urandom):
+            seal(share, keys.box, box_key, box, os.urandom)
+
+    def mask(threads: int) -> None:
+        masks = [Mask.expand("self", _secret(), negative=False)]
+        masks += [Mask.expand("pair", seed, negative=bool(number % 2)) for number, seed in enumerate(seeds)]
+        vector_root(shape, mask_update(shape, quantiser, update, masks, os.urandom, threads=threads))
+
+    few, sums = min(repeats, 3), np.zeros(shape.values, dtype=np.uint32)
+    many = [Mask.expand("pair", seed, negative=True) for seed in seeds]
+    return GraphCost(
+        clients,
+        graph.holders,
+        graph.threshold,
+        measure(setup, few).median,
+        measure(lambda: mask(1), few).median,
+        measure(lambda: mask(os.cpu_count() or 1), few).median,
+        measure(lambda: combine(points, graph.threshold), few).median,
+        measure(lambda: add_masks(sums, many), few).median / len(many),
     )
 
 

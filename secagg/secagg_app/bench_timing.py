@@ -24,14 +24,44 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Threaded:
+    """The same times with so many threads."""
+
+    threads: int
+    seal: Timing
+    add: Timing
+    open: Timing
+
+
+@dataclass(frozen=True, slots=True)
 class SchemeCost:
-    """Cost of one scheme: times per million values, bytes a value on the wire from one client, largest error."""
+    """Cost of one scheme on one thread: times per million values, bytes a value from one client, largest error.
+
+    `threaded` is there for schemes that have a parallel path.
+    """
 
     seal: Timing
     add: Timing
     open: Timing
     bytes_per_param: float
     mean_error: float
+    threaded: Threaded | None = None
+
+    def to_json(self, prefix: str = "") -> dict[str, float]:
+        """Headline medians, each name after `prefix`."""
+        figures = {
+            "seal_ms_per_million": self.seal.median,
+            "bytes_per_param": self.bytes_per_param,
+            "add_ms_per_million": self.add.median,
+            "open_ms_per_million": self.open.median,
+        }
+        if self.threaded is not None:
+            figures |= {
+                "seal_ms_per_million_all_threads": self.threaded.seal.median,
+                "add_ms_per_million_all_threads": self.threaded.add.median,
+                "open_ms_per_million_all_threads": self.threaded.open.median,
+            }
+        return {prefix + name: value for name, value in figures.items()}
 
 
 def measure(operation: Callable[[], object], repeats: int) -> Timing:

@@ -75,9 +75,10 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def write_atomic(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
-    """Replace `path` by `data` durably: after a crash there is the old content or the new, never a mixture.
+def write_synced(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
+    """Replace `path` by `data`: there is the old content or the new, never a mixture; the bytes are on the disk.
 
+    The name is durable when its folder is synced (`fsync_folder`), which the caller does, for several files at once.
     Raises StorageError, and leaves no temporary file behind.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -92,6 +93,15 @@ def write_atomic(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_atomic(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
+    """Replace `path` by `data` durably: after a crash there is the old content or the new, never a mixture.
+
+    Raises StorageError, and leaves no temporary file behind.
+    """
+    write_synced(path, data, mode)
+    with guard(path):
         fsync_folder(path.parent)
 
 

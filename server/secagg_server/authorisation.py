@@ -4,13 +4,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError, TransportError
 from secagg.identity import Identity, Role, identify
+from secagg_host.chunks import PartReader
 from secagg_host.events import EventLog
 from secagg_host.rpc import to_status
 from secagg_host.tls import grpc
+from secagg_protos.v1 import secagg_pb2 as pb
 
 CALLS_AT_ONCE = 4
 """Of one party. One is enough; more are left over from broken connections."""
@@ -52,6 +55,13 @@ ALLOWED: dict[str, frozenset[Role]] = {
     },
 }  # fmt: skip
 
+READERS: dict[str, PartReader[Any]] = {
+    "/secagg.v1.ContributionService/Upload": PartReader(pb.UploadRequest.FromString),
+    "/secagg.v1.MaskedService/UploadMasked": PartReader(pb.MaskedUploadRequest.FromString),
+    "/secagg.v1.CkksService/UploadCkks": PartReader(pb.CkksUploadRequest.FromString),
+}
+"""Methods that carry uploads: their chunks are not copied."""
+
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
     Interceptor = grpc.ServerInterceptor[Any, Any]
@@ -65,7 +75,13 @@ def peer_identity(context: grpc.ServicerContext) -> Identity:
     pems = [pem for pem in shown if isinstance(pem, bytes)]
     if len(pems) != 1:
         raise CertificateInvalid("the call came without a client certificate")
-    return identify(pems[0])
+    return _identity_of(pems[0])
+
+
+@lru_cache(maxsize=4096)
+def _identity_of(pem: bytes) -> Identity:
+    """Reading a certificate takes longer than most calls; the same bytes are always the same party."""
+    return identify(pem)
 
 
 def check_allowed(method: str, peer: Identity) -> None:
@@ -157,7 +173,7 @@ def _guarded(handler: Handler, method: str, turnstile: Turnstile, operator: Oper
             yield from inner(request, context)
 
     codecs = {
-        "request_deserializer": handler.request_deserializer,
+        "request_deserializer": READERS.get(method, handler.request_deserializer),
         "response_serializer": handler.response_serializer,
     }
     if handler.unary_unary:

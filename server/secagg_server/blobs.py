@@ -9,8 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secagg.errors import StorageError
-from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, storage_error, write_atomic
+from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, storage_error, write_synced
 
 PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
 
@@ -28,7 +31,7 @@ class PartWriter:
     def __enter__(self) -> Self:
         return self
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | memoryview) -> None:
         """Write a chunk. Raises StorageError; what fitted stays and can be resumed after."""
         view = memoryview(chunk)
         with guard(self._path):
@@ -82,9 +85,16 @@ class UploadFiles:
             while block := file.read(block_bytes):
                 yield block
 
-    def put_boxes(self, client: str, boxes: tuple[bytes, ...]) -> None:
-        """Store the boxes, all of one size, durably."""
-        write_atomic(self._path(client, BOXES), b"".join(boxes))
+    def read_into(self, client: str, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill the contiguous `out` with the client's ciphertext from `offset` on. Raises StorageError."""
+        path = self.path(client)
+        with guard(path), path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            view = out.data.cast("B")
+            while view:
+                if not (size := file.readinto(view)):
+                    raise StorageError(f"{path}: is damaged: it ends {len(view)} bytes too early")
+                view = view[size:]
 
     def boxes(self, client: str, count: int) -> tuple[bytes, ...]:
         """The client's boxes in order of index. Raises StorageError."""
@@ -99,10 +109,15 @@ class UploadFiles:
         """Remove the client's boxes."""
         self._remove(self._path(client, BOXES))
 
-    def seal(self, client: str) -> None:
-        """The upload is whole and verified: give it its final name, durably. Does nothing when it has it."""
+    def seal(self, client: str, boxes: tuple[bytes, ...] = ()) -> None:
+        """The upload is whole and verified: store its boxes, all of one size, and give it its final name, durably.
+
+        May be done again, for an upload that has its name already.
+        """
         part, whole = self._path(client, PART), self._path(client, WHOLE)
         with guard(whole):
+            if boxes:
+                write_synced(self._path(client, BOXES), b"".join(boxes))
             if not whole.exists():
                 part.rename(whole)
             fsync_folder(self.folder)

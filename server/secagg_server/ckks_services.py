@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening
 from secagg.errors import MalformedError, SizeLimitError, UnknownSession
 from secagg.identity import Identity
+from secagg_host.chunks import chunk_of, header_of
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
@@ -71,12 +72,10 @@ class Ckks(services.CkksServiceServicer):
         return pb.BeginUploadResponse(signed_receipt_json=found.to_bytes())
 
     def UploadCkks(
-        self, request_iterator: Iterator[pb.CkksUploadRequest], context: grpc.ServicerContext
+        self, request_iterator: Iterator[pb.CkksUploadRequest | memoryview], context: grpc.ServicerContext
     ) -> pb.UploadResponse:
         """Header, then chunks."""
-        first = next(request_iterator, None)
-        if first is None or first.WhichOneof("part") != "header":
-            raise MalformedError("an upload stream begins with its header")
+        first = header_of(next(request_iterator, None))
         signed, peer = SignedCkksUpload.parse(first.header.signed_upload_json), peer_identity(context)
         session = self._directory.find(signed.statement.ctx, peer)
         found = session.begin_upload(peer, signed)
@@ -84,10 +83,8 @@ class Ckks(services.CkksServiceServicer):
             return pb.UploadResponse(signed_receipt_json=found.to_bytes())
         session.check_offset(peer, first.header.offset)
         with session.files.writer(peer.fingerprint) as writer:
-            for message in request_iterator:
-                if message.WhichOneof("part") != "chunk":
-                    raise MalformedError("after the header an upload stream carries chunks only")
-                session.receive(peer, signed.statement.bytes, message.chunk, writer)
+            for part in request_iterator:
+                session.receive(peer, signed.statement.bytes, chunk_of(part), writer)
         return pb.UploadResponse(signed_receipt_json=session.finish_upload(peer, signed).to_bytes())
 
     def GetCkksSet(self, request: pb.GetCkksSetRequest, context: grpc.ServicerContext) -> pb.GetCkksSetResponse:

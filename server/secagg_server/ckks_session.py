@@ -241,7 +241,7 @@ class CkksSession:
         if offset != stored:
             raise ProtocolViolation(f"the stream starts at byte {offset}, but {stored} are stored; resume there")
 
-    def receive(self, peer: Identity, total: int, chunk: bytes, writer: PartWriter) -> None:
+    def receive(self, peer: Identity, total: int, chunk: bytes | memoryview, writer: PartWriter) -> None:
         """Append a chunk. Raises SizeLimitError, SessionClosed or StorageError."""
         if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
             raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")

@@ -1,9 +1,9 @@
 """Uploads: announced, streamed, resumed, verified, made durable, receipted (protocol.md §7)."""
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
+from secagg.arrival import Arrival
 from secagg.errors import (
     ConflictError,
     HashMismatch,
@@ -14,16 +14,14 @@ from secagg.errors import (
 )
 from secagg.evidence import box_bytes
 from secagg.identity import Identity
-from secagg.merkle import leaf_hash, root, root_of
+from secagg.merkle import root
 from secagg.messages import Receipt, SignedReceipt, SignedUpload, Upload
-from secagg.packing import unpack_block
 from secagg.sets import check_upload
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter
 from secagg_server.session import ServedSession
 from secagg_server.storage import StoredUpload
-
-PROGRESS_STEPS = 20
+from secagg_server.together import Together
 
 
 class _Slot:
@@ -32,6 +30,8 @@ class _Slot:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.turn = 0
+        # What is recorded of the client's upload, as far as this process has seen; None to look it up.
+        self.announced: StoredUpload | None = None
         self._cut: Callable[[], object] | None = None
 
     def take(self, cut: Callable[[], object] | None = None) -> int:
@@ -55,6 +55,8 @@ class Intake:
     def __init__(self, session: ServedSession) -> None:
         self._session = session
         self._slots: dict[str, _Slot] = {client: _Slot() for client in session.descriptor.clients}
+        self._announcements = Together(self._announce_all)
+        self._receipts = Together(self._sign_all)
 
     def begin(self, peer: Identity, signed: SignedUpload) -> int | SignedReceipt:
         """Announce an upload: the number of bytes that are stored, or the receipt when it is complete.
@@ -65,7 +67,7 @@ class Intake:
         check_upload(self._session.descriptor, signed, peer.fingerprint)
         with slot.lock:
             slot.take()
-            stored = self._announce(signed)
+            stored = self._announce(slot, signed)
             if stored.receipt is not None:
                 return stored.receipt
             return session.files.stored(peer.fingerprint)
@@ -88,32 +90,72 @@ class Intake:
         self._check_boxes(upload, boxes)
         with slot.lock:
             turn = slot.take(cut)
-            stored = self._announce(signed)
+            stored, arrival = self._announce(slot, signed), Arrival(session.descriptor.parameters)
             if stored.receipt is None:
                 size = session.files.stored(client)
                 if offset != size:
                     raise ProtocolViolation(f"the stream starts at byte {offset}, but {size} are stored; resume there")
-                session.files.put_boxes(client, boxes)
-        return UploadStream(session, peer, stored, slot, turn)
+                for piece in session.files.blocks(client, MAX_CHUNK_BYTES) if size else ():
+                    arrival.feed(piece)
+        return UploadStream(session, peer, stored, boxes, arrival, (slot, turn), self._receipts.do)
 
-    def _announce(self, signed: SignedUpload) -> StoredUpload:
+    def _announce(self, slot: _Slot, signed: SignedUpload) -> StoredUpload:
+        """What is recorded of this upload; now, if nothing was before. The caller holds the slot."""
+        stored = slot.announced or self._session.store.upload(signed.signer)
+        if stored is None:
+            stored = self._announcements.do(signed)
+        elif stored.signed.statement != signed.statement:
+            raise ConflictError(
+                f"another upload of client {signed.signer[:16]} is recorded for this session; a client has one, "
+                "and resends the same bytes"
+            )
+        elif stored.receipt is None:
+            self._session.check_takes_uploads()
+        slot.announced = stored
+        return stored
+
+    def _announce_all(self, uploads: Sequence[SignedUpload]) -> list[StoredUpload]:
+        """Record uploads of different clients, in one transaction. A client's slot lets one through at a time."""
         session = self._session
         with session.lock:
-            stored = session.store.upload(signed.signer)
-            if stored is not None and stored.signed.statement != signed.statement:
-                raise ConflictError(
-                    f"another upload of client {signed.signer[:16]} is recorded for this session; a client has one, "
-                    "and resends the same bytes"
-                )
-            if stored is not None and stored.receipt is not None:
-                return stored
             session.check_takes_uploads()
-            if stored is None:
+            for signed in uploads:
                 # What a refused or unannounced upload left behind does not belong to this one.
                 session.files.discard(signed.signer)
-                session.store.announce(signed)
-                session.host.checkpoint("upload-announced")
-            return StoredUpload(signed, None)
+            session.store.announce(uploads)
+            session.host.checkpoint("upload-announced")
+        return [StoredUpload(signed, None) for signed in uploads]
+
+    def _sign_all(self, uploads: Sequence[tuple[Identity, Upload]]) -> list[SignedReceipt]:
+        """Sign for uploads that are durable and whole, and record the receipts in one transaction."""
+        session = self._session
+        with session.lock:
+            session.check_takes_uploads()
+            receipts = [
+                session.host.signer.sign(
+                    Receipt(
+                        ctx=upload.ctx,
+                        client=upload.client,
+                        upload_root=upload.upload_root,
+                        received_at=session.host.clock(),
+                    )
+                )
+                for _, upload in uploads
+            ]
+            notes = [session.note(peer.title, "uploaded") for peer, _ in uploads]
+            session.store.add_receipts(list(zip(receipts, notes, strict=True)))
+            session.host.checkpoint("receipt-stored")
+            complete = session.store.count_complete() - len(uploads)
+            for number, (peer, upload) in enumerate(uploads, start=1):
+                session.emit(
+                    "receipt",
+                    client=peer.title,
+                    bytes=upload.ciphertext_bytes,
+                    uploads=complete + number,
+                    roster=len(session.descriptor.roster),
+                )
+            session.announce_change()
+        return receipts
 
     def _check_boxes(self, upload: Upload, boxes: tuple[bytes, ...]) -> None:
         descriptor = self._session.descriptor
@@ -124,40 +166,47 @@ class Intake:
             raise HashMismatch("the boxes do not have the root that the client signed")
 
 
-@dataclass(frozen=True, slots=True)
 class UploadStream:
     """One stream of one client's upload. Whatever happens to it, the stored part stays a prefix."""
 
-    session: ServedSession
-    peer: Identity
-    stored: StoredUpload
-    slot: _Slot
-    turn: int
+    def __init__(
+        self,
+        session: ServedSession,
+        peer: Identity,
+        stored: StoredUpload,
+        boxes: tuple[bytes, ...],
+        arrival: Arrival,
+        turn: tuple[_Slot, int],
+        sign: Callable[[tuple[Identity, Upload]], SignedReceipt],
+    ) -> None:
+        self._session, self._peer, self.stored, self._boxes = session, peer, stored, boxes
+        self._arrival, (self._slot, self._turn), self._sign = arrival, turn, sign
+        self._told = session.host.clock()
 
     def writer(self) -> PartWriter:
         """Open the partial upload."""
-        return self.session.files.writer(self.peer.fingerprint)
+        return self._session.files.writer(self._peer.fingerprint)
 
-    def receive(self, chunk: bytes, writer: PartWriter) -> None:
-        """Append a chunk. Raises SizeLimitError, ConflictError or StorageError."""
-        client, total = self.peer.fingerprint, self.stored.signed.statement.ciphertext_bytes
+    def receive(self, chunk: bytes | memoryview, writer: PartWriter) -> None:
+        """Append a chunk, and check and hash it. Raises SizeLimitError, ConflictError or StorageError."""
+        total, before = self.stored.signed.statement.ciphertext_bytes, self._arrival.size
         if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
             raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")
-        with self.slot.lock:
-            self.slot.check(self.turn)
-            before = self.session.files.stored(client)
-            if before + len(chunk) > total:
-                raise SizeLimitError(f"the stream is longer than the {total} bytes it announced")
+        if (after := before + len(chunk)) > total:
+            raise SizeLimitError(f"the stream is longer than the {total} bytes it announced")
+        with self._slot.lock:
+            self._slot.check(self._turn)
             writer.append(chunk)
-        after = before + len(chunk)
-        if after == total or after * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
-            self.session.emit("bytes", client=self.peer.title, stored=after, total=total)
-        self.session.host.checkpoint("chunk-stored")
+        self._arrival.feed(chunk)
+        if (now := self._session.host.clock()) != self._told:  # at most once a second: many streams tell at once
+            self._told = now
+            self._session.emit("bytes", client=self._peer.title, stored=after, total=total)
+        self._session.host.checkpoint("chunk-stored")
 
     def close(self) -> None:
         """The stream has ended, in whatever way."""
-        with self.slot.lock:
-            self.slot.leave(self.turn)
+        with self._slot.lock:
+            self._slot.leave(self._turn)
 
     def finish(self) -> SignedReceipt:
         """Verify the whole, make it durable, and sign for it.
@@ -165,57 +214,27 @@ class UploadStream:
         Raises SizeLimitError when bytes are missing; MalformedError or HashMismatch when it is not what was
         signed: then it is discarded.
         """
-        with self.slot.lock:
-            self.slot.check(self.turn)
-            session, client, upload = self.session, self.peer.fingerprint, self.stored.signed.statement
-            stored = session.files.stored(client)
-            if stored < upload.ciphertext_bytes:
+        with self._slot.lock:
+            self._slot.check(self._turn)
+            session, client, upload = self._session, self._peer.fingerprint, self.stored.signed.statement
+            if self._arrival.size < upload.ciphertext_bytes:
                 raise SizeLimitError(
-                    f"the stream ended after {stored} of {upload.ciphertext_bytes} bytes; resume from there"
+                    f"the stream ended after {self._arrival.size} of {upload.ciphertext_bytes} bytes; resume from there"
                 )
             try:
-                self._verify(upload)
+                self._arrival.check(upload.ciphertext_root)
             except (MalformedError, HashMismatch) as error:
                 self._refuse(error)
                 raise
-            session.files.seal(client)
+            session.files.seal(client, self._boxes)
             session.host.checkpoint("upload-sealed")
-            return self._sign(upload)
-
-    def _verify(self, upload: Upload) -> None:
-        parameters, leaves = self.session.descriptor.parameters, list[bytes]()
-        for block in self.session.files.blocks(upload.client, parameters.block_bytes):
-            unpack_block(parameters, block)
-            leaves.append(leaf_hash(block))
-        if root_of(leaves).hex() != upload.ciphertext_root:
-            raise HashMismatch("the ciphertext does not have the root that the client signed; send it again from 0")
+            receipt = self._sign((self._peer, upload))
+            self._slot.announced = StoredUpload(self.stored.signed, receipt)
+            return receipt
 
     def _refuse(self, error: SecaggError) -> None:
-        with self.session.lock:
-            self.session.store.forget_upload(self.peer.fingerprint)
-            self.session.files.discard(self.peer.fingerprint)
-        self.session.emit("refused", client=self.peer.title, code=error.code, message=str(error))
-
-    def _sign(self, upload: Upload) -> SignedReceipt:
-        session = self.session
-        with session.lock:
-            session.check_takes_uploads()
-            receipt = session.host.signer.sign(
-                Receipt(
-                    ctx=upload.ctx,
-                    client=upload.client,
-                    upload_root=upload.upload_root,
-                    received_at=session.host.clock(),
-                )
-            )
-            session.store.add_receipt(receipt, session.note(self.peer.title, "uploaded"))
-            session.host.checkpoint("receipt-stored")
-            session.emit(
-                "receipt",
-                client=self.peer.title,
-                bytes=upload.ciphertext_bytes,
-                uploads=session.store.count_complete(),
-                roster=len(session.descriptor.roster),
-            )
-            session.announce_change()
-        return receipt
+        with self._session.lock:
+            self._slot.announced = None
+            self._session.store.forget_upload(self._peer.fingerprint)
+            self._session.files.discard(self._peer.fingerprint)
+        self._session.emit("refused", client=self._peer.title, code=error.code, message=str(error))

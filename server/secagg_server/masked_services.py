@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from secagg.errors import MalformedError, UnknownSession
 from secagg.identity import Identity
 from secagg.masked.messages import SignedAdvertisement, SignedMaskedUpload, SignedSetEndorsement, SignedUnmasking
+from secagg_host.chunks import chunk_of, header_of
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
@@ -90,12 +91,10 @@ class Masked(services.MaskedServiceServicer):
         return pb.BeginUploadResponse(signed_receipt_json=found.to_bytes())
 
     def UploadMasked(
-        self, request_iterator: Iterator[pb.MaskedUploadRequest], context: grpc.ServicerContext
+        self, request_iterator: Iterator[pb.MaskedUploadRequest | memoryview], context: grpc.ServicerContext
     ) -> pb.UploadResponse:
         """Header, then chunks."""
-        first = next(request_iterator, None)
-        if first is None or first.WhichOneof("part") != "header":
-            raise MalformedError("an upload stream begins with its header")
+        first = header_of(next(request_iterator, None))
         header, peer = header_bytes(first.header), peer_identity(context)
         signed, _ = leaves_of(header)
         session = self._directory.find(signed.statement.ctx, peer)
@@ -104,10 +103,8 @@ class Masked(services.MaskedServiceServicer):
             return pb.UploadResponse(signed_receipt_json=found.to_bytes())
         session.check_offset(peer, first.header.offset)
         with session.files.writer(peer.fingerprint) as writer:
-            for message in request_iterator:
-                if message.WhichOneof("part") != "chunk":
-                    raise MalformedError("after the header an upload stream carries chunks only")
-                session.receive(peer, message.chunk, writer)
+            for part in request_iterator:
+                session.receive(peer, chunk_of(part), writer)
         return pb.UploadResponse(signed_receipt_json=session.finish_upload(peer, header).to_bytes())
 
     def GetSurvivors(self, request: pb.GetSurvivorsRequest, context: grpc.ServicerContext) -> pb.GetSurvivorsResponse:

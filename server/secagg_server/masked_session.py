@@ -255,7 +255,7 @@ class MaskedSession:
                 f"{peer.title} announced another masked vector before; a client has one, and resends the same bytes"
             )
 
-    def receive(self, peer: Identity, chunk: bytes, writer: PartWriter) -> None:
+    def receive(self, peer: Identity, chunk: bytes | memoryview, writer: PartWriter) -> None:
         """Append a chunk to the announced vector. Raises SizeLimitError, SessionClosed or StorageError."""
         if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
             raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")

@@ -1,5 +1,6 @@
 """The coordinator's process: loads sessions, listens, drives them until it is told to stop."""
 
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor, i
 from secagg.policy import check_authority
 from secagg.rounds import check_start
 from secagg.signing import Signed, parse_model
+from secagg.warm import warm_masked, warm_opening
 from secagg_host.durable import FolderLock, make_folder, read_file
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
@@ -178,6 +180,13 @@ class Coordinator:
         intakes = {ctx: Intake(session) for ctx, session in sessions.items()}
         return cls(sessions, masked, ckks, intakes, tuple(drivers), store, host)
 
+    def warm(self) -> None:
+        """Have everything compiled that the sessions will call, before anybody waits for it."""
+        if self.sessions:
+            warm_opening(os.urandom)
+        if self.masked:
+            warm_masked(os.urandom)
+
     def advance(self) -> None:
         """Let every session take the steps that it can take now."""
         now = self.host.clock()
@@ -237,6 +246,7 @@ def serve(
         host = Host(files.signer, lambda: int(clock()), events, checkpoint, config.degree_check_seconds)
         coordinator = Coordinator.load(config, files, host)
         stack.callback(coordinator.store.close)
+        coordinator.warm()
         listener = listen(coordinator, config.listen, files)
         stack.callback(lambda: listener.server.stop(GRACE_SECONDS).wait())
         check_refuses_tls12(listener.host, listener.port, config.identity)

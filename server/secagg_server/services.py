@@ -17,13 +17,13 @@ from secagg.messages import (
     SignedShareSum,
     SignedUpload,
 )
+from secagg_host.chunks import chunk_of, header_of
 from secagg_host.durable import guard
 from secagg_host.tls import MAX_CHUNK_BYTES, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
-from secagg_server.blobs import PartWriter
-from secagg_server.intake import Intake, UploadStream
+from secagg_server.intake import Intake
 from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
 from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task
@@ -97,19 +97,20 @@ class Contribution(services.ContributionServiceServicer):
             return pb.BeginUploadResponse(offset=found)
         return pb.BeginUploadResponse(signed_receipt_json=found.to_bytes())
 
-    def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext) -> pb.UploadResponse:
+    def Upload(
+        self, request_iterator: Iterator[pb.UploadRequest | memoryview], context: grpc.ServicerContext
+    ) -> pb.UploadResponse:
         """Header, then chunks."""
-        first = next(request_iterator, None)
-        if first is None or first.WhichOneof("part") != "header":
-            raise MalformedError("an upload stream begins with its header")
-        header, peer = first.header, peer_identity(context)
+        header, peer = header_of(next(request_iterator, None)).header, peer_identity(context)
         signed = SignedUpload.parse(header.signed_upload_json)
         intake = self._intake(signed, peer)
         stream = intake.stream(peer, signed, tuple(header.boxes), header.offset, context.cancel)
         try:
             if stream.stored.receipt is not None:
                 return pb.UploadResponse(signed_receipt_json=stream.stored.receipt.to_bytes())
-            _receive_all(stream, request_iterator)
+            with stream.writer() as writer:
+                for part in request_iterator:
+                    stream.receive(chunk_of(part), writer)
             return pb.UploadResponse(signed_receipt_json=stream.finish().to_bytes())
         finally:
             stream.close()
@@ -130,15 +131,6 @@ class Contribution(services.ContributionServiceServicer):
 
     def _intake(self, signed: SignedUpload, peer: Identity) -> Intake:
         return self._intakes[self._directory.find(signed.statement.ctx, peer).ctx]
-
-
-def _receive_all(stream: UploadStream, messages: Iterator[pb.UploadRequest]) -> None:
-    writer: PartWriter
-    with stream.writer() as writer:
-        for message in messages:
-            if message.WhichOneof("part") != "chunk":
-                raise MalformedError("after the header an upload stream carries chunks only")
-            stream.receive(message.chunk, writer)
 
 
 class Committee(services.CommitteeServiceServicer):

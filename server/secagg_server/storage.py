@@ -7,7 +7,7 @@ recorded before it is acted on, with its time, so that a restarted server decide
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -224,9 +224,13 @@ class SessionStore(StateStore):
             receipt = None if row.receipt is None else SignedReceipt.parse(row.receipt)
             return StoredUpload(SignedUpload.parse(row.signed), receipt)
 
-    def announce(self, signed: SignedUpload) -> None:
-        """Record what the client is about to send."""
-        self._add(UploadRow(ctx=self.ctx, client=signed.signer, signed=signed.to_bytes(), receipt=None))
+    def announce(self, uploads: Sequence[SignedUpload]) -> None:
+        """Record what clients are about to send."""
+        with self._store.write() as db:
+            db.add_all(
+                UploadRow(ctx=self.ctx, client=signed.signer, signed=signed.to_bytes(), receipt=None)
+                for signed in uploads
+            )
 
     def forget_upload(self, client: str) -> None:
         """Drop an announced upload that was refused."""
@@ -235,13 +239,15 @@ class SessionStore(StateStore):
             if row is not None and row.receipt is None:
                 db.delete(row)
 
-    def add_receipt(self, signed: SignedReceipt, note: TimelineEvent) -> None:
-        """Mark the client's upload complete."""
+    def add_receipts(self, receipts: Sequence[tuple[SignedReceipt, TimelineEvent]]) -> None:
+        """Mark clients' uploads complete, all or none of them."""
         with self._store.write() as db:
-            match = (UploadRow.ctx == self.ctx) & (UploadRow.client == signed.statement.client)
-            db.execute(update(UploadRow).where(match).values(receipt=signed.to_bytes()))
-            db.add(ArrivalRow(ctx=self.ctx, client=signed.statement.client))
-            self._note(db, note)
+            for signed, note in receipts:
+                match = (UploadRow.ctx == self.ctx) & (UploadRow.client == signed.statement.client)
+                db.execute(update(UploadRow).where(match).values(receipt=signed.to_bytes()))
+                db.add(ArrivalRow(ctx=self.ctx, client=signed.statement.client))
+                db.flush()  # in this order
+                self._note(db, note)
 
     def complete_uploads(self) -> tuple[SignedUpload, ...]:
         """Every upload with a receipt, in order of fingerprint."""

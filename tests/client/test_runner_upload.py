@@ -39,12 +39,12 @@ class Flaky:
         return self.inner.begin_upload(upload)
 
     def upload(
-        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes]
+        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes | memoryview]
     ) -> SignedReceipt:
         self.breaks -= 1
         sent = bytearray()
 
-        def counted() -> Iterator[bytes]:
+        def counted() -> Iterator[bytes | memoryview]:
             for number, chunk in enumerate(chunks):
                 if self.breaks >= 0 and number == self.good:
                     return

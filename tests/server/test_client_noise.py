@@ -137,7 +137,7 @@ class LyingCalls(MaskedCalls):
     def begin_upload(self, signed: SignedMaskedUpload) -> int | SignedReceipt:
         return super().begin_upload(self._lied(signed))
 
-    def upload(self, message: UploadMessage, offset: int, chunks: Iterable[bytes]) -> SignedReceipt:
+    def upload(self, message: UploadMessage, offset: int, chunks: Iterable[bytes | memoryview]) -> SignedReceipt:
         return super().upload(replace(message, signed=self._lied(message.signed)), offset, chunks)
 
 

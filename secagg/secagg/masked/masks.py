@@ -6,8 +6,7 @@ whatever the length and the number of masks. Sums are modulo 2^32, of which the 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from secagg._numba import kernel
 from secagg.masked.sharing import Secret
+from secagg.threads import in_ranges
 
 CHUNK = 65_536
 """Values handled at a time: 256 KiB each of zeros, keystream and vector, which a core's cache holds.
@@ -83,20 +83,7 @@ def add_masks(values: U32, masks: Sequence[Mask], threads: int = 1) -> None:
             adder.add(values[low : min(low + CHUNK, stop)])
         adder.wipe()
 
-    in_ranges(len(values), threads, work)
-
-
-def in_ranges(length: int, threads: int, work: Callable[[int, int], None]) -> None:
-    """Call `work(start, stop)` over ranges that cover 0..length, whole chunks each, one thread for each range."""
-    chunks = -(-length // CHUNK)
-    each = -(-chunks // max(1, min(threads, chunks))) * CHUNK
-    ranges = [(start, min(start + each, length)) for start in range(0, length, each)]
-    if len(ranges) == 1:
-        work(*ranges[0])
-        return
-    with ThreadPoolExecutor(len(ranges)) as pool:
-        for done in [pool.submit(work, *bounds) for bounds in ranges]:
-            done.result()
+    in_ranges(len(values), threads, work, CHUNK)
 
 
 @kernel

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from secagg._numba import kernel
 from secagg.codec import ROUNDING_PURPOSE, Quantiser
 from secagg.errors import EncodingError, MalformedError, OpeningError, SizeLimitError
-from secagg.masked.masks import CHUNK, Mask, MaskAdder, add_masks, counter_block, in_ranges
+from secagg.masked.masks import CHUNK, Mask, MaskAdder, add_masks, counter_block
 from secagg.masked.parameters import GUARDS
 from secagg.merkle import root
 from secagg.randomness import SEED_BYTES, Randomness, fresh_keystream
+from secagg.threads import in_ranges
 
 LEAF_VALUES = 65_536
 """Packed values under one leaf of an upload's Merkle tree."""
@@ -84,7 +85,7 @@ def mask_update(
             secret.fill(0)
         adder.wipe()
 
-    in_ranges(shape.values, threads, work)
+    in_ranges(shape.values, threads, work, CHUNK)
     return packed.view(np.uint8)[: shape.packed_bytes]
 
 
@@ -137,7 +138,7 @@ class MaskedTotal:
                 words.view(np.uint8)[: len(piece)] = piece
                 _add_packed(words, np.int64(width), self._values[low:high])
 
-        in_ranges(self.shape.values, threads, work)
+        in_ranges(self.shape.values, threads, work, CHUNK)
         self.count += 1
 
     @property
