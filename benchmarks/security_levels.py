@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from secagg.ckks.parameters import RINGS as CKKS_RINGS
 from secagg.gaussian import ERROR_VARIANCE, SECRET_VARIANCE
 from secagg.parameters import MIN_SECURITY_BITS, RINGS
 
@@ -47,7 +48,10 @@ CASES = (
     Case("protocol.md table", 16384, 345, 134),
     Case("TenSEAL [60, 40, 60]", 8192, 160, 147, TERNARY, 3.2),
     Case("TenSEAL [54, 54]", 4096, 108, 97, TERNARY, 3.2),
-    Case("ckks [34, 34, 18]", 4096, 86, 134, TERNARY, 3.2),
+    *(
+        Case(f"ckks {name}", ring.degree, ring.log2_q, ring.security_bits, TERNARY, 3.2)
+        for name, ring in CKKS_RINGS.items()
+    ),
     *(
         Case(f"ring {name}", row.degree, math.log2(math.prod(row.primes)), row.core_svp_bits)
         for name, row in RINGS.items()

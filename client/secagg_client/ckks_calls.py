@@ -1,14 +1,12 @@
 """What clients and the key-holder of a ckks session ask of the coordinator, as typed values (protocol.md §11, §13)."""
 
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from secagg.ckks.client import unframe
 from secagg.ckks.descriptor import SignedCkksDescriptor
-from secagg.ckks.keyholder import ShownUpload
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedUploadSet
 from secagg.ckks.opened import Opened
-from secagg.errors import MalformedError, SizeLimitError
+from secagg.errors import MalformedError
 from secagg.messages import SignedReceipt
 from secagg_client.calls import (
     CALL_SECONDS,
@@ -22,6 +20,8 @@ from secagg_client.calls import (
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
+
+T = TypeVar("T")
 
 
 class CkksCalls:
@@ -81,20 +81,24 @@ class CkksCalls:
             answer = self._stub.GetCkksSet(pb.GetCkksSetRequest(ctx=bytes.fromhex(ctx)), timeout=CALL_SECONDS)
         return SignedUploadSet.parse(answer.signed_set_json)
 
-    def shown(self, ctx: str, client: str, most: int) -> ShownUpload:
-        """One member's upload, of at most `most` bytes. Raises SizeLimitError or MalformedError."""
+    def shown(
+        self, ctx: str, client: str, most: int, keep: Callable[[Iterator[bytes]], T]
+    ) -> tuple[SignedCkksUpload, T]:
+        """One member's statement, and what `keep` makes of its upload, which comes in pieces; `most` bytes are usual.
+
+        Raises MalformedError, or what `keep` raises.
+        """
         request = pb.GetCkksUploadRequest(ctx=bytes.fromhex(ctx), client=bytes.fromhex(client))
-        signed, content = None, bytearray()
         with translated():
-            for part in self._stub.GetCkksUpload(request, timeout=_seconds(most)):
-                if part.WhichOneof("part") == "signed_upload_json" and signed is None:
-                    signed = SignedCkksUpload.parse(part.signed_upload_json)
-                content += part.chunk
-                if len(content) > most:
-                    raise SizeLimitError(f"the upload of {client[:16]} is larger than this session's can be")
-        if signed is None:
-            raise MalformedError(f"the coordinator shows no statement with the upload of {client[:16]}")
-        return ShownUpload(signed, unframe(io.BytesIO(bytes(content)).read))
+            parts = self._stub.GetCkksUpload(request, timeout=_seconds(most))
+            first = next(iter(parts), None)
+            if first is None or first.WhichOneof("part") != "signed_upload_json":
+                raise MalformedError(f"the coordinator shows no statement with the upload of {client[:16]}")
+            signed = SignedCkksUpload.parse(first.signed_upload_json)
+            try:
+                return signed, keep(part.chunk for part in parts)
+            finally:
+                parts.cancel()
 
     def submit(self, opened: Opened) -> None:
         """Hand in the sums."""

@@ -4,22 +4,24 @@ All decisions are those of `secagg.ckks.keyholder.CkksKeyHolder`, which records 
 and started again, it gives the same answers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from secagg.ckks.client import LENGTH
 from secagg.ckks.descriptor import CkksDescriptor
 from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
 from secagg.ckks.messages import UploadSet
 from secagg.ckks.policy import CkksPolicy
-from secagg.ckks.scheme import MAX_BLOCK_BYTES, SecretContext
+from secagg.ckks.scheme import SecretContext
 from secagg.errors import ConfigError, ProtocolViolation, SessionClosed
 from secagg.identity import Role, check_issued_by
 from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.randomness import Randomness
 from secagg_client.calls import SessionState, ending
 from secagg_client.ckks_calls import CkksCalls
+from secagg_client.ckks_spool import Spool, SpooledBlocks
+from secagg_client.client_run import no_checkpoint
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.patience import Patience
 from secagg_host.config import load_toml
@@ -60,12 +62,14 @@ def load_ckks_holder(config: KeyHolderConfig, journal: DurableJournal, now: int)
 
 @dataclass(frozen=True, slots=True)
 class CkksHolderRun:
-    """Serves one session to its end."""
+    """Serves one session to its end. `checkpoint` is called after each step; tests kill the process there."""
 
     holder: CkksKeyHolder
     calls: CkksCalls
+    spool: Spool
     patience: Patience
     random: Randomness
+    checkpoint: Callable[[str], None] = no_checkpoint
 
     def run(self, ctx: str | None = None) -> None:
         """Returns when the session was released. Raises the SecaggError that ended it otherwise.
@@ -78,9 +82,11 @@ class CkksHolderRun:
             raise ProtocolViolation(f"asked for session {ctx[:16]}, the coordinator showed {descriptor.ctx[:16]}")
         log.emit("session", session=descriptor.ctx, coordinator=descriptor.coordinator_identity.title)
         approval = self.holder.approve(signed, self.patience.now)
+        self.checkpoint("approved")
         try:
             self.patience.ask(lambda: self.calls.approve(approval), until=descriptor.expires_at)
             log.emit("approved", session=descriptor.ctx)
+            self.checkpoint("approval-sent")
             self._open(descriptor)
         except SessionClosed:
             self._finish(descriptor)  # says how it ended, or goes on when only this part of it is over
@@ -89,20 +95,30 @@ class CkksHolderRun:
 
     def _open(self, descriptor: CkksDescriptor) -> None:
         chosen = self.patience.ask(lambda: self.calls.chosen(descriptor.ctx), until=descriptor.expires_at)
-        opened = self.patience.ask(
-            lambda: self.holder.open(
-                descriptor, chosen, self._shown(descriptor, chosen.statement), self.random, self.patience.now
-            ),
-            until=descriptor.expires_at,
-        )
+        self.checkpoint("set-fetched")
+        try:
+            shown = self._shown(descriptor, chosen.statement)
+            opened = self.holder.open(descriptor, chosen, shown, self.random, self.patience.now)
+        finally:
+            self.spool.clear()
+        self.checkpoint("decrypted")
         self.patience.ask(lambda: self.calls.submit(opened), until=descriptor.expires_at)
+        self.checkpoint("submitted")
         self.patience.log.emit("opened", session=descriptor.ctx, members=len(chosen.statement.members))
 
     def _shown(self, descriptor: CkksDescriptor, chosen: UploadSet) -> Iterator[ShownUpload]:
-        """Every member's upload, fetched one at a time."""
-        most = descriptor.parameters.blocks * (LENGTH.size + MAX_BLOCK_BYTES)
+        """Every member's upload, one at a time: on the disk before it is looked at, gone when the next one comes."""
+        parameters = descriptor.parameters
+        size, total = parameters.ring.block_bytes, parameters.upload_bytes
+
+        def keep(pieces: Iterator[bytes]) -> SpooledBlocks:
+            return self.spool.keep(pieces, total, size)
+
         for member in chosen.members:
-            yield self.calls.shown(descriptor.ctx, member.client, most)
+            fetch = partial(self.calls.shown, descriptor.ctx, member.client, total, keep)
+            signed, blocks = self.patience.ask(fetch, until=descriptor.expires_at)
+            self.checkpoint("spooled")
+            yield ShownUpload(signed, blocks)
 
     def _finish(self, descriptor: CkksDescriptor) -> None:
         """Wait for the end, erase the key, and say how it ended."""
@@ -113,6 +129,7 @@ class CkksHolderRun:
                 break
             self.patience.sleep(POLL)
         self.holder.forget(descriptor)
+        self.checkpoint("erased")
         self.patience.log.emit("erased", session=descriptor.ctx)
         if status.state is not SessionState.RELEASED:
             raise ending(status.state, status.reason)

@@ -116,6 +116,7 @@ def run(config_file: Path, as_json: bool) -> None:
 def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> None:
     from secagg_client.ckks_calls import CkksCalls
     from secagg_client.ckks_keyholder import CkksHolderRun, load_ckks_holder
+    from secagg_client.ckks_spool import Spool
 
     with FolderLock(config.state):
         log = EventLog(config.state / EVENTS, sys.stdout, as_json=as_json)
@@ -124,7 +125,8 @@ def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> N
         try:
             holder = load_ckks_holder(config, journal, patience.now)
             with channel(config.coordinator, party) as line:
-                CkksHolderRun(holder, CkksCalls(line), patience, secrets.token_bytes).run(config.session)
+                spool = Spool(config.state / "ckks-spool")
+                CkksHolderRun(holder, CkksCalls(line), spool, patience, secrets.token_bytes).run(config.session)
         except SecaggError as error:
             log.emit("failed", code=error.code, reason=str(error))
             raise

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from secagg.canonical import canonical_bytes, pretty_bytes
-from secagg.ckks.client import CkksSealed, blocks_root, frame, unframe
+from secagg.ckks.client import CkksSealed, blocks_root, split_blocks
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksUpload
 from secagg.contributor import SealedUpload
@@ -205,7 +205,7 @@ class CkksFolder(PartyFolder):
 
     def spool(self, sealed: CkksSealed) -> None:
         """Keep the one upload: all of it or nothing."""
-        files = {STATEMENT: sealed.signed.to_bytes(), CIPHERTEXT: frame(sealed.blocks)}
+        files = {STATEMENT: sealed.signed.to_bytes(), CIPHERTEXT: b"".join(sealed.blocks)}
         write_folder(self._folder / UPLOAD, files)
 
     def upload(self) -> tuple[SignedCkksUpload, bytes]:
@@ -214,7 +214,8 @@ class CkksFolder(PartyFolder):
         signed, raw = SignedCkksUpload.parse(read_file(folder / STATEMENT)), read_file(folder / CIPHERTEXT)
         try:
             upload = signed.verify(self._signer.identity)
-            if len(raw) != upload.bytes or blocks_root(unframe(io.BytesIO(raw).read)) != upload.root:
+            size = max(1, upload.bytes // upload.blocks)
+            if len(raw) != upload.bytes or blocks_root(split_blocks(io.BytesIO(raw).read, size)) != upload.root:
                 raise HashMismatch("another ciphertext")
         except (VerificationError, MalformedError) as error:
             raise StorageError(

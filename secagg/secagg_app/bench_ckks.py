@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from secagg.ckks.client import blocks_root, encrypt_values
 from secagg.ckks.keyholder import round_sums
 from secagg.ckks.parameters import CkksParameters
+from secagg.ckks.residues import add_residues, primes_of, read_block
 from secagg.ckks.scheme import SecretContext
 from secagg.codec import Quantiser
 from secagg.errors import OpeningError
 from secagg_app.bench_timing import SchemeCost, measure
-
-FRAME_BYTES = 4
 
 
 def measure_ckks(
@@ -25,7 +24,7 @@ def measure_ckks(
     """
     repeats, length = min(repeats, 3), len(mean)
     parameters = CkksParameters(quantiser.bits, n_max, length)
-    secret = SecretContext.generate(parameters.scale_log2)
+    secret = SecretContext.generate(parameters.ring)
     public = secret.public
 
     def client(update: NDArray[np.float32]) -> tuple[bytes, ...]:
@@ -35,11 +34,12 @@ def measure_ckks(
 
     seal = measure(lambda: client(updates[0]), repeats)
     uploads = [client(update) for update in updates]
-    scratch = [secret.read(block) for block in uploads[0]]
+    ring, primes = parameters.ring, primes_of(parameters.ring)
+    scratch = [read_block(ring, block) for block in uploads[0]]
 
     def add(upload: tuple[bytes, ...]) -> None:
         for held, block in zip(scratch, upload, strict=True):
-            secret.add(held, secret.read(block))
+            add_residues(held, read_block(ring, block), primes)
 
     for upload in uploads[1:]:
         add(upload)
@@ -49,5 +49,5 @@ def measure_ckks(
     if error > quantiser.step(quantiser.parts[0]):
         raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
     adding = measure(lambda: add(uploads[0]), repeats)
-    size = sum(len(block) + FRAME_BYTES for block in uploads[0]) / length
+    size = parameters.upload_bytes / length
     return SchemeCost(seal.per_million(length), adding.per_million(length), opening.per_million(length), size, error)

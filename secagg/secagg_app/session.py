@@ -17,7 +17,6 @@ from secagg.certificate import ADAPTER, CERTIFICATE, parse_certificate
 from secagg.ckks.certificate import TRUST_NOTE
 from secagg.ckks.descriptor import CkksDescriptor, CkksSpec, SignedCkksDescriptor, create_ckks_session, is_ckks
 from secagg.ckks.messages import SignedKeyOffer
-from secagg.ckks.parameters import SECURITY_BITS as CKKS_BITS
 from secagg.client_noise.session import NoisySession
 from secagg.client_noise.setting import ClientNoise
 from secagg.coordinator import SessionSpec, create_session
@@ -397,9 +396,10 @@ def describe_ckks(descriptor: CkksDescriptor) -> Shown:
         **_described_plan(descriptor.plan, parameters.length),
         **_client_noise(descriptor),
         "protocol": descriptor.protocol,
-        "security bits": CKKS_BITS,
+        "security bits": parameters.ring.security_bits,
+        "ring": parameters.ring.name,
         "scale": f"2^{parameters.scale_log2}",
-        "values in a slot": parameters.limbs,
+        "values in a coefficient": parameters.limbs,
         "n_min": descriptor.n_min,
         "n_max": descriptor.n_max,
         "key-holder": f"{descriptor.holder.title} {descriptor.holder.fingerprint}",

@@ -52,15 +52,20 @@ class CkksDriver:
             return state != SessionState.RELEASED
         with session.lock:
             match state:
-                case SessionState.PROPOSED if now > session.descriptor.upload_deadline:
-                    reason = "the key-holder did not approve the session before its upload deadline"
-                    session.move(SessionState.TOO_FEW, reason, "no approval at the deadline; nothing was sent")
-                    return True
+                case SessionState.PROPOSED:
+                    return session.open_if_approved() or self._give_up(now)
                 case SessionState.OPEN:
                     return self._close(now)
                 case SessionState.CLOSING:
                     return self._publish(now)
         return False
+
+    def _give_up(self, now: int) -> bool:
+        if now <= self.session.descriptor.upload_deadline:
+            return False
+        reason = "the key-holder did not approve the session before its upload deadline"
+        self.session.move(SessionState.TOO_FEW, reason, "no approval at the deadline; nothing was sent")
+        return True
 
     def _close(self, now: int) -> bool:
         session = self.session

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from secagg.certificate import FILES, TimelineEvent
-from secagg.ckks.client import check_ckks_upload, unframe
+from secagg.ckks.client import check_ckks_upload, split_blocks
 from secagg.ckks.coordinator import check_arrived, check_opening
 from secagg.ckks.descriptor import SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening, SignedUploadSet
@@ -123,14 +123,21 @@ class CkksSession:
         if (word.ctx, word.holder) != (self.ctx, peer.fingerprint):
             raise ProtocolViolation("the approval is for another session or key-holder")
         with self.lock:
-            if self.store.message("approve", peer.fingerprint) is not None:
-                return
-            self._check_state(SessionState.PROPOSED)
-            note = self.note(peer.title, "approved the session")
-            self.store.add_message("approve", peer.fingerprint, signed.to_bytes(), note)
-            self.host.checkpoint("approve-stored")
-            self.emit("approved", holder=peer.title, count=1, needed=1)
-            self.move(SessionState.OPEN, "", "the session is open")
+            if self.store.message("approve", peer.fingerprint) is None:
+                self._check_state(SessionState.PROPOSED)
+                note = self.note(peer.title, "approved the session")
+                self.store.add_message("approve", peer.fingerprint, signed.to_bytes(), note)
+                self.host.checkpoint("approve-stored")
+                self.emit("approved", holder=peer.title, count=1, needed=1)
+            self.open_if_approved()
+
+    def open_if_approved(self) -> bool:
+        """Take the step that an approval leads to; whether it was still to be taken. A crash may have come between."""
+        approved = self.store.message("approve", self.descriptor.holder.fingerprint) is not None
+        if not approved or self.store.state()[0] != SessionState.PROPOSED:
+            return False
+        self.move(SessionState.OPEN, "", "the session is open")
+        return True
 
     def approval(self) -> SignedCkksApproval:
         """The key-holder's approval. Raises NotReady before it is there."""
@@ -274,7 +281,8 @@ class CkksSession:
     def _check_content(self, client: str, signed: SignedCkksUpload) -> None:
         path = self.files.path(client)
         with guard(path), path.open("rb") as file:
-            check_arrived(self.descriptor, signed, unframe(file.read))
+            size = self.descriptor.parameters.ring.block_bytes
+            check_arrived(self.descriptor, signed, split_blocks(file.read, size))
 
     def _sign(self, peer: Identity, signed: SignedCkksUpload) -> SignedReceipt:
         receipt = self.host.signer.sign(

@@ -14,8 +14,8 @@ from secagg.client_noise.setting import ClientNoise
 from secagg.masked.descriptor import SignedMaskedDescriptor
 from secagg_app.main import cli
 from secagg_client.policies import load_policy
+from tests.ckks_deployment import CkksDeployment
 from tests.masked_deployment import MaskedDeployment
-from tests.server.test_ckks_server import CkksDeployment
 from tests.server.test_masked_server import play
 from tests.study import toml
 

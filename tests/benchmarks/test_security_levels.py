@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from secagg.ckks.parameters import RINGS as CKKS_RINGS
 from secagg.parameters import MIN_SECURITY_BITS, RINGS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "security_levels.py"
@@ -48,6 +49,15 @@ def test_every_ring_in_use_is_among_them_and_meets_the_bar(levels: Any) -> None:
     for name, ring in RINGS.items():
         assert math.floor(rows[f"ring {name}"]["bits"]) >= MIN_SECURITY_BITS
         assert abs(rows[f"ring {name}"]["bits"] - ring.core_svp_bits) < 1
+
+
+def test_every_ring_of_ckks_meets_the_bar_with_its_special_prime(levels: Any) -> None:
+    rows = {row["name"]: row for row in levels.levels()}
+    for name, ring in CKKS_RINGS.items():
+        row = rows[f"ckks {name}"]
+        assert row["log2_q"] == pytest.approx(math.log2(math.prod(ring.primes) * ring.special))
+        assert (row["secret"], row["error"]) == (levels.TERNARY, 3.2)
+        assert math.floor(row["bits"]) == ring.security_bits >= MIN_SECURITY_BITS
 
 
 def test_no_other_dimension_does_better(levels: Any) -> None:

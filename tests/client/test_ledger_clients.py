@@ -20,7 +20,7 @@ from secagg_client.client_noise_accounting import check_agreement, composed, eps
 from secagg_client.ledger import Ledger
 from secagg_client.ledger_entry import ClientLevelRecord, LedgerEntry, LedgerLimits
 from tests.client.ledgers import LEVEL, ONCE, QUICK, ROOT, A, B, C, D, ledger_in, new_ledger, quick
-from tests.secagg.ckks.test_ckks_run import Ckks
+from tests.secagg.ckks.sessions import Ckks
 from tests.secagg.masked.sessions import Masked
 from tests.small import DAY, Small
 

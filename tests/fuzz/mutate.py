@@ -12,7 +12,7 @@ MAX_CHANGES = 4
 UNCHANGED = 0.01
 SMALL, SPARED = 3, 0.9
 JSON_SHARE = 0.6
-Path = list[str | int]
+MOST_ITEMS = 40
 
 ATOMS: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 7, 255, 256, 2**31, 2**32, 2**53, 2**53 + 1, 2**63, 2**64, 10**30, -(2**63),
@@ -45,14 +45,16 @@ def parts_of(data: bytes, count: int | None = None) -> list[bytes]:
     return parts + [b""] * ((count or 0) - len(parts))
 
 
-def _places(value: Any, path: Path, found: list[Path]) -> None:
-    found.append(path)
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _places(inner, [*path, key], found)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value[:40]):
-            _places(inner, [*path, index], found)
+def _places(whole: list[Any]) -> list[tuple[Any, Any]]:
+    """Every place in a JSON value that is the one item of `whole`: the list or mapping that holds it, and its key."""
+    found: list[tuple[Any, Any]] = [(whole, 0)]
+    for holder, key in found:  # it grows on the way
+        value = holder[key]
+        if isinstance(value, dict):
+            found += [(value, inner) for inner in value]
+        elif isinstance(value, list):
+            found += [(value, index) for index in range(min(len(value), MOST_ITEMS))]
+    return found
 
 
 class Mutator:
@@ -61,7 +63,6 @@ class Mutator:
     def __init__(self, seeds: Sequence[bytes], random: Random) -> None:
         self.random = random
         self.seeds = [parts_of(seed) for seed in seeds]
-        self._places: dict[bytes, list[Path] | None] = {}
 
     def next(self) -> bytes:
         """One input; now and then a seed as it is."""
@@ -78,8 +79,11 @@ class Mutator:
 
     def bend(self, part: bytes) -> bytes:
         """One part, changed once."""
-        if self.random.random() < JSON_SHARE and (places := self._known_places(part)):
-            return self._bend_json(part, places)
+        if self.random.random() < JSON_SHARE and part.startswith((b"{", b"[")):
+            try:
+                return self._bend_json([json.loads(part)])
+            except (ValueError, RecursionError):
+                pass  # it is JSON no more
         return self._bend_bytes(part)
 
     def _bend_frame(self, parts: list[bytes]) -> list[bytes]:
@@ -92,32 +96,8 @@ class Mutator:
             case _:
                 return [*parts[:at], self.random.choice(self.random.choice(self.seeds)), *parts[at + 1 :]]
 
-    def _known_places(self, part: bytes) -> list[Path] | None:
-        if not part.startswith((b"{", b"[")):
-            return None
-        if part not in self._places:
-            if len(self._places) > 500:
-                self._places.clear()
-            self._places[part] = self._find_places(part)
-        return self._places[part]
-
-    @staticmethod
-    def _find_places(part: bytes) -> list[Path] | None:
-        try:
-            value = json.loads(part)
-        except (ValueError, RecursionError):
-            return None
-        found = list[Path]()
-        _places(value, [], found)
-        return found
-
-    def _bend_json(self, part: bytes, places: list[Path]) -> bytes:
-        whole: Any = [json.loads(part)]
-        path: Path = [0, *self.random.choice(places)]
-        holder: Any = whole
-        for step in path[:-1]:
-            holder = holder[step]
-        key: Any = path[-1]
+    def _bend_json(self, whole: list[Any]) -> bytes:
+        holder, key = self.random.choice(_places(whole))
         which = self.random.randrange(6)
         if which == 2 and isinstance(holder, list):
             which = 6

@@ -122,15 +122,14 @@ def run_sets(data: bytes) -> object:
     """Candidate, final set and answers, as a key-holder or a verifier gets them."""
     how, candidate, final, *rest = parts_of(data, 11)
     lies = how[:1] == b"\1"
-    coordinator = "coordinator" if lies else None
-    fixed_set = liar(SignedCandidate.parse(candidate), coordinator).verify(descriptor().coordinator_identity)
-    chosen = liar(SignedFinalSet.parse(final), coordinator).verify(descriptor().coordinator_identity)
-    answers = [
-        liar(SignedEndorsement.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest[:4])
-    ]
-    degree = [
-        liar(SignedDegreeAnswer.parse(one), f"holder {number}" if lies else None) for number, one in enumerate(rest[4:])
-    ]
+    parsed = (SignedCandidate.parse(candidate), SignedFinalSet.parse(final))  # before anything is signed: it costs more
+    replies = [SignedEndorsement.parse(one) for one in rest[:4]]
+    replied = [SignedDegreeAnswer.parse(one) for one in rest[4:]]
+    fixed_set, chosen = (
+        liar(signed, "coordinator" if lies else None).verify(descriptor().coordinator_identity) for signed in parsed
+    )
+    answers = [liar(one, f"holder {number}" if lies else None) for number, one in enumerate(replies)]
+    degree = [liar(one, f"holder {number}" if lies else None) for number, one in enumerate(replied)]
     check_candidate(descriptor(), fixed_set)
     check_peers(descriptor(), answers, stage="candidate", release=1, digest=fixed_set.digest)
     found = check_final(descriptor(), fixed_set, chosen, answers, degree)

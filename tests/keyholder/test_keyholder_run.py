@@ -30,7 +30,6 @@ from tests.several import several
 from tests.small import DAY, NOW, Small
 
 SCRIPT = Path(__file__).with_name("holder.py")
-ROOT = SCRIPT.parents[2]
 
 
 class Hub:
@@ -333,7 +332,7 @@ class Holder:
         self.shelf.close()
         result = subprocess.run(
             [sys.executable, str(SCRIPT), str(self.folder), address, kill_at],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120, capture_output=True, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=120, capture_output=True, check=False,
         )  # fmt: skip
         assert result.returncode in {0, -9}, result.stderr.decode()
         return result.returncode

@@ -1,5 +1,6 @@
 """The published vectors of the arithmetic: reproduced one by one, and what is malformed is refused as stated."""
 
+import ast
 import hashlib
 from collections.abc import Callable
 from decimal import Decimal
@@ -27,6 +28,7 @@ from tests.vectors import arithmetic, generate
 from tests.vectors.common import CTX, FIXED, FOLDER, Json, uniform
 from tests.vectors.reading import load, of_array, title
 
+TWINS = FOLDER.parent / "twin"
 PARAMETERS = choose(16, 1000, 20_000)
 
 
@@ -39,6 +41,19 @@ def test_each_file_is_what_its_script_makes(name: str) -> None:
 
 def test_no_file_is_left_out() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == {*generate.DOCUMENTS, FIXED.stem}
+
+
+def test_twins_and_scripts_take_nothing_from_the_package() -> None:
+    """Otherwise a mistake could be in both, and the vectors would say that it is right."""
+    replays = {"replay.py", "masked_replay.py"}  # these are for the tests, not for the scripts
+    sources = [path for path in (*FOLDER.glob("*.py"), *TWINS.glob("*.py")) if path.name not in replays]
+    assert len(sources) > 20
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in names if name.split(".")[0].startswith("secagg")], path.name
+            assert not [name for name in names if name.endswith("replay")], path.name
 
 
 def parameters_of(case: Json) -> SealedParameters:

@@ -1,29 +1,21 @@
 """A ckks session between processes' worth of parties, over mutual TLS (protocol.md §13)."""
 
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from secagg.certificate import ADAPTER, CERTIFICATE, FILES, OPENING, Evaluation, Metric
-from secagg.ckks.certificate import SignedCkksRelease
-from secagg.ckks.client import frame, seal_ckks
-from secagg.ckks.descriptor import CkksDescriptor, CkksSpec, SignedCkksDescriptor, create_ckks_session
+from secagg.ckks.certificate import TRUST_NOTE, SignedCkksRelease
+from secagg.ckks.client import CkksSealed, seal_ckks
 from secagg.ckks.keyholder import CkksKeyHolder
-from secagg.ckks.policy import CkksAnchors, CkksPolicy
-from secagg.ckks.run import policy_for_ckks
+from secagg.ckks.parameters import RINGS
+from secagg.ckks.policy import CkksAnchors
 from secagg.ckks.verify import NOT_PROVED, verify_ckks
-from secagg.descriptor import RosterMember
 from secagg.errors import (
     ConflictError,
     HashMismatch,
@@ -38,173 +30,25 @@ from secagg.errors import (
 )
 from secagg.identity import Role
 from secagg.messages import SignedReceipt
-from secagg.plan import Plan
 from secagg.privacy import stated
 from secagg.release import sign_files
-from secagg.run import Parties
 from secagg_app.main import cli
 from secagg_attacks.aggregation.certified import Certified
 from secagg_attacks.releases import ReleasedRound
-from secagg_client.calls import PublicationCalls
 from secagg_client.ckks_calls import CkksCalls
-from secagg_client.ckks_keyholder import CkksHolderRun, FileContexts
-from secagg_client.ckks_run import CkksClientRun
-from secagg_client.client_state import CkksShelf
-from secagg_client.patience import Patience
-from secagg_host.durable import DurableJournal, write_atomic
-from secagg_host.events import EventLog
 from secagg_host.tls import channel
 from secagg_server.blobs import UploadFiles
-from secagg_server.server import Coordinator, listen
-from secagg_server.session import Checkpoint, Host, no_checkpoint
 from secagg_server.storage import SessionState
-from tests.client.runner import CountedTraining, nap
-from tests.deployment import HOUR, Deployment
-from tests.masked_deployment import FixedTraining, Gone
-from tests.small import changes, small_plan
+from tests.ckks_deployment import CkksDeployment, Participant, run_together
+from tests.deployment import HOUR
+from tests.masked_deployment import Gone
+from tests.small import small_plan
 from tests.study import toml
 
-DAY = 86_400
 
-
-@dataclass
-class CkksDeployment(Deployment):
-    """Certificates, keys and configuration of one ckks session in a folder."""
-
-    clients: int = 4
-    holders: int = 1
-    close_at: int | None = 3
-    plan: Plan = field(default_factory=lambda: small_plan(10_000))
-
-    @cached_property
-    def policy(self) -> CkksPolicy:  # type: ignore[override]
-        pinned = {files.identity.institution: files.signer for files in self.client_files}
-        holders = (self.holder_files[0].signer,)
-        parties = Parties(self.authority[0].decode(), self.coordinator_files.signer, pinned, holders)
-        return policy_for_ckks(parties, self.plan, self.n_min)
-
-    def holder(self) -> CkksKeyHolder:
-        """The key-holder as it is after a start: its journal and keys are on the disk."""
-        files, state = self.holder_files[0], self.folder / "holder"
-        journal, keys = DurableJournal(state / "ckks.db"), FileContexts(state / "keys")
-        return CkksKeyHolder(files.signer, self.policy, files.authority, journal, keys)
-
-    @cached_property
-    def signed(self) -> SignedCkksDescriptor:
-        offer = self.holder().offer(16, 5, self.plan.length, self.clock(), DAY)
-        roster = [RosterMember(certificate=files.identity.pem) for files in self.client_files]
-        spec = CkksSpec(
-            n_min=self.n_min, n_max=5, upload_seconds=HOUR, expiry_seconds=2 * HOUR, client_noise=self.client_noise
-        )
-        pem, signer = self.holder_files[0].identity.pem, self.coordinator_files.signer
-        return create_ckks_session(spec, self.plan, roster, pem, offer, signer, self.clock(), os.urandom)
-
-    @property
-    def descriptor(self) -> CkksDescriptor:  # type: ignore[override]
-        return self.signed.statement
-
-    @cached_property
-    def changes(self) -> list[NDArray[np.float32]]:
-        return list(changes(self.clients, self.plan.length).values())
-
-    def write_config(self, listen_at: str = "127.0.0.1:0") -> Path:
-        write_atomic(self.folder / "session.json", self.signed.to_bytes())
-        assert self.coordinator_files
-        lines = [
-            f'listen = "{listen_at}"', 'identity = "parties/server"', 'state = "state"', 'release = "release"',
-            'sessions = ["session.json"]', *([f"close_at_uploads = {self.close_at}"] if self.close_at else []),
-        ]  # fmt: skip
-        path = self.folder / "server.toml"
-        path.write_text("\n".join(lines) + "\n")
-        return path
-
-    @contextmanager
-    def serving(self, checkpoint: Checkpoint = no_checkpoint) -> Iterator[tuple[Coordinator, str]]:
-        """The coordinator in this process, on real gRPC, moving on by itself."""
-        events = EventLog(self.folder / "state" / "events.jsonl")
-        host = Host(self.coordinator_files.signer, self.clock, events, checkpoint)
-        coordinator = Coordinator.load(self.config, self.coordinator_files, host)
-        listener = listen(coordinator, "127.0.0.1:0", self.coordinator_files)
-        stop = threading.Event()
-
-        def drive() -> None:
-            while not stop.wait(0.02):
-                coordinator.advance()
-
-        thread = threading.Thread(target=drive)
-        thread.start()
-        try:
-            yield coordinator, f"127.0.0.1:{listener.port}"
-        finally:
-            stop.set()
-            thread.join()
-            listener.server.stop(0).wait()
-            coordinator.store.close()
-            events.close()
-
-    def serve_key(self, address: str) -> None:
-        """The key-holder's process."""
-        log = EventLog(self.folder / "holder" / "events.jsonl")
-        with channel(address, self.holder_files[0]) as line:
-            CkksHolderRun(self.holder(), CkksCalls(line), Patience(log, 1.0, sleep=nap), os.urandom).run()
-        log.close()
-
-
-@dataclass
-class Participant:
-    """One client, with its own folder; `leaves_at` names the checkpoint at which it is gone."""
-
-    deployment: CkksDeployment
-    index: int
-    leaves_at: str = ""
-    error: BaseException | None = None
-
-    @property
-    def folder(self) -> Path:
-        return self.deployment.folder / "homes" / str(self.index)
-
-    @property
-    def notes(self) -> list[str]:
-        return CountedTraining(self.folder / "book.txt").notes
-
-    def checkpoint(self, name: str) -> None:
-        if name == self.leaves_at:
-            raise Gone(name)
-
-    def take_part(self, address: str) -> None:
-        """One process of the client; its end is in `error`."""
-        files, state = self.deployment.client_files[self.index], self.folder / "state"
-        log, self.error = EventLog(state / "events.jsonl"), None
-        try:
-            with channel(address, files) as line:
-                CkksClientRun(
-                    signer=files.signer,
-                    authority=files.authority,
-                    policy=self.deployment.policy,
-                    shelf=CkksShelf(state / "ckks" / "sessions", files.signer, os.urandom),
-                    calls=CkksCalls(line),
-                    publication=PublicationCalls(line),
-                    training=FixedTraining(self.folder / "book.txt", change=self.deployment.changes[self.index]),
-                    release=self.folder / "release",
-                    patience=Patience(log, 1.0, sleep=nap),
-                    random=os.urandom,
-                    checkpoint=self.checkpoint,
-                ).run()
-        except (SecaggError, Gone) as error:
-            self.error = error
-        finally:
-            log.close()
-
-
-def run_together(deployment: CkksDeployment, participants: list[Participant], address: str) -> None:
-    """The key-holder and everybody at once, to the end."""
-    threads = [threading.Thread(target=one.take_part, args=(address,)) for one in participants]
-    threads.append(threading.Thread(target=deployment.serve_key, args=(address,)))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(90)
-        assert not thread.is_alive(), "a party did not end"
+def framed(sealed: CkksSealed) -> bytes:
+    """An upload as it travels."""
+    return b"".join(sealed.blocks)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +104,7 @@ def test_the_commands(made: CkksDeployment, tmp_path: Path) -> None:
     release, uploads = made.folder / "release", made.folder / "state" / "uploads"
     said = run("verify", release, "--trust", made.folder / "anchors.toml", "--uploads", uploads)
     assert f"note {NOT_PROVED}" in said
-    assert "3 members, 134 bits" in said
+    assert "3 members, 131 bits" in said
     assert "it states that it opened the sum" in (release / "report.html").read_text()
     assert "No single contribution was opened" not in (release / "README.md").read_text()
     shown = run("session", "show", made.folder / "session.json")
@@ -278,6 +122,22 @@ def test_the_commands(made: CkksDeployment, tmp_path: Path) -> None:
     assert "the coordinator's word" in run("verify", tmp_path / "release", "--trust", made.folder / "policy.toml")
     assert ReleasedRound.read(release).senders == 3
     assert len(Certified.read(release).clients) == 4
+
+
+def test_the_weaker_trust_is_stated_in_certificate_report_and_verification(
+    made: CkksDeployment, content: dict[str, bytes]
+) -> None:
+    certificate = verify_ckks(content, made.policy).certificate
+    assert certificate.keyholder_note == TRUST_NOTE
+    assert "Coordinator and key-holder together could have opened single updates" in TRUST_NOTE
+    assert "they must not work together" in TRUST_NOTE
+    assert "One key-holder holds the whole key" in certificate.security_note
+    assert f"{certificate.security_bits} bits of core-SVP" in certificate.security_note
+    assert "with the special prime" in certificate.security_note
+    report = " ".join(content["report.html"].decode().split())
+    assert "it and the coordinator must not work together" in report
+    assert "A key-holder and a coordinator that work together" in report
+    assert TRUST_NOTE in certificate.trust_note
 
 
 def test_anchors_of_another_protocol_are_refused(made: CkksDeployment) -> None:
@@ -328,7 +188,7 @@ def test_roles_and_turns(tmp_path: Path) -> None:
             with pytest.raises(RoleViolation):
                 calls.chosen(ctx)
             with pytest.raises(RoleViolation):
-                calls.shown(ctx, deployment.client_files[1].identity.fingerprint, 10)
+                calls.shown(ctx, deployment.client_files[1].identity.fingerprint, 10, list)
         with channel(address, deployment.holder_files[0]) as line:
             calls, holder = CkksCalls(line), deployment.holder()
             approval = holder.approve(deployment.signed, deployment.clock())
@@ -350,7 +210,7 @@ def test_an_upload_that_is_cut_altered_or_made_twice(tmp_path: Path) -> None:
     sealed, other = (
         seal_ckks(deployment.descriptor, files.signer, deployment.changes[0], privacy, os.urandom) for _ in range(2)
     )
-    raw = frame(sealed.blocks)
+    raw = framed(sealed)
     with deployment.serving() as (_, address), channel(address, files) as line:
         calls = CkksCalls(line)
         with pytest.raises(NotReady):
@@ -407,7 +267,7 @@ def test_a_coordinator_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> N
         with deployment.serving() as (_, address), channel(address, files) as line:
             calls = CkksCalls(line)
             assert calls.begin_upload(sealed.signed) == 0
-            receipts[index] = calls.upload(sealed.signed, 0, [frame(sealed.blocks)])
+            receipts[index] = calls.upload(sealed.signed, 0, [framed(sealed)])
         with deployment.serving() as (_, address), channel(address, files) as line:
             assert CkksCalls(line).begin_upload(sealed.signed) == receipts[index]
     with deployment.serving() as (coordinator, address):
@@ -442,3 +302,21 @@ def test_a_key_holder_refuses_what_its_policy_does_not_allow(tmp_path: Path) -> 
         CkksKeyHolder(holder.signer, strict, holder.authority, holder.journal, holder.keys).approve(
             deployment.signed, deployment.clock()
         )
+
+
+def test_a_session_in_the_larger_ring(tmp_path: Path) -> None:
+    """Several ciphertexts of the larger ring; its public key is in the descriptor and the certificate."""
+    deployment = CkksDeployment(tmp_path, clients=3, plan=small_plan(100_000))
+    assert deployment.descriptor.parameters.ring == RINGS["n8192q175"]
+    assert deployment.descriptor.parameters.blocks == 2
+    participants = [Participant(deployment, index) for index in range(3)]
+    with deployment.serving() as (_, address):
+        run_together(deployment, participants, address)
+    assert [one.error for one in participants] == [None] * 3
+    content = {path.name: path.read_bytes() for path in (tmp_path / "release").iterdir()}
+    files = UploadFiles(tmp_path / "state" / "uploads" / deployment.descriptor.ctx)
+    certificate = verify_ckks(content, deployment.policy, files.blocks).certificate
+    assert certificate.security_bits == 130
+    assert "N = 8192, log2 q = 175" in certificate.security_note
+    mean = np.mean(deployment.changes, axis=0)
+    assert np.abs(load(content[ADAPTER])["a.lora_B.weight"] - mean).max() < 0.5 / 2**14

@@ -29,9 +29,9 @@ from secagg_host.tls import channel, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import SessionState
+from tests.ckks_deployment import CkksDeployment, Participant, run_together
 from tests.deployment import Deployment
 from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody
-from tests.server.test_ckks_server import CkksDeployment, Participant, run_together
 from tests.server.test_masked_server import play, play_with, released
 from tests.server.test_release import anchors, run_session
 from tests.small import changes

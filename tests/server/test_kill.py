@@ -4,6 +4,7 @@ The parties know nothing of it: they try again when the coordinator does not ans
 """
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -44,7 +45,8 @@ class Server:
     def __init__(self, config: Path, step: str | None) -> None:
         command = [sys.executable, str(RUNNER), str(config), *([step] if step else [])]
         self.errors = config.with_name("stderr.log").open("ab")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the code under test, not what is installed
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=path)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if json.loads(line)["event"] == "listening":

@@ -26,9 +26,13 @@ def uri(title: str) -> str:
 
 
 def build(
-    key: PrivateKey, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey], uris: Sequence[str], bound: bytes | None
+    key: PrivateKey,
+    issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey],
+    uris: Sequence[str],
+    bound: bytes | None,
+    serial: int | None = None,
 ) -> str:
-    """A certificate with these names and this signing key, PEM."""
+    """A certificate with these names and this signing key, PEM. With a serial number it is the same each time."""
     start = dt.datetime.fromtimestamp(NOW - 300, dt.UTC)
     own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "vectors")]) if uris else issuer[0]
     builder = (
@@ -36,7 +40,7 @@ def build(
         .subject_name(own)
         .issuer_name(issuer[0])
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(start + dt.timedelta(days=3650))
     )
@@ -45,7 +49,8 @@ def build(
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     if bound is not None:
         builder = builder.add_extension(x509.UnrecognizedExtension(OID, bound), critical=False)
-    return builder.sign(issuer[1], hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    made = builder.sign(issuer[1], hashes.SHA256(), ecdsa_deterministic=None if serial is None else True)
+    return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def make() -> Json:

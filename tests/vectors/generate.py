@@ -11,7 +11,19 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 
-from tests.vectors import arithmetic, certificates, client_noise, degree, liars, session, statements
+from tests.vectors import (
+    arithmetic,
+    certificates,
+    client_noise,
+    degree,
+    liars,
+    masked,
+    masked_liars,
+    masked_session,
+    masked_statements,
+    session,
+    statements,
+)
 from tests.vectors.common import FIXED, FOLDER, Json
 
 VERSION = 1
@@ -32,6 +44,11 @@ DOCUMENTS: Mapping[str, Callable[[], Json]] = {
     "sealed": arithmetic.sealed,
     "client_noise": client_noise.document,
     "session": liars.document,
+    "masked_parameters": masked.parameters,
+    "masked": masked.document,
+    "masked_statements": masked_statements.document,
+    "masked_session": masked_session.document,
+    "masked_liars": masked_liars.document,
 }
 
 

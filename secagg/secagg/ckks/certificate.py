@@ -5,13 +5,19 @@ from typing import Literal
 from secagg.certificate import Certificate, Short
 from secagg.ckks.descriptor import SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening, SignedUploadSet
+from secagg.ckks.parameters import Ring
 from secagg.plan import Plan
 from secagg.signing import Signed
 
-SECURITY_NOTE = (
-    "CKKS (TenSEAL), N = 4096, log2 q = 86 with the special prime, ternary secret: 134 bits of core-SVP. One "
-    "key-holder holds the whole key."
-)
+
+def security_note(ring: Ring) -> str:
+    """What the session was encrypted with, in words."""
+    return (
+        f"CKKS (TenSEAL), N = {ring.degree}, log2 q = {ring.log2_q:.0f} with the special prime, ternary secret: "
+        f"{ring.security_bits} bits of core-SVP. One key-holder holds the whole key."
+    )
+
+
 TRUST_NOTE = (
     "one key-holder opened the sum. Coordinator and key-holder together could have opened single updates: they must "
     "not work together"

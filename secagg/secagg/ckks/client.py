@@ -1,7 +1,6 @@
 """The client's side of a ckks session: from a vector to one signed upload (protocol.md §13.4)."""
 
-import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,9 +8,9 @@ from numpy.typing import NDArray
 
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import CkksUpload, SignedCkksApproval, SignedCkksUpload
-from secagg.ckks.parameters import SLOTS, CkksParameters
+from secagg.ckks.parameters import CkksParameters
 from secagg.ckks.policy import CkksPolicy
-from secagg.ckks.scheme import MAX_BLOCK_BYTES, PublicContext, pack
+from secagg.ckks.scheme import PublicContext
 from secagg.client_noise.encoding import encode
 from secagg.encodings.registry import encoding_of
 from secagg.errors import (
@@ -21,15 +20,15 @@ from secagg.errors import (
     MalformedError,
     PolicyViolation,
     ProtocolViolation,
+    SecaggError,
     SessionClosed,
+    SizeLimitError,
 )
 from secagg.identity import check_issued_by
 from secagg.merkle import leaf_hash, root_of
 from secagg.privacy import PrivacyStatement
 from secagg.randomness import Randomness
 from secagg.signing import Signer
-
-LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def seal_ckks(
         ctx=descriptor.ctx,
         client=fingerprint,
         blocks=len(blocks),
-        bytes=framed_bytes(blocks),
+        bytes=sum(map(len, blocks)),
         root=blocks_root(blocks),
         privacy=privacy.model_copy(update={"client_level": descriptor.client_statement}),
     )
@@ -102,8 +101,8 @@ def encrypt_values(parameters: CkksParameters, public: PublicContext, values: ND
     """Ciphertexts of encoded values, uint32 [L], filled up with zeros (protocol.md §13.2.2)."""
     padded = np.zeros(parameters.blocks * parameters.block_values, dtype=np.uint32)
     padded[: parameters.length] = values
-    shaped = padded.reshape(parameters.blocks, parameters.limbs, SLOTS)
-    blocks = tuple(public.encrypt(pack(parameters, list(limbs))) for limbs in shaped)
+    shaped = padded.reshape(parameters.blocks, parameters.limbs, parameters.ring.degree)
+    blocks = tuple(public.encrypt(parameters, limbs) for limbs in shaped)
     padded.fill(0)
     return blocks
 
@@ -113,26 +112,36 @@ def blocks_root(blocks: Iterable[bytes]) -> str:
     return root_of([leaf_hash(block) for block in blocks]).hex()
 
 
-def framed_bytes(blocks: Sequence[bytes]) -> int:
-    """What `frame` gives, in bytes."""
-    return sum(LENGTH.size + len(block) for block in blocks)
+def split_blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    """Ciphertexts of `size` bytes that follow one another; `read(size)` gives at most so many.
 
-
-def frame(blocks: Iterable[bytes]) -> bytes:
-    """Ciphertexts one after the other, each with its length in front, 4 bytes little-endian (protocol.md §13.4.2)."""
-    return b"".join(LENGTH.pack(len(block)) + block for block in blocks)
-
-
-def unframe(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """The ciphertexts again, one at a time; `read(size)` gives at most so many bytes. Raises MalformedError."""
-    while head := read(LENGTH.size):
-        size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
-        if not 1 <= size <= MAX_BLOCK_BYTES:
-            raise MalformedError("an upload is not a list of ciphertexts of this session's size")
-        block = read(size)
+    Raises HashMismatch when the end cuts the last one short: nobody signs that.
+    """
+    while block := read(size):
         if len(block) != size:
-            raise MalformedError("an upload ends in the middle of a ciphertext")
+            raise HashMismatch("an upload ends in the middle of a ciphertext: it is not what its client signed")
         yield block
+
+
+def check_blocks(descriptor: CkksDescriptor, upload: CkksUpload, blocks: Iterable[bytes]) -> None:
+    """That the ciphertexts are those which the client signed, and are ciphertexts of this session (§13.2.2, §13.4.3).
+
+    One at a time: memory is one ciphertext and a hash for each. Raises HashMismatch for what the client did not sign,
+    else SizeLimitError or MalformedError: those are the client's own doing.
+    """
+    leaves, wrong = list[bytes](), list[SecaggError]()
+    for block in blocks:
+        if len(leaves) == upload.blocks:
+            raise HashMismatch("the upload has more ciphertexts than its client signed")
+        leaves.append(leaf_hash(block))
+        try:
+            descriptor.public.read(block)
+        except (SizeLimitError, MalformedError) as error:
+            wrong.append(error)
+    if len(leaves) != upload.blocks or root_of(leaves).hex() != upload.root:
+        raise HashMismatch(f"the ciphertexts of {upload.client[:16]} are not what the client signed")
+    if wrong:
+        raise wrong[0]
 
 
 def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> CkksUpload:
@@ -144,9 +153,10 @@ def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> C
     upload = signed.verify(identity)
     if (upload.ctx, upload.client) != (descriptor.ctx, identity.fingerprint):
         raise ProtocolViolation(f"the upload of {identity.title} is for another session or client")
-    most = upload.blocks * (LENGTH.size + MAX_BLOCK_BYTES)
-    if upload.blocks != descriptor.parameters.blocks or upload.bytes > most:
-        raise HashMismatch(f"{identity.title} announces {upload.blocks} blocks, not {descriptor.parameters.blocks}")
+    wanted = (descriptor.parameters.blocks, descriptor.parameters.upload_bytes)
+    if (upload.blocks, upload.bytes) != wanted:
+        found = f"{upload.blocks} ciphertexts of {upload.bytes} bytes"
+        raise HashMismatch(f"{identity.title} announces {found}, not {wanted[0]} of {wanted[1]}")
     agreed, stated = descriptor.plan.training, upload.privacy
     weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)
     units = (stated.unit, stated.records_per_user) != (agreed.unit, agreed.records_per_user)

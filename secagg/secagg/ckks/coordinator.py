@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.ckks.client import blocks_root, check_ckks_upload, framed_bytes
+from secagg.ckks.client import check_blocks, check_ckks_upload
 from secagg.ckks.descriptor import CkksDescriptor
 from secagg.ckks.messages import Chosen, SignedCkksUpload, SignedUploadSet, UploadSet
 from secagg.ckks.opened import Opened, sums_hash
@@ -19,16 +19,7 @@ def check_arrived(descriptor: CkksDescriptor, signed: SignedCkksUpload, blocks: 
 
     Raises what `check_ckks_upload` raises, HashMismatch, SizeLimitError or MalformedError.
     """
-    upload, received = check_ckks_upload(descriptor, signed), list[bytes]()
-    for block in blocks:
-        if len(received) == upload.blocks:
-            raise HashMismatch("the upload has more ciphertexts than its client signed")
-        descriptor.public.read(block)
-        received.append(block)
-    if len(received) != upload.blocks or blocks_root(received) != upload.root:
-        raise HashMismatch("the ciphertexts are not those that the client signed")
-    if framed_bytes(received) != upload.bytes:
-        raise HashMismatch("the upload has another length than its client signed")
+    check_blocks(descriptor, check_ckks_upload(descriptor, signed), blocks)
 
 
 def fix_set(descriptor: CkksDescriptor, uploads: Mapping[str, SignedCkksUpload], signer: Signer) -> SignedUploadSet:

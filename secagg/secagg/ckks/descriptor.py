@@ -97,13 +97,13 @@ class CkksDescriptor(Statement):
 
     @cached_property
     def parameters(self) -> CkksParameters:
-        """Scale and limbs for this session. Raises ParameterError."""
+        """Ring, scale and limbs for this session. Raises ParameterError."""
         return CkksParameters(self.bits, self.n_max, self.layout.length)
 
     @cached_property
     def public(self) -> PublicContext:
-        """The key-holder's public key, checked. Raises MalformedError, SizeLimitError or ParameterError."""
-        return PublicContext(self.offer.statement.raw, self.parameters.scale_log2)
+        """The key-holder's public key, its form checked. Raises MalformedError, SizeLimitError or ParameterError."""
+        return PublicContext(self.offer.statement.raw, self.parameters.ring)
 
     @cached_property
     def layout(self) -> Layout:
@@ -190,10 +190,10 @@ class CkksDescriptor(Statement):
         encoding = encoding_of(self.plan)
         encoding.check_session(self.plan, bits=self.bits, weights=weights)
         check_setting(self, encoding)
-        if self.offer.statement.scale_log2 != self.parameters.scale_log2:
+        if self.offer.statement.ring != self.parameters.ring.name:
             raise MalformedError(
-                f"the key was made for a scale of 2^{self.offer.statement.scale_log2}, and the session needs "
-                f"2^{self.parameters.scale_log2}: ask for an offer with its n_max and number of values"
+                f"the key was made in the ring {self.offer.statement.ring}, and the session needs "
+                f"{self.parameters.ring.name}: ask for an offer with its n_max and number of values"
             )
 
 

@@ -7,12 +7,12 @@ uploads that their clients signed, of one set of at least n_min, ever, and the t
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.ckks.client import blocks_root, check_ckks_upload
+from secagg.ckks.client import check_blocks, check_ckks_upload
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import (
     Approval,
@@ -25,10 +25,11 @@ from secagg.ckks.messages import (
     UploadSet,
 )
 from secagg.ckks.opened import Opened, sums_hash
-from secagg.ckks.parameters import ERROR_ROOM, SLOTS, CkksParameters
+from secagg.ckks.parameters import ERROR_ROOM, CkksParameters
 from secagg.ckks.policy import CkksPolicy
-from secagg.ckks.scheme import SecretContext, unpack
-from secagg.errors import ConflictError, HashMismatch, MalformedError, OpeningError, ProtocolViolation, SessionClosed
+from secagg.ckks.residues import U64, add_residues, primes_of, read_sums
+from secagg.ckks.scheme import SecretContext
+from secagg.errors import ConflictError, MalformedError, OpeningError, ProtocolViolation, SessionClosed
 from secagg.gaussian import SECRET_VARIANCE, gaussian, sample, stream_bytes
 from secagg.identity import check_issued_by
 from secagg.keyholder import Journal
@@ -57,7 +58,10 @@ class ContextStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShownUpload:
-    """One member's upload as the coordinator shows it: statement, and ciphertexts that are read once."""
+    """One member's upload as the coordinator shows it: statement, and ciphertexts.
+
+    They are read twice, first to check all of them: so they lie in memory or in a file of the key-holder's own.
+    """
 
     signed: SignedCkksUpload
     blocks: Iterable[bytes] = field(repr=False)
@@ -76,11 +80,11 @@ class CkksKeyHolder:
     def offer(self, bits: int, n_max: int, length: int, now: int, seconds: int) -> SignedKeyOffer:
         """A fresh key for one session of so many bits, clients and values (§13.3.1). Raises ParameterError."""
         parameters = CkksParameters(bits, n_max, length)
-        secret = SecretContext.generate(parameters.scale_log2)
+        secret = SecretContext.generate(parameters.ring)
         offer = KeyOffer(
             holder=self.signer.identity.fingerprint,
+            ring=parameters.ring.name,
             context=base64.b64encode(secret.public.raw).decode(),
-            scale_log2=parameters.scale_log2,
             created_at=now,
             expires_at=now + seconds,
         )
@@ -120,7 +124,8 @@ class CkksKeyHolder:
     ) -> Opened:
         """Check the set and every upload of it, add them up, decrypt once, round (§13.5). The set is recorded first.
 
-        Asked again for the same set it gives the same sums. Memory is one running sum, whatever the cohort.
+        Asked again for the same set it gives the same sums. Memory is one running sum and one ciphertext, whatever
+        the cohort.
         Raises what shows a lie of the coordinator, TooFewContributions, ConflictError (another set), MalformedError
         that names a client whose ciphertexts are none, OpeningError for an error larger than it can be.
         """
@@ -133,8 +138,8 @@ class CkksKeyHolder:
             raise ProtocolViolation("the set is of another session")
         self.policy.check_set(descriptor, tuple(member.client for member in chosen.members))
         self._once(f"ckks/{descriptor.ctx}/set", chosen.digest, "session", "set")
-        secret = self.keys.get(descriptor.offer.statement.digest)
-        total = add_all(descriptor, chosen, shown, secret)
+        total = add_all(descriptor, chosen, shown)
+        secret = self.keys.get(descriptor.offer.statement.digest)  # not before every upload was checked
         sums = round_sums(descriptor.parameters, total, secret, random)[: descriptor.parameters.length]
         if int(sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
             raise OpeningError("a sum is larger than its members can make it: some client sent values that are none")
@@ -151,48 +156,50 @@ class CkksKeyHolder:
         self.keys.erase(descriptor.offer.statement.digest)
 
 
-def add_all(
-    descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload], secret: SecretContext
-) -> list[Any]:
-    """The ciphertexts of every member, each checked against what it signed, added up block by block (§13.5.3)."""
+def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload]) -> list[U64]:
+    """The ciphertexts of every member added up, block by block; each is [2, k, N] (§13.5.3).
+
+    An upload is checked whole, against what its client signed, before anything of it is added.
+    """
     wanted = {member.client: member.upload for member in chosen.members}
-    total = list[Any]()
+    ring, total = descriptor.parameters.ring, list[U64]()
+    primes = primes_of(ring)
     for one in shown:
         upload = check_ckks_upload(descriptor, one.signed)
         if wanted.pop(upload.client, "") != upload.digest:
             raise ProtocolViolation(f"the coordinator shows an upload of {upload.client[:16]} that is not in the set")
-        blocks = tuple(one.blocks)  # of one client: bounded by its statement
-        if len(blocks) != upload.blocks or blocks_root(blocks) != upload.root:
-            raise HashMismatch(f"the ciphertexts of {upload.client[:16]} are not what the client signed")
         try:
-            vectors = [secret.read(block) for block in blocks]
+            check_blocks(descriptor, upload, one.blocks)
         except MalformedError as error:
             raise MalformedError(f"client {upload.client[:16]} sent ciphertexts that are none: {error}") from error
+        vectors = map(descriptor.public.read, one.blocks)
         if not total:
-            total = vectors
+            total = list(vectors)
             continue
         for held, vector in zip(total, vectors, strict=True):
-            secret.add(held, vector)
+            add_residues(held, vector, primes)
     if wanted:
         raise ProtocolViolation(f"the coordinator does not show {len(wanted)} uploads of the set")
     return total
 
 
-def round_sums(parameters: CkksParameters, total: list[Any], secret: SecretContext, random: Randomness) -> U32:
+def round_sums(parameters: CkksParameters, total: list[U64], secret: SecretContext, random: Randomness) -> U32:
     """Decrypt each block, test its error, flood it, and round to the grid (§13.5.4)."""
-    stream = fresh_keystream(FLOOD_PURPOSE, random)
+    stream, degree = fresh_keystream(FLOOD_PURPOSE, random), parameters.ring.degree
     sums = list[U32]()
     for vector in total:
-        slots = secret.decrypt(vector)
-        error = float(np.abs(slots - np.rint(slots)).max())
-        if not error <= ERROR_ROOM:
+        drawn = sample(gaussian(SECRET_VARIANCE), stream.read(stream_bytes(degree)), degree)
+        noise = np.rint(drawn * (FLOOD_UNIT * 2.0**parameters.scale_log2)).astype(np.int64)
+        found, error, beyond = read_sums(parameters, secret.decrypt(vector), noise)
+        if error > ERROR_ROOM:
             raise OpeningError(
                 "the error of the sum is larger than honest ciphertexts can make it: some client encrypted otherwise. "
                 "The session is burnt"
             )
-        noise = sample(gaussian(SECRET_VARIANCE), stream.read(stream_bytes(SLOTS)), SLOTS) * FLOOD_UNIT
-        try:
-            sums.append(unpack(parameters, np.rint(slots + noise).astype(np.int64)))
-        except MalformedError as error:
-            raise OpeningError(f"the sum does not open: {error}. The session is burnt") from error
+        if beyond:
+            raise OpeningError(
+                f"the sum does not open: {beyond} coefficients hold more than their limbs, or less than nothing. "
+                "The session is burnt"
+            )
+        sums.append(found)
     return np.concatenate(sums)

@@ -7,20 +7,23 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from secagg.ckks.parameters import MAX_CLIENTS
+from secagg.ckks.parameters import MAX_CLIENTS, RingName
 from secagg.errors import MalformedError
 from secagg.messages import Seconds
 from secagg.plan import Frozen, Hash
 from secagg.privacy import PrivacyStatement
 from secagg.signing import Signed, Statement
 
+MAX_CONTEXT = 500_000
+"""Characters of the largest public key of the table, and a few more."""
+
 
 class KeyOffer(Statement):
-    """A key-holder's fresh public context, for one session (protocol.md §13.3.1)."""
+    """A key-holder's fresh public key in a ring, for one session (protocol.md §13.3.1)."""
 
     holder: Hash
-    context: Annotated[str, Field(min_length=1, max_length=300_000)]
-    scale_log2: int = Field(ge=1, le=60)
+    ring: RingName
+    context: Annotated[str, Field(min_length=1, max_length=MAX_CONTEXT)]
     created_at: Seconds
     expires_at: Seconds
 
@@ -31,11 +34,11 @@ class KeyOffer(Statement):
 
     @property
     def raw(self) -> bytes:
-        """The serialised context. Raises MalformedError."""
+        """The public key as §13.2.1 has it. Raises MalformedError."""
         try:
             return base64.b64decode(self.context, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise MalformedError("the public context of a key offer is not base64") from error
+            raise MalformedError("the public key of a key offer is not base64") from error
 
 
 class Approval(Statement):
@@ -53,7 +56,7 @@ class Approval(Statement):
 class CkksUpload(Statement):
     """A client's commitment to its one upload (protocol.md §13.4.2). `root` is over its ciphertexts, in order.
 
-    `bytes` are those of all of them, each with its length in front (§13.4.2).
+    `bytes` are those of all of them.
     """
 
     ctx: Hash

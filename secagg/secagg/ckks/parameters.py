@@ -1,73 +1,117 @@
-"""The parameter set of `ckks`, what fits into one slot, and why the rounded sum is exact (protocol.md §13.1).
+"""The rings of `ckks`, what fits into one coefficient, and why the rounded sum is exact (protocol.md §13.1).
 
-Nothing is multiplied, so the modulus need only hold the sum: two small primes, and a third that SEAL keeps for
-switching keys, which is not used and therefore as short as it may be.
+Nothing is multiplied, so the modulus need only hold the sum, and values may sit in coefficients: there integers stay
+exact, which they do not in slots, whose transform is in doubles.
 """
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from secagg.errors import ParameterError
 
-DEGREE = 4096
-SLOTS = DEGREE // 2
-PRIME_BITS = (34, 34, 18)
-"""Sizes of the primes, the special one last. All count for security: the public key is over the whole modulus."""
-LOG2_Q = 86
-SECURITY_BITS = 134
-"""Core-SVP of N = 4096, log2 q = 86 with SEAL's ternary secret and errors of deviation 3.2 (security-levels.md)."""
-MESSAGE_LOG2 = 67.99
-"""log2 of the product of the first two primes, rounded down."""
+RingName = Literal["n8192q175", "n4096q87"]
 FAILURE_LOG2 = -60
 ERROR_ROOM = 0.25
-"""The largest error of a slot that is accepted before flooding, in units of the integer grid."""
-MAX_SLOT_LOG2 = 43
-"""Larger integers would come close to what doubles carry through an FFT of this size."""
-FFT_ERROR = 2.0**-5
-"""Bound on what doubles lose on integers below 2^43: 16 roundings of 2^-53 each, four times over."""
-MIN_SCALE_LOG2, MAX_SCALE_LOG2 = 20, 34
-ERROR_VARIANCE = 3.2**2 + 0.25
-"""Of a coefficient of SEAL's errors; the quarter is for rounding them."""
+"""The largest error of a coefficient that is accepted before flooding, in units of the integer grid."""
+ERROR_VARIANCE = 10.5
+"""Of SEAL's errors: a centred binomial of 42 coins. It covers its other sampler too, 3.2^2 and 1/12 for rounding."""
+ERROR_LARGEST = 21
+FOURTH_MOMENT = 3 * ERROR_VARIANCE**2
+"""A bound on E e^4: a binomial has less than a Gaussian of its variance."""
+MAX_SUM = (1 << 32) - 1
+"""Sums are published as uint32."""
 MAX_CLIENTS = 100_000
+MAX_SCALE_LOG2 = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Z[x]/(x^N + 1) modulo the ciphertext primes; public keys and fresh encryptions have the special prime as well.
+
+    SEAL divides what it has encrypted by the special prime and drops it. `security_bits` counts it.
+    """
+
+    name: RingName
+    degree: int
+    primes: tuple[int, ...]
+    special: int
+    security_bits: int
+
+    @property
+    def modulus(self) -> int:
+        """Q: what a ciphertext holds."""
+        return math.prod(self.primes)
+
+    @property
+    def log2_q(self) -> float:
+        """Of all primes, the special one among them."""
+        return math.log2(self.modulus) + math.log2(self.special)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bits of a residue, for each prime of a ciphertext."""
+        return tuple(prime.bit_length() for prime in self.primes)
+
+    @property
+    def block_bytes(self) -> int:
+        """One ciphertext on the wire: two polynomials."""
+        return 2 * self.degree * sum(self.widths) // 8
+
+    @property
+    def key_bytes(self) -> int:
+        """A public key on the wire: two polynomials, over the special prime too."""
+        return 2 * self.degree * (sum(self.widths) + self.special.bit_length()) // 8
+
+
+RINGS: dict[RingName, Ring] = {
+    "n8192q175": Ring("n8192q175", 8192, (9007199254429697, 9007199254364161, 9007199254331393), 65_537, 130),
+    "n4096q87": Ring("n4096q87", 4096, (68719403009, 68719230977), 40_961, 131),
+}
+"""The largest primes of 53 and 36 bits that are 1 mod 2N, and the least one above 2^15, which nothing needs but SEAL.
+
+Levels: docs/security-levels.md. Larger rings gain little: docs/protocol.md §13.1.4 has what was measured.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class CkksParameters:
-    """The set for b bits, n_max clients and L values: the scale, and how many values share a slot.
+    """The set for b bits, n_max clients and L values: ring, scale, and how many values share a coefficient.
 
-    Raises ParameterError for numbers that it does not carry.
+    Of the rings the one with the shortest upload is taken. Raises ParameterError for numbers that none carries.
     """
 
     bits: int
     n_max: int
     length: int
+    ring: Ring = field(init=False)
     scale_log2: int = field(init=False)
     limbs: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Choose the smallest scale whose errors stay below the room, then as many limbs as fit."""
+        """In each ring the smallest scale whose errors stay within their room, then as many limbs as fit."""
         if not (2 <= self.bits <= 24 and 2 <= self.n_max <= MAX_CLIENTS and 1 <= self.length <= 1 << 36):
             raise ParameterError(f"ckks carries 2 to 24 bits, 2 to {MAX_CLIENTS} clients and 1 to 2^36 values")
-        error = noise_bound(self.n_max, self.length)
-        room = ERROR_ROOM - FFT_ERROR
-        object.__setattr__(self, "scale_log2", max(MIN_SCALE_LOG2, math.ceil(math.log2(error / room))))
-        most = min(float(MAX_SLOT_LOG2), MESSAGE_LOG2 - 1 - self.scale_log2 - 0.1)
-        object.__setattr__(self, "limbs", int(most // math.log2(self.base)))
-        if self.scale_log2 > MAX_SCALE_LOG2 or self.limbs < 1:
-            raise ParameterError(
-                f"{self.n_max} clients of {self.bits} bits do not fit a slot of {most:.1f} bits: take fewer bits or "
-                "the sealed protocol"
-            )
+        if self.base - 1 > MAX_SUM:
+            raise ParameterError(f"sums of {self.n_max} values of {self.bits} bits exceed 32 bits: take fewer bits")
+        found = [(ring, *fit(ring, self.base, self.n_max, self.length)) for ring in RINGS.values()]
+        carried = [one for one in found if one[2] >= 1]
+        if not carried:
+            raise ParameterError(f"{self.n_max} clients of {self.bits} bits do not fit a coefficient")
+        ring, scale_log2, limbs = min(carried, key=lambda one: upload_bytes(one[0], one[2], self.length))
+        object.__setattr__(self, "ring", ring)
+        object.__setattr__(self, "scale_log2", scale_log2)
+        object.__setattr__(self, "limbs", limbs)
 
     @property
     def base(self) -> int:
-        """beta: the base of the limbs of a slot, one more than a sum of values can be."""
+        """beta: the base of the limbs of a coefficient, one more than a sum of values can be."""
         return self.n_max * ((1 << self.bits) - 1) + 1
 
     @property
     def block_values(self) -> int:
         """Values in one ciphertext."""
-        return SLOTS * self.limbs
+        return self.ring.degree * self.limbs
 
     @property
     def blocks(self) -> int:
@@ -75,21 +119,36 @@ class CkksParameters:
         return -(-self.length // self.block_values)
 
     @property
-    def scale(self) -> float:
-        """What a slot is multiplied by when it is encoded."""
-        return 2.0**self.scale_log2
+    def upload_bytes(self) -> int:
+        """All ciphertexts of an upload."""
+        return self.blocks * self.ring.block_bytes
 
 
-def noise_bound(clients: int, length: int) -> float:
-    """A bound on every slot's error in the sum of `clients` fresh ciphertexts, before the scale is divided out.
+def upload_bytes(ring: Ring, limbs: int, length: int) -> int:
+    """An upload of `length` values in a ring."""
+    return -(-length // (ring.degree * limbs)) * ring.block_bytes
 
-    It fails with probability at most 2^-60 for all slots of `length` values together (protocol.md §13.1.3). A client's
-    error polynomial is v e + e1 + s e2 with v and s ternary. At a root of unity |v| and |s| are at most sqrt(2 N t),
-    but with probability 4 exp(-t) each (Hoeffding); given them, real parts are sums of independent errors, and so
-    subgaussian.
+
+def fit(ring: Ring, base: int, clients: int, length: int) -> tuple[int, int]:
+    """log2 of the scale, and limbs, for `length` values: 0 when the ring does not carry them (§13.1.2)."""
+    scale_log2 = math.ceil(math.log2(noise_bound(ring, clients, length) / ERROR_ROOM))
+    if scale_log2 > MAX_SCALE_LOG2:
+        return scale_log2, 0
+    room, limbs = ring.modulus >> (scale_log2 + 1), 0
+    while base ** (limbs + 1) <= room:
+        limbs += 1
+    return scale_log2, limbs
+
+
+def noise_bound(ring: Ring, clients: int, length: int) -> float:
+    """A bound on every coefficient's error in the sum of `clients` fresh ciphertexts (protocol.md §13.1.3).
+
+    It fails with probability at most 2^-60 for all coefficients of `length` values together. A client's error is
+    (v e + e1 + s e2)/P + r0 + s r1: v and s ternary, the e binomial, the r what rounding leaves, in [-1/2, 1/2].
     """
-    t = -FAILURE_LOG2 * math.log(2.0) + math.log(16.0 * max(length, SLOTS) * (clients + 1))
-    ternary = 2.0 * DEGREE * t
-    variance = clients * ERROR_VARIANCE * DEGREE * (ternary + 0.5)
-    rounding = clients * math.sqrt(DEGREE * t)  # of the encoded coefficients, each at most one half
-    return math.sqrt(2.0 * variance * t) + rounding
+    t = -FAILURE_LOG2 * math.log(2.0) + math.log(16.0 * (length + ring.degree))
+    spread = math.sqrt(2.0 * (FOURTH_MOMENT - ERROR_VARIANCE**2) * t * ring.degree) + ERROR_LARGEST**2 * t / 3.0
+    key_error = ERROR_VARIANCE * ring.degree + spread  # the squared norm of e, but with probability exp(-t): Bernstein
+    fresh = sum(math.sqrt(one) for one in (key_error, ERROR_VARIANCE * ring.degree, ERROR_VARIANCE)) / ring.special
+    rounding = math.sqrt(ring.degree / 12.0) + math.sqrt(1 / 12.0)
+    return math.sqrt(2.0 * t * clients) * (fresh + rounding)

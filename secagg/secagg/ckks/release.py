@@ -17,12 +17,11 @@ from secagg.certificate import (
     Excluded,
     TimelineEvent,
 )
-from secagg.ckks.certificate import SECURITY_NOTE, CkksCertificate, SignedCkksRelease
+from secagg.ckks.certificate import CkksCertificate, SignedCkksRelease, security_note
 from secagg.ckks.coordinator import check_opening
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedUploadSet
 from secagg.ckks.opened import Opened
-from secagg.ckks.parameters import SECURITY_BITS
 from secagg.client_noise.session import privacy_note
 from secagg.model_card import model_card
 from secagg.release import adapter_config_file, save_adapter, sign_files
@@ -72,8 +71,8 @@ def draft_certificate(parts: CkksParts, software: dict[str, str]) -> CkksCertifi
         excluded=excluded_members(descriptor, members),
         final=parts.final,
         opening=parts.opened.signed,
-        security_bits=SECURITY_BITS,
-        security_note=SECURITY_NOTE,
+        security_bits=descriptor.parameters.ring.security_bits,
+        security_note=security_note(descriptor.parameters.ring),
         privacy_note=privacy_note(descriptor, [upload.statement.privacy for upload in parts.uploads]),
         timeline=parts.timeline,
         software=software,

@@ -1,181 +1,220 @@
-"""TenSEAL's CKKS, narrowed to what the protocol does: encrypt integers, add, decrypt (protocol.md §13.2).
+"""TenSEAL's CKKS, narrowed to what the protocol does: encrypt integers in coefficients, decrypt (protocol.md §13.2).
 
-What comes from outside is bounded in size and checked before it is used; TenSEAL's own errors become ours. Its
-randomness is SEAL's generator, seeded by the operating system: it takes no generator from us.
+Through `tenseal.sealapi`, the SEAL that TenSEAL carries: it makes keys and encryptions of zero, and decrypts. Nothing
+from outside is parsed by it: the wire has a form of its own (`residues`), of fixed size, and what SEAL loads is put
+together here from residues that were checked. SEAL reads and writes files only; these are in memory and have no name.
+Its randomness is its own generator, seeded by the operating system: it takes none from us.
 """
 
-from collections.abc import Sequence
+import os
+import zlib
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.ckks.parameters import DEGREE, PRIME_BITS, SLOTS, CkksParameters
-from secagg.errors import MalformedError, ParameterError, SizeLimitError
+from secagg.ckks.parameters import RINGS, CkksParameters, Ring
+from secagg.ckks.residues import U64, embed_limbs, pack, primes_of, read_block, unpack
+from secagg.errors import MalformedError, ParameterError
 
-MAX_CONTEXT_BYTES = 160_000
-MAX_BLOCK_BYTES = 96_000
-"""Of one serialised ciphertext: 2 polynomials of 2 primes, 65,536 bytes a prime as they are, less when compressed."""
+HEADER_BYTES = 16
+SIZE_AT = 8
+MODE_AT = 5
+PLAIN, DEFLATED = 0, 1
+NTT_AT = 32
+"""Byte of a serialised ciphertext that says whether it is in the transformed form; it follows the parameters' id."""
 
-F64 = NDArray[np.float64]
 
-
-def _tenseal() -> Any:
+def _sealapi() -> Any:
     try:
-        import tenseal
+        from tenseal import sealapi
     except ImportError as error:
-        raise ParameterError("the ckks protocol needs TenSEAL: pip install tenseal") from error
-    return tenseal
+        raise ParameterError("the ckks protocol needs TenSEAL: install the extra secagg[ckks]") from error
+    return sealapi
 
 
-def _fresh(scale_log2: int) -> Any:
-    tenseal = _tenseal()
-    context = tenseal.context(
-        tenseal.SCHEME_TYPE.CKKS, poly_modulus_degree=DEGREE, coeff_mod_bit_sizes=list(PRIME_BITS), n_threads=1
-    )
-    context.global_scale = 2.0**scale_log2
-    return context
+class _Seal:
+    """SEAL under the parameters of one ring. Holds no key."""
+
+    def __init__(self, ring: Ring) -> None:
+        api = _sealapi()
+        parameters = api.EncryptionParameters(api.SCHEME_TYPE.CKKS)
+        parameters.set_poly_modulus_degree(ring.degree)
+        parameters.set_coeff_modulus([api.Modulus(prime) for prime in (*ring.primes, ring.special)])
+        self.ring, self.api = ring, api
+        self.context = api.SEALContext(parameters, True, api.SEC_LEVEL_TYPE.TC128)
+        if not self.context.parameters_set():
+            raise ParameterError(f"SEAL does not take the ring {ring.name}: {self.context.parameters_error_message()}")
+        self.evaluator = api.Evaluator(self.context)
+        self.header, self.key_prefix, self.prefix = self._learn()
+
+    def _learn(self) -> tuple[bytes, bytes, bytes]:
+        """What SEAL writes before the residues of a public key and of a ciphertext, in this version of it."""
+        maker = self.api.KeyGenerator(self.context)
+        key, zero = self.api.PublicKey(), self.api.Ciphertext()
+        maker.create_public_key(key)
+        self.api.Encryptor(self.context, key).encrypt_zero(zero)
+        self.evaluator.transform_from_ntt_inplace(zero)
+        size, count = 16 * self.ring.degree, len(self.ring.primes)
+        raw = saved(zero)
+        header = raw[:MODE_AT] + bytes([PLAIN]) + raw[MODE_AT + 1 : SIZE_AT]
+        return header, body_of(saved(key))[: -size * (count + 1)], body_of(raw)[: -size * count]
+
+    def load(self, kind: Any, prefix: bytes, residues: U64) -> Any:
+        """A SEAL object from residues that were checked. `kind`: its class."""
+        body, made = prefix + residues.astype("<u8").tobytes(), kind()
+        content = self.header + (HEADER_BYTES + len(body)).to_bytes(8, "little") + body
+        with _MemoryFile(content) as path:
+            made.load(self.context, path)
+        return made
+
+    def ciphertext(self, residues: U64, *, ntt: bool) -> Any:
+        """A ciphertext [2, k, N], in either form."""
+        prefix = self.prefix[:NTT_AT] + bytes([ntt]) + self.prefix[NTT_AT + 1 :]
+        return self.load(self.api.Ciphertext, prefix, residues)
+
+    def residues(self, ciphertext: Any) -> U64:
+        """[2, k, N], in coefficient form."""
+        self.evaluator.transform_from_ntt_inplace(ciphertext)
+        body = body_of(saved(ciphertext))[len(self.prefix) :]
+        return np.frombuffer(body, "<u8").astype(np.uint64).reshape(2, len(self.ring.primes), self.ring.degree)
 
 
-def _bare(context: Any) -> bytes:
-    """The context without any key: what must be the same for everybody."""
-    return bytes(
-        context.serialize(save_public_key=False, save_secret_key=False, save_galois_keys=False, save_relin_keys=False)
-    )
+class _MemoryFile:
+    """A file in memory, without a name, as SEAL's loading and saving want one. Gone when it is closed."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._descriptor = os.memfd_create("secagg-ckks", os.MFD_CLOEXEC)
+        if content:
+            os.write(self._descriptor, content)
+
+    def __enter__(self) -> str:
+        return f"/proc/self/fd/{self._descriptor}"
+
+    def read(self) -> bytes:
+        """All of it."""
+        return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
 
 
-@lru_cache(maxsize=8)
-def _expected(scale_log2: int) -> bytes:
-    context = _fresh(scale_log2)
-    context.make_context_public()
-    return _bare(context)
+def saved(thing: Any) -> bytes:
+    """What SEAL writes of one of its objects."""
+    file = _MemoryFile()
+    with file as path:
+        thing.save(path)
+        return file.read()
+
+
+def body_of(raw: bytes) -> bytes:
+    """Without SEAL's header and compression. Only for what SEAL itself has just written."""
+    mode, body = raw[MODE_AT], raw[HEADER_BYTES:]
+    if mode == PLAIN:
+        return body
+    if mode == DEFLATED:
+        return zlib.decompress(body)
+    import pyarrow
+
+    with pyarrow.input_stream(pyarrow.py_buffer(body), compression="zstd") as stream:
+        return bytes(stream.read())
+
+
+@lru_cache(maxsize=len(RINGS))
+def _seal(ring: Ring) -> _Seal:
+    return _Seal(ring)
 
 
 class PublicContext:
-    """A key-holder's public key with the parameters, checked to be those of the session."""
+    """A key-holder's public key with the parameters of a ring: all that anyone but the key-holder has."""
 
-    __slots__ = ("_context", "raw", "scale_log2")
+    __slots__ = ("_encryptor", "_key", "raw", "ring")
 
-    def __init__(self, raw: bytes, scale_log2: int) -> None:
-        """Raises SizeLimitError or MalformedError for anything but a public key of exactly these parameters."""
-        if not 1 <= len(raw) <= MAX_CONTEXT_BYTES:
-            raise SizeLimitError(f"a public context has {len(raw)} bytes; it has at most {MAX_CONTEXT_BYTES}")
-        self.raw, self.scale_log2 = raw, scale_log2
-        try:
-            self._context = _tenseal().context_from(raw, n_threads=1)
-            found = (self._context.has_secret_key(), self._context.has_galois_keys(), self._context.has_relin_keys())
-            usable = self._context.has_public_key() and found == (False, False, False)
-            same = _bare(self._context) == _expected(scale_log2)
-        except Exception as error:
-            raise MalformedError(f"the public context cannot be read: {type(error).__name__}") from error
-        if not usable or not same:
-            raise MalformedError("the public context is of other parameters, or holds other keys than a public one")
+    def __init__(self, raw: bytes, ring: Ring) -> None:
+        """Raises SizeLimitError or MalformedError for anything but a public key's form. Needs no TenSEAL."""
+        self._key = unpack(raw, ring.degree, (*ring.primes, ring.special), "a public key")
+        if not (self._key[0].any() and self._key[1].any()):
+            raise MalformedError("a public key has a polynomial that is zero")
+        self.raw, self.ring = raw, ring
+        self._encryptor: Any = None
 
     def __repr__(self) -> str:
-        return f"PublicContext({len(self.raw)} bytes)"
+        return f"PublicContext({self.ring.name}, {len(self.raw)} bytes)"
 
-    def encrypt(self, slots: F64) -> bytes:
-        """One serialised ciphertext of integers, float64 [2048]."""
-        return bytes(_tenseal().ckks_vector(self._context, slots.tolist()).serialize())
+    def encrypt(self, parameters: CkksParameters, limbs: NDArray[np.uint32]) -> bytes:
+        """One ciphertext of values [limbs, N] as it is sent: an encryption of zero, and the values added to it."""
+        seal = _seal(self.ring)
+        if self._encryptor is None:
+            key = seal.load(seal.api.PublicKey, seal.key_prefix, self._key)
+            self._encryptor = seal.api.Encryptor(seal.context, key)
+        zero = seal.api.Ciphertext()
+        self._encryptor.encrypt_zero(zero)
+        residues = seal.residues(zero)
+        scale = np.uint64(1 << parameters.scale_log2)
+        embed_limbs(limbs, np.uint64(parameters.base), scale, primes_of(self.ring), residues[0])
+        return pack(residues, self.ring.widths)
 
-    def read(self, raw: bytes) -> Any:
-        """A ciphertext from outside. Raises SizeLimitError or MalformedError."""
-        return _read(self._context, raw, self.scale_log2)
-
-
-def _read(context: Any, raw: bytes, scale_log2: int) -> Any:
-    if not 1 <= len(raw) <= MAX_BLOCK_BYTES:
-        raise SizeLimitError(f"a ciphertext has {len(raw)} bytes; it has 1 to {MAX_BLOCK_BYTES}")
-    try:
-        vector = _tenseal().ckks_vector_from(context, raw)
-        part, *more = vector.ciphertext()
-        sizes = (vector.size(), len(more), part.size(), part.coeff_modulus_size(), float(part.scale))
-        plain = part.is_transparent() or not part.is_ntt_form()
-    except Exception as error:
-        raise MalformedError(f"a ciphertext cannot be read: {type(error).__name__}") from error
-    if plain or sizes != (SLOTS, 0, 2, len(PRIME_BITS) - 1, 2.0**scale_log2):
-        raise MalformedError("a ciphertext is of another size, level or scale than the session's, or hides nothing")
-    return vector
+    def read(self, raw: bytes) -> U64:
+        """A ciphertext from outside, [2, k, N]. Raises SizeLimitError or MalformedError."""
+        return read_block(self.ring, raw)
 
 
 class SecretContext:
     """The key-holder's secret key for one session. Never printed; erased when the session ends."""
 
-    __slots__ = ("_context", "scale_log2")
+    __slots__ = ("_secret", "ring")
 
-    def __init__(self, context: Any, scale_log2: int) -> None:
-        self._context, self.scale_log2 = context, scale_log2
+    def __init__(self, secret: Any, ring: Ring) -> None:
+        self._secret, self.ring = secret, ring
 
     def __repr__(self) -> str:
         return "SecretContext(<redacted>)"
 
     @classmethod
-    def generate(cls, scale_log2: int) -> "SecretContext":
+    def generate(cls, ring: Ring) -> "SecretContext":
         """A fresh key, from SEAL's generator."""
-        return cls(_fresh(scale_log2), scale_log2)
+        seal = _seal(ring)
+        return cls(seal.api.KeyGenerator(seal.context).secret_key(), ring)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "SecretContext":
         """What `to_bytes` gave, from the key-holder's own disk. Raises MalformedError."""
+        name, _, kept = raw.partition(b"\n")
+        ring = next((one for one in RINGS.values() if one.name.encode() == name), None)
+        if ring is None:
+            raise MalformedError("the stored session key is damaged")
+        seal = _seal(ring)
+        secret = seal.api.SecretKey()
         try:
-            return cls(_tenseal().context_from(raw[1:], n_threads=1), raw[0])
+            with _MemoryFile(kept) as path:
+                secret.load(seal.context, path)
         except Exception as error:
             raise MalformedError("the stored session key is damaged") from error
+        return cls(secret, ring)
 
     def to_bytes(self) -> bytes:
         """For the key-holder's own disk, and nothing else."""
-        kept = self._context.serialize(
-            save_public_key=True, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
-        )
-        return bytes([self.scale_log2]) + bytes(kept)
+        return self.ring.name.encode() + b"\n" + saved(self._secret)
 
     @property
     def public(self) -> PublicContext:
-        """What everybody gets."""
-        context = self._context.copy()
-        context.make_context_public()
-        raw = context.serialize(
-            save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
-        )
-        return PublicContext(bytes(raw), self.scale_log2)
+        """What everybody gets: a public key to this secret one, another each time."""
+        seal, ring = _seal(self.ring), self.ring
+        key = seal.api.PublicKey()
+        seal.api.KeyGenerator(seal.context, self._secret).create_public_key(key)
+        body = body_of(saved(key))[len(seal.key_prefix) :]
+        residues = np.frombuffer(body, "<u8").astype(np.uint64).reshape(2, len(ring.primes) + 1, ring.degree)
+        return PublicContext(pack(residues, (*ring.widths, ring.special.bit_length())), ring)
 
-    def read(self, raw: bytes) -> Any:
-        """A ciphertext from outside. Raises SizeLimitError or MalformedError."""
-        return _read(self._context, raw, self.scale_log2)
-
-    @staticmethod
-    def add(total: Any, other: Any) -> None:
-        """total += other. Raises MalformedError."""
-        try:
-            total.add_(other)
-        except Exception as error:
-            raise MalformedError(f"ciphertexts do not add up: {type(error).__name__}") from error
-
-    def decrypt(self, total: Any) -> F64:
-        """The slots of a sum, float64 [2048], not rounded yet."""
-        return np.array(total.decrypt(), dtype=np.float64)
-
-
-def pack(parameters: CkksParameters, values: Sequence[NDArray[np.uint32]]) -> F64:
-    """One block's slots from its limbs, each uint32 [2048]: sum of limb_j beta^j, exact below 2^43."""
-    slots = np.zeros(SLOTS, dtype=np.uint64)
-    for limb in reversed(values):
-        slots = slots * np.uint64(parameters.base) + limb
-    return slots.astype(np.float64)
-
-
-def unpack(parameters: CkksParameters, slots: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """The sums in one block, uint32 [block_values], limb by limb. What is above the last limb must be nothing.
-
-    Raises MalformedError for a negative slot or one that is too large.
-    """
-    if slots.min() < 0:
-        raise MalformedError("a slot of the sum is negative")
-    left, limbs = slots.astype(np.uint64), list[NDArray[np.uint32]]()
-    for _ in range(parameters.limbs):
-        left, limb = np.divmod(left, np.uint64(parameters.base))
-        limbs.append(limb.astype(np.uint32))
-    if left.any():
-        raise MalformedError("a slot of the sum holds more than its limbs")
-    return np.concatenate(limbs)
+    def decrypt(self, total: U64) -> U64:
+        """Residues [k, N] of what a sum [2, k, N] holds: values times the scale, with their error."""
+        seal = _seal(self.ring)
+        sum_, plain = seal.ciphertext(total, ntt=False), seal.api.Plaintext()
+        seal.evaluator.transform_to_ntt_inplace(sum_)
+        seal.api.Decryptor(seal.context, self._secret).decrypt(sum_, plain)
+        count = 8 * len(self.ring.primes) * self.ring.degree
+        values = np.frombuffer(body_of(saved(plain))[-count:], "<u8").reshape(total.shape[1:])
+        # SEAL turns ciphertexts back into coefficients, not plaintexts: so this one travels in place of a ciphertext.
+        found: U64 = seal.residues(seal.ciphertext(np.stack([values, np.ones_like(values)]), ntt=True))[0]
+        return found

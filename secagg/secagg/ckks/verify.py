@@ -1,19 +1,18 @@
 """Offline verification of a ckks release against anchors that come from elsewhere (protocol.md §13.6)."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from secagg import certificate as files
 from secagg.canonical import pretty_bytes
 from secagg.ckks import release
-from secagg.ckks.certificate import SECURITY_NOTE, TRUST_NOTE, CkksCertificate, SignedCkksRelease
-from secagg.ckks.client import blocks_root, check_ckks_upload, unframe
+from secagg.ckks.certificate import TRUST_NOTE, CkksCertificate, SignedCkksRelease, security_note
+from secagg.ckks.client import blocks_root, check_ckks_upload
 from secagg.ckks.descriptor import CkksDescriptor
 from secagg.ckks.opened import Opened
-from secagg.ckks.parameters import SECURITY_BITS
 from secagg.ckks.policy import CkksAnchors
 from secagg.client_noise.session import privacy_note, verified_in_words
 from secagg.errors import EndorsementInvalid, HashMismatch, MalformedError, ProtocolViolation, VerificationError
@@ -22,7 +21,6 @@ from secagg.verify import ReadUpload, check_files
 
 NOT_PROVED = "that the sums are those of the uploads is the key-holder's word: nothing in this protocol proves it"
 NOT_LINKED = "the uploads were NOT looked at: run again with the stored uploads to hash them"
-PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +125,8 @@ def _check_adapter(content: Mapping[str, bytes], certificate: CkksCertificate, d
     derived = (
         ("excluded", certificate.excluded, release.excluded_members(descriptor, certificate.members)),
         ("keyholder_note", certificate.keyholder_note, TRUST_NOTE),
-        ("security_bits", certificate.security_bits, SECURITY_BITS),
-        ("security_note", certificate.security_note, SECURITY_NOTE),
+        ("security_bits", certificate.security_bits, descriptor.parameters.ring.security_bits),
+        ("security_note", certificate.security_note, security_note(descriptor.parameters.ring)),
         ("privacy_note", certificate.privacy_note, privacy_note(descriptor, statements)),
     )
     for name, stated, found in derived:
@@ -137,15 +135,9 @@ def _check_adapter(content: Mapping[str, bytes], certificate: CkksCertificate, d
 
 
 def _check_uploads(certificate: CkksCertificate, read_upload: ReadUpload) -> None:
+    """Hash them again, a ciphertext at a time."""
+    size = certificate.session.statement.parameters.ring.block_bytes
     for signed in certificate.uploads:
-        raw = bytearray()
-        for piece in read_upload(signed.signer, PIECE):
-            raw += piece
-            if len(raw) > signed.statement.bytes:
-                break
-        try:
-            found = blocks_root(unframe(io.BytesIO(bytes(raw)).read)) if raw else ""
-        except MalformedError:
-            found = ""
-        if found != signed.statement.root:
+        most = signed.statement.blocks + 1  # one more, and the root is another
+        if blocks_root(islice(read_upload(signed.signer, size), most)) != signed.statement.root:
             raise HashMismatch(f"the stored upload of {signed.signer[:16]} is not what the client signed")

@@ -21,7 +21,7 @@ from secagg.client_noise.setting import ClientNoise
 from secagg.errors import MalformedError, PolicyViolation, VerificationError
 from secagg.release import sign_files
 from secagg.run import MemoryJournal
-from tests.secagg.ckks.test_ckks_run import SPEC, Ckks
+from tests.secagg.ckks.sessions import SPEC, Ckks
 from tests.small import NOW, changes, small_plan
 
 
