@@ -67,9 +67,9 @@ class Uploads:
     quantiser: Quantiser = field(repr=False)
 
     @classmethod
-    def train(cls, seed: int, steps: int) -> "Uploads":
+    def train(cls, seed: int, steps: int, epsilon: float) -> "Uploads":
         """Train every client of a seed."""
-        cell = Cell("federated", seed, 1, CLIENTS, 3.0, 8.0, "ffa-lora", 1.0)
+        cell = Cell("federated", seed, 1, CLIENTS, 3.0, epsilon, "ffa-lora", 1.0)
         plan = {"training": {"batch_size": BATCH, "steps": steps}}
         grid = Grid(seeds=(seed,), clients=(CLIENTS,))
         federation = assemble(cell, Simulation(data=DATA, sealed=False, plan=plan, grid=grid))
@@ -138,10 +138,10 @@ def digest(vector: Vector) -> str:
     return hashlib.sha256(vector.tobytes()).hexdigest()
 
 
-def run_seed(seed: int, count: int, steps: int) -> dict[str, Any]:
+def run_seed(seed: int, count: int, steps: int, epsilon: float) -> dict[str, Any]:
     """All figures of one seed."""
     began = time.perf_counter()
-    uploads, orders = Uploads.train(seed, steps), orders_of(seed, count)
+    uploads, orders = Uploads.train(seed, steps, epsilon), orders_of(seed, count)
     size = CLIENTS // COHORTS
     trajectories = [running_means(uploads, order, size) for order in orders]
     others = [running_means(uploads, order, cohort)[-1] for order in orders for cohort in (4, 6, CLIENTS)]
@@ -253,14 +253,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--orders", type=int, default=20, help="shuffled orders a seed")
     parser.add_argument("--steps", type=int, default=STEPS, help="fewer steps, to try the script")
+    parser.add_argument("--epsilon", type=float, default=8.0, help="0 for no differential privacy")
     words = parser.parse_args()
     kept = words.json.with_suffix(".seeds")
     kept.mkdir(parents=True, exist_ok=True)
     seeds = list[dict[str, Any]]()
     for seed in words.seeds:
-        path = kept / f"{seed}-{words.orders}-{words.steps}.json"
+        path = kept / f"{seed}-{words.orders}-{words.steps}-{words.epsilon:g}.json"
         if not path.exists():
-            write_atomic(path, json.dumps(run_seed(seed, words.orders, words.steps)).encode())
+            write_atomic(path, json.dumps(run_seed(seed, words.orders, words.steps, words.epsilon)).encode())
         seeds.append(json.loads(path.read_text()))
     whole = {
         "analysis": ANALYSIS,
@@ -268,6 +269,7 @@ def main() -> None:
         "cohort": CLIENTS // COHORTS,
         "orders": words.orders,
         "steps": words.steps,
+        "epsilon": words.epsilon,
         "summary": summary(seeds),
         "seeds": seeds,
     }

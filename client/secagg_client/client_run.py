@@ -29,7 +29,7 @@ from secagg.releases import number_in_words
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, chunks_of, ending
-from secagg_client.client_noise_accounting import check_agreement
+from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_state import SessionFolder, SessionShelf, Step
 from secagg_client.patience import Patience
 from secagg_client.published import Publication, Releases
@@ -150,9 +150,7 @@ class ClientRun:
             roster=len(descriptor.roster),
             **({"round": descriptor.round.title} if descriptor.round is not None else {}),
         )
-        if (grid := descriptor.noise_grid) is not None:
-            epsilon = grid.epsilon(descriptor.client_releases)
-            self.patience.log.emit("client-noise", epsilon=epsilon, delta=grid.noise.delta, note=grid.ratio_in_words)
+        announce(descriptor, self.patience.log)
         return descriptor, folder
 
     def check(self, signed: SignedDescriptor) -> Descriptor:
@@ -167,8 +165,7 @@ class ClientRun:
         check_authority(descriptor, self.authority, now)
         self.policy.check(descriptor)
         check_offers(descriptor)
-        if descriptor.noise_grid is not None:
-            check_agreement(descriptor.noise_grid, descriptor.client_releases)
+        check_session(descriptor)
         descriptor.client(self.signer.identity.fingerprint)
         if descriptor.created_at > now + MAX_CLOCK_SKEW:
             raise ProtocolViolation("the session is dated in the future; check the clocks")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from secagg.canonical import canonical_bytes, tagged_hash
+from secagg.client_noise.session import check_setting, make_grid, statement_of
 from secagg.client_noise.setting import ClientNoise, NoiseGrid
 from secagg.client_noise.statement import ClientStatement
 from secagg.codec import Quantiser
@@ -152,22 +153,12 @@ class Descriptor(Statement):
     @cached_property
     def noise_grid(self) -> NoiseGrid | None:
         """The numbers of client-level noise (protocol.md §14), if the session has it. Raises ParameterError."""
-        if self.client_noise is None:
-            return None
-        return NoiseGrid.make(self.client_noise, self.layout.quantiser(self.ring.bits), self.n_min, self.n_max)
+        return make_grid(self.client_noise, self.layout.quantiser(self.ring.bits), self.n_min, self.n_max)
 
     @property
     def client_statement(self) -> ClientStatement | None:
         """What each client says of its noise (protocol.md §14.6), if the session has it."""
-        if self.client_noise is None:
-            return None
-        noise = self.client_noise
-        return ClientStatement(
-            noise_multiplier=noise.noise_multiplier,
-            colluders=noise.colluders,
-            delta=noise.delta,
-            releases=self.client_releases,
-        )
+        return statement_of(self)
 
     @cached_property
     def clients(self) -> dict[str, Identity]:
@@ -244,11 +235,7 @@ class Descriptor(Statement):
         weights = [member.weight for member in self.roster]
         encoding = encoding_of(self.plan)
         encoding.check_session(self.plan, bits=self.ring.bits, weights=weights)
-        if self.noise_grid is not None:
-            if encoding.equal_weights:
-                raise MalformedError(f"{encoding.name} counts clients, which noise makes meaningless: leave it out")
-            self.noise_grid.check_ratio()
-            self.noise_grid.epsilon(self.client_releases)
+        check_setting(self, encoding)
         if self.releases > 1:
             self._check_releases()
         if self.rounds > 1:

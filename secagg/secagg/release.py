@@ -29,6 +29,7 @@ from secagg.certificate import (
     names,
     parse_certificate,
 )
+from secagg.client_noise.session import privacy_note as session_note
 from secagg.coordinator import OpenedSum, Settlement, mean_of
 from secagg.degree import DegreeCheck
 from secagg.descriptor import Descriptor, SignedDescriptor
@@ -38,7 +39,6 @@ from secagg.errors import MalformedError
 from secagg.messages import SignedCandidate, SignedEndorsement, SignedUpload
 from secagg.model_card import model_card
 from secagg.plan import Plan
-from secagg.privacy import guarantee_in_words
 from secagg.releases import Progress, joined, members_so_far, number_in_words
 from secagg.rounds import check_start, resumed
 from secagg.sets import complaints_by_client, remaining_members
@@ -210,10 +210,7 @@ def committee_note(descriptor: Descriptor) -> str:
 
 def privacy_note(descriptor: Descriptor, uploads: tuple[SignedUpload, ...], progress: Progress | None = None) -> str:
     """The guarantee in words, by the weakest of the members' statements; it is that of all rounds together."""
-    note = guarantee_in_words([upload.statement.privacy for upload in uploads], descriptor.rounds)
-    grid = descriptor.noise_grid
-    if grid is not None:
-        note = f"{note} {grid.guarantee_in_words(descriptor.client_releases)}"
+    note = session_note(descriptor, [upload.statement.privacy for upload in uploads])
     return note if progress is None else f"{note} {_releases_note(descriptor, progress)}"
 
 

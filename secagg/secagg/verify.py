@@ -17,6 +17,7 @@ from secagg import release
 from secagg.accumulate import Accumulator
 from secagg.canonical import pretty_bytes
 from secagg.certificate import ReleaseCertificate
+from secagg.client_noise.session import verified_in_words
 from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor
 from secagg.digits import Sums
@@ -85,11 +86,7 @@ def verify_release(
     _check_sets(certificate, descriptor, anchors)
     checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
     checks.append(certificate.degree_check.in_words)
-    if descriptor.noise_grid is not None:
-        spent = descriptor.noise_grid.epsilon(descriptor.client_releases)
-        checks.append(
-            f"every member signed for its share of the client-level noise: epsilon {spent:.4g}, computed anew"
-        )
+    checks += verified_in_words(descriptor)
     total, before = _check_opening(content, certificate, descriptor)
     checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")
     checks += _progress_in_words(certificate, descriptor)

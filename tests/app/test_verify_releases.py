@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from secagg.certificate import Evaluation, Metric
+from secagg.errors import AuditError
 from secagg_app.main import cli
+from secagg_attacks.releases import ReleasedRound
 from tests.deployment import Deployment
 from tests.study import toml
 
@@ -68,3 +70,10 @@ def test_a_first_release_that_was_annotated_meanwhile_is_still_the_one_before(ma
     assert "tweets" in (first / "README.md").read_text()
     result = verify(made, last, "--earlier", first)
     assert result.exit_code == 0, result.output
+
+
+def test_an_audit_takes_the_first_release_and_no_later_one(made: Deployment) -> None:
+    """The adapter of a later one is a mean of several cohorts; attacks here look at one sum."""
+    assert ReleasedRound.read(made.folder / "release" / "release-1").senders == 3
+    with pytest.raises(AuditError, match="is release 2 of its session"):
+        ReleasedRound.read(made.folder / "release" / "release-2")
