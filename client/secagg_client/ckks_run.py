@@ -19,7 +19,7 @@ from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, Sessi
 from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
-from secagg.receipts import judge_receipt
+from secagg.receipts import check_receipt, judge_receipt
 from secagg.signing import Signer
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.ckks_calls import CkksCalls
@@ -176,11 +176,9 @@ class CkksClientRun:
         except SessionClosed as error:
             self._give_up(descriptor, folder, str(error))
             raise
-        word = receipt.verify(descriptor.coordinator_identity)
-        if (word.ctx, word.client, word.upload_root) != (descriptor.ctx, signed.signer, signed.statement.digest):
-            raise ProtocolViolation("the coordinator's receipt is for another session, client or upload")
+        check_receipt(descriptor, signed.signer, signed.statement.digest, receipt, self.patience.now)
         folder.keep_receipt(receipt)
-        self.patience.log.emit("uploaded", bytes=len(content), upload_root=word.upload_root)
+        self.patience.log.emit("uploaded", bytes=len(content), upload_root=receipt.statement.upload_root)
         self.checkpoint("receipt")
 
     def _offer(self, signed: SignedCkksUpload, content: bytes) -> SignedReceipt:

@@ -24,7 +24,7 @@ from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
-from secagg.receipts import judge_receipt
+from secagg.receipts import check_receipt, judge_receipt
 from secagg.releases import number_in_words
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
@@ -233,7 +233,8 @@ class ClientRun:
         except SessionClosed as error:
             self._give_up(descriptor, folder, str(error))
             raise
-        self._check_receipt(descriptor, upload.signed, receipt)
+        signed = upload.signed
+        check_receipt(descriptor, signed.signer, signed.statement.upload_root, receipt, self.patience.now)
         folder.keep_receipt(receipt)
         self.patience.log.emit("uploaded", bytes=_size(upload), upload_root=receipt.statement.upload_root)
         self.checkpoint("receipt")
@@ -260,12 +261,6 @@ class ClientRun:
             before, sent = sent, sent + len(chunk)
             if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
                 self.patience.log.emit("uploading", sent=sent, total=total)
-
-    @staticmethod
-    def _check_receipt(descriptor: Descriptor, upload: SignedUpload, signed: SignedReceipt) -> None:
-        receipt, expected = signed.verify(descriptor.coordinator_identity), upload.statement
-        if (receipt.ctx, receipt.client, receipt.upload_root) != (descriptor.ctx, upload.signer, expected.upload_root):
-            raise ProtocolViolation("the coordinator's receipt is for another session, client or upload")
 
     # -- the release -------------------------------------------------------------------------------------------
 

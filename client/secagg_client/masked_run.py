@@ -41,7 +41,7 @@ from secagg.masked.unmasking import Uploaded
 from secagg.masked.verify import verify_masked
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
-from secagg.receipts import judge_receipt
+from secagg.receipts import check_receipt, judge_receipt
 from secagg.signing import Signer
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_noise_accounting import announce, check_session
@@ -257,7 +257,8 @@ class MaskedClientRun:
         self.checkpoint("marked")
         folder.erase_trained()
         receipt = self._ask(descriptor, lambda: self._offer(message))
-        self._check_receipt(descriptor, message.signed, receipt)
+        signed = message.signed
+        check_receipt(descriptor, signed.signer, signed.statement.digest, receipt, self.patience.now)
         folder.keep_receipt(receipt)
         log.emit("uploaded", bytes=message.vector.nbytes, upload_root=receipt.statement.upload_root)
         self.checkpoint("receipt")
@@ -300,13 +301,6 @@ class MaskedClientRun:
             before, sent = sent, sent + len(chunk)
             if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
                 self.patience.log.emit("uploading", sent=sent, total=total)
-
-    @staticmethod
-    def _check_receipt(descriptor: MaskedDescriptor, upload: SignedMaskedUpload, signed: SignedReceipt) -> None:
-        receipt = signed.verify(descriptor.coordinator_identity)
-        expected = (descriptor.ctx, upload.signer, upload.statement.digest)
-        if (receipt.ctx, receipt.client, receipt.upload_root) != expected:
-            raise ProtocolViolation("the coordinator's receipt is for another session, client or upload")
 
     # -- the release -----------------------------------------------------------------------------------------------
 

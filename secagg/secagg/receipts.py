@@ -7,10 +7,42 @@ prove to anybody that the coordinator dropped it.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from secagg.certificate import Certificate
 from secagg.errors import ProtocolViolation
+from secagg.identity import Identity
+from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.messages import SignedReceipt
+
+
+class Receiving(Protocol):
+    """A descriptor, of whichever protocol, in so far as a receipt is held against it."""
+
+    @property
+    def ctx(self) -> str:
+        """The session's name."""
+
+    @property
+    def coordinator_identity(self) -> Identity:
+        """Who signs receipts."""
+
+    @property
+    def created_at(self) -> int:
+        """When the session began."""
+
+
+def check_receipt(session: Receiving, client: str, root: str, signed: SignedReceipt, now: int) -> None:
+    """A client's check of the receipt for its own upload (fingerprint, root), at `now` (protocol.md §7.2).
+
+    One dated ahead would pass for an upload that came after a set was fixed (§10.4). Raises SignatureInvalid or
+    ProtocolViolation.
+    """
+    receipt = signed.verify(session.coordinator_identity)
+    if (receipt.ctx, receipt.client, receipt.upload_root) != (session.ctx, client, root):
+        raise ProtocolViolation("the coordinator's receipt is for another session, client or upload")
+    if not session.created_at <= receipt.received_at <= now + MAX_CLOCK_SKEW:
+        raise ProtocolViolation("the coordinator's receipt is dated outside the session or ahead of this clock")
 
 
 class Fate(StrEnum):
