@@ -26,7 +26,7 @@ from secagg.merkle import leaf_hash, path, root
 from secagg.messages import Candidate, SignedCandidate
 from secagg.release import committee_note
 from secagg.run import MemoryJournal, MemoryKeys
-from tests.small import DAY, Small, reboxed
+from tests.small import DAY, Small, reboxed, small_plan
 
 OTHER = "ce" * 32
 
@@ -299,3 +299,19 @@ def test_session_spec_without_corruption_says_that_everyone_is_honest() -> None:
     ))  # fmt: skip
     assert small.descriptor.threshold == 2
     assert "assumed honest" in committee_note(small.descriptor)
+
+
+def test_what_a_key_holder_is_shown_and_keeps_does_not_depend_on_the_length() -> None:
+    """Its work is opening boxes and adding shares of short keys: the ciphertexts never reach it."""
+
+    def sizes(length: int) -> tuple[int, int]:
+        small = Small(clients=3, plan=small_plan(length))
+        holder = small.committee[0]
+        assert small.share(holder)
+        shown = sum(len(one.upload.to_bytes()) + len(one.box) + 32 * len(one.path) for one in small.shown(holder))
+        assert isinstance(holder.journal, MemoryJournal)
+        return shown, sum(len(value) for value in holder.journal._records.values())
+
+    (shown, kept), (shown_long, kept_long) = sizes(300), sizes(60_000)
+    assert abs(shown_long - shown) <= 3 * 4  # the number of bytes announced has more digits
+    assert kept_long == kept
