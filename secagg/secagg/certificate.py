@@ -154,7 +154,7 @@ class HolderFault(Frozen):
     """A key-holder whose share sum is off those that opened the sum, and what that proves (protocol.md §9.1a)."""
 
     holder: Hash
-    finding: Literal["lied", "lied-or-was-given-a-wrong-share"]
+    finding: Literal["lied", "disagrees"]
 
 
 class ReleaseCertificate(Certificate):

@@ -143,15 +143,14 @@ def degree_check(descriptor: Descriptor, parts: ReleaseParts) -> DegreeCheck:
 
 def holder_faults(descriptor: Descriptor, parts: ReleaseParts) -> tuple[HolderFault, ...]:
     """Key-holders whose share sums are off, and whether that is certainly their doing (protocol.md §9.1a)."""
-    check, settled = degree_check(descriptor, parts), parts.settlement
+    check, settled, opened = degree_check(descriptor, parts), parts.settlement, parts.opened
     answered = {answer.signer for answer in settled.degree_answers}
-    enough = check.answers > descriptor.threshold + descriptor.corrupt_keyholders and not check.contradictions
+    agreeing = sum(share.signed.signer in answered for share in opened.used)
+    needed = descriptor.threshold + descriptor.corrupt_keyholders
+    sure = check.answers > needed and agreeing >= needed and not check.contradictions
     return tuple(
-        HolderFault(
-            holder=share.signed.signer,
-            finding="lied" if enough and share.signed.signer in answered else "lied-or-was-given-a-wrong-share",
-        )
-        for share in parts.opened.disagreeing
+        HolderFault(holder=one.signed.signer, finding="lied" if sure and one.signed.signer in answered else "disagrees")
+        for one in opened.disagreeing
     )
 
 

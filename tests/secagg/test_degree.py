@@ -222,7 +222,7 @@ def test_a_wrong_share_sum_is_named_and_the_sum_is_exact_without_it() -> None:
     assert exact(small)
     certificate = verify_release(small.release, Anchors.model_validate(anchors_of(small))).certificate
     assert [(fault.holder, fault.finding) for fault in certificate.holder_faults] == [
-        (small.committee[3].signer.identity.fingerprint, "lied-or-was-given-a-wrong-share")
+        (small.committee[3].signer.identity.fingerprint, "disagrees")
     ]
 
 
@@ -241,8 +241,33 @@ def test_an_honest_key_holder_with_a_bad_share_is_not_called_a_liar() -> None:
     certificate = verify_release(small.release, Anchors.model_validate(anchors_of(small))).certificate
     honest = small.committee[2].signer.identity.fingerprint
     assert [pair.holders for pair in certificate.degree_check.contradictions] == [(honest,)]
-    assert [(f.holder, f.finding) for f in certificate.holder_faults] == [(honest, "lied-or-was-given-a-wrong-share")]
+    assert [(f.holder, f.finding) for f in certificate.holder_faults] == [(honest, "disagrees")]
     assert exact(small)
+
+
+def test_a_client_and_a_key_holder_together_do_not_make_liars_of_honest_ones() -> None:
+    """m = 6, t = 4. The client used s and shares s + 1, consistently; the sixth bends its sum to open with three.
+
+    The two others then disagree with a group that opens: more than f, and not called liars.
+    """
+    small = six()
+    moved = dict[int, tuple[bytes, bytes]]()
+    for place in range(6):
+        held = content(small, 0, place)
+        elements = shamir.unpack_share(held.share)
+        elements[0] = (int(elements[0]) + 1) % shamir.FIELD
+        moved[place] = (shamir.pack_share(elements), held.blinding)
+    small.uploads = [reboxed(small, 0, moved), *small.uploads[1:]]
+    assert members(small) == names(small), "nobody fails the degree check"
+    bent = shamir.unpack_share(small.shares[5].share)
+    weight = (6 - 1) * (6 - 2) * (6 - 3) * pow(-1 * -2 * -3, -1, shamir.FIELD)  # 0 at 1, 2, 3 and 1 at 0
+    bent[0] = (int(bent[0]) - weight) % shamir.FIELD
+    small.shares = [*small.shares[:5], resigned(small, 5, shamir.pack_share(bent))]
+    certificate = verify_release(small.release, Anchors.model_validate(anchors_of(small))).certificate
+    assert exact(small)
+    assert [(fault.holder, fault.finding) for fault in certificate.holder_faults] == [
+        (small.committee[place].signer.identity.fingerprint, "disagrees") for place in (3, 4)
+    ]
 
 
 def resigned(small: Small, place: int, share: bytes) -> ShareAnswer:
