@@ -117,12 +117,12 @@ def test_an_upload_passed_off_as_the_sum_is_refused(fresh: Ckks) -> None:
         nothing_opened(fresh, lambda shown=shown: open_shown(fresh, shown), (ProtocolViolation, HashMismatch))  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("amount", [1, 1 << 40])
-def test_an_altered_ciphertext_is_refused_and_not_held_against_its_client(fresh: Ckks, amount: int) -> None:
-    """Something added to one upload, in its last block: nothing of that upload gets into a sum."""
+def test_an_altered_ciphertext_is_refused_and_not_held_against_its_client(fresh: Ckks) -> None:
+    """Another last block, bent or sealed anew in the client's name: nothing of that upload gets into a sum."""
     shown = list(fresh.shown(4))
     blocks = fresh.uploads[1].blocks
-    shown[1] = ShownUpload(fresh.uploads[1].signed, (*blocks[:-1], fresh.shifted(blocks[-1], amount)))
+    again = fresh.encrypted(1, fresh.inner(1)).blocks[-1]
+    shown[1] = ShownUpload(fresh.uploads[1].signed, (*blocks[:-1], again))
     nothing_opened(fresh, lambda: open_shown(fresh, shown), HashMismatch, "not what the client signed")
     shown[1] = ShownUpload(fresh.uploads[1].signed, (*blocks[:-1], b"\xff" * len(blocks[-1])))
     nothing_opened(fresh, lambda: open_shown(fresh, shown), HashMismatch, "not what the client signed")
@@ -250,16 +250,17 @@ def test_games_with_the_clock_are_refused(fresh: Ckks) -> None:
 # --- the client ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_ciphertext_of_the_session_is_refused_at_the_border(fresh: Ckks) -> None:
+def test_what_is_no_ciphertext_of_the_session_is_refused_and_its_client_named(fresh: Ckks) -> None:
+    """What is sealed only the key-holder sees, and refuses; the coordinator sees sizes, and refuses those."""
     good, ring = fresh.uploads[0].blocks, fresh.descriptor.parameters.ring
+    own = fresh.inner(0)
     wide = CkksParameters(16, 5, 10**6)
     assert wide.ring != ring
     other = SecretContext.generate(wide.ring).public.encrypt(wide, np.ones((wide.limbs, wide.ring.degree), np.uint32))
-    bare = good[0][: ring.block_bytes // 2] + bytes(ring.block_bytes // 2)
+    bare = own[0][: ring.block_bytes // 2] + bytes(ring.block_bytes // 2)
     for bad, words in ((bare, "hides nothing"), (b"\xff" * ring.block_bytes, "below its prime")):
-        sealed = fresh.lied(0, (bad, *good[1:]))
-        with pytest.raises(MalformedError, match=words):
-            check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
+        sealed = fresh.encrypted(0, (bad, *own[1:]))
+        check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
         uploads = [sealed, *fresh.uploads[1:4]]
         chosen = fix_set(fresh.descriptor, {u.signed.signer: u.signed for u in uploads}, fresh.parties.coordinator)
         shown = [ShownUpload(u.signed, u.blocks) for u in uploads]
@@ -267,7 +268,7 @@ def test_what_is_no_ciphertext_of_the_session_is_refused_at_the_border(fresh: Ck
         holder.approve(fresh.signed, NOW)
         nothing_opened(
             fresh, lambda h=holder, c=chosen, s=shown: h.open(fresh.descriptor, c, s, os.urandom, NOW),  # type: ignore[misc]
-            MalformedError, "sent ciphertexts that are none",
+            MalformedError, f"{sealed.signed.signer[:16]} sent ciphertexts that are none: .*{words}",
         )  # fmt: skip
     for bad in (b"x", os.urandom(1000), good[0][:-5], other, b""):
         sealed = fresh.lied(0, (bad, *good[1:]))
@@ -284,7 +285,7 @@ def test_an_upload_of_another_length_session_client_or_privacy_is_refused(fresh:
         check_arrived(fresh.descriptor, fresh.lied(0, good.blocks[1:]).signed, good.blocks[1:])
     with pytest.raises(HashMismatch, match="not what the client signed"):
         check_arrived(fresh.descriptor, good.signed, good.blocks[:-1])
-    with pytest.raises(HashMismatch, match="more ciphertexts"):
+    with pytest.raises(HashMismatch, match="more blocks"):
         check_arrived(fresh.descriptor, good.signed, (*good.blocks, good.blocks[0]))
     with pytest.raises(HashMismatch, match="not what the client signed"):
         check_arrived(fresh.descriptor, good.signed, tuple(reversed(good.blocks)))
@@ -338,7 +339,7 @@ def test_values_that_leave_their_coefficient_burn_the_session(fresh: Ckks) -> No
         (top * scale, "more than their limbs"),
         (-top * scale, "less than nothing"),
     ):
-        bent = fresh.lied(0, tuple(fresh.shifted(block, amount) for block in fresh.uploads[0].blocks))
+        bent = fresh.encrypted(0, tuple(fresh.shifted(block, amount) for block in fresh.inner(0)))
         with pytest.raises(OpeningError, match=words):
             opened_with(fresh, bent)
 
@@ -347,13 +348,13 @@ def test_values_beyond_the_clip_that_stay_in_their_limb_are_seen_only_when_the_s
     """The limit of this protocol (§13.7): one value too many is not seen, a sum above n (2^b - 1) is."""
     parameters = fresh.descriptor.parameters
     scale = 1 << parameters.scale_log2
-    little = fresh.lied(0, tuple(fresh.shifted(block, scale) for block in fresh.uploads[0].blocks))
+    little = fresh.encrypted(0, tuple(fresh.shifted(block, scale) for block in fresh.inner(0)))
     opened = opened_with(fresh, little)
     honest = np.sum([fresh.values(index).astype(np.int64) for index in range(4)], axis=0)
     changed = opened.sums.astype(np.int64) - honest
     assert set(np.unique(changed)) == {0, 1}
     large = parameters.base - 1 - int(honest.max())
-    much = fresh.lied(0, tuple(fresh.shifted(block, large * scale) for block in fresh.uploads[0].blocks))
+    much = fresh.encrypted(0, tuple(fresh.shifted(block, large * scale) for block in fresh.inner(0)))
     with pytest.raises(OpeningError, match="larger than its members"):
         opened_with(fresh, much)
 
