@@ -12,14 +12,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from secagg.ckks.client import CkksSealed, accept_session, seal_ckks
+from secagg.ckks.client import CkksSealed, accept_session, seal_ckks, wrap_blocks
 from secagg.ckks.coordinator import check_arrived, check_opening, fix_set
-from secagg.ckks.descriptor import create_ckks_session
+from secagg.ckks.descriptor import SignedCkksDescriptor, create_ckks_session
 from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import Chosen, KeyOffer, SignedUploadSet, SumOpening, UploadSet
 from secagg.ckks.opened import Opened, sums_hash
-from secagg.ckks.parameters import RINGS, CkksParameters
+from secagg.ckks.parameters import ERROR_ROOM, RINGS, CkksParameters
+from secagg.ckks.residues import pack
 from secagg.ckks.scheme import PublicContext, SecretContext
+from secagg.ckks.wrapping import wrap_block
 from secagg.descriptor import RosterMember
 from secagg.errors import (
     ConflictError,
@@ -40,6 +43,12 @@ from secagg.errors import (
 from secagg.privacy import stated
 from secagg.run import MemoryJournal, certify
 from tests.secagg.ckks.sessions import Ckks
+from tests.simulation.lying_ckks_clients import (
+    CombinesOthersCiphertexts,
+    CopiesAnother,
+    ShiftsItsCiphertextByTheKey,
+    as_residues,
+)
 from tests.small import DAY, NOW
 
 
@@ -329,6 +338,55 @@ def opened_with(fresh: Ckks, bent: CkksSealed) -> Opened:
     return holder.open(fresh.descriptor, chosen, shown, os.urandom, NOW)
 
 
+def test_a_client_that_has_the_key_published_can_decrypt_no_stored_upload(fresh: Ckks) -> None:
+    """Of what only the key-holder has the key that got out would open all; of what is stored it opens nothing."""
+    liar, parameters = ShiftsItsCiphertextByTheKey(fresh, 0, members=4), fresh.descriptor.parameters
+    sealed, public = liar.upload(), fresh.descriptor.public
+    check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
+    key = liar.key_in(opened_with(fresh, sealed).sums)
+    start, last = (parameters.blocks - 1) * parameters.block_values, fresh.inner(1)[-1]
+    held, error, beyond = liar.decrypted(key, public.read(last))
+    assert np.array_equal(held[: parameters.length - start], fresh.values(1)[start:])  # it is the key
+    assert (error <= ERROR_ROOM, beyond) == (True, 0)
+    for number, block in enumerate(fresh.uploads[1].blocks):
+        with pytest.raises(SizeLimitError):
+            public.read(block)
+        _, error, _ = liar.decrypted(key, as_residues(parameters.ring, block))
+        assert error > ERROR_ROOM
+        with pytest.raises(MalformedError, match="does not open"):
+            HolderKey.generate(parameters.ring).unwrap(block, fresh.place(1, number))
+
+
+def test_sealed_blocks_cannot_be_combined(fresh: Ckks) -> None:
+    """Were they ciphertexts, the sum of four would be the vector of the one that is left out."""
+    liar = CombinesOthersCiphertexts(fresh, 0, others=(1, 2))
+    sealed = liar.upload()
+    check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
+    with pytest.raises(OpeningError, match="error of the sum"):
+        opened_with(fresh, sealed)
+
+
+def test_a_block_opens_for_its_client_session_and_place_alone(fresh: Ckks) -> None:
+    """Another's blocks, its own in another order or one twice, and its own of another session."""
+    own, other = fresh.uploads[0].blocks, Ckks(parties=fresh.parties)
+    assert len(own) > 1
+    name = fresh.signers[0].identity.fingerprint
+    elsewhere = wrap_blocks(other.descriptor, name, fresh.inner(0))
+    to_us = [wrap_block(block, fresh.descriptor.hpke_key, other.place(0, i)) for i, block in enumerate(fresh.inner(0))]
+    for bent in (
+        CopiesAnother(fresh, 0, other=1).upload(),
+        fresh.lied(0, (*own[1:], own[0])),
+        fresh.lied(0, (own[0], *own[:-1])),
+        fresh.lied(0, elsewhere),
+        fresh.lied(0, tuple(to_us)),
+    ):
+        check_arrived(fresh.descriptor, bent.signed, bent.blocks)
+        nothing_opened(
+            fresh, lambda one=bent: opened_with(fresh, one),  # type: ignore[misc]
+            MalformedError, f"client {name[:16]} sent ciphertexts that are none: block . does not open",
+        )  # fmt: skip
+
+
 def test_values_that_leave_their_coefficient_burn_the_session(fresh: Ckks) -> None:
     """A client that encrypts other than the encoding gives: fractions, negative numbers, too large ones."""
     parameters = fresh.descriptor.parameters
@@ -408,6 +466,60 @@ def test_a_public_key_of_another_form_is_refused(session: Ckks) -> None:
     ):
         with pytest.raises(MalformedError, match=words):
             PublicContext(bad, ring)
+
+
+def with_key(polynomials: np.ndarray, session: Ckks) -> SignedCkksDescriptor:
+    """The session of a key-holder that offers this public key."""
+    ring, holder = session.descriptor.parameters.ring, session.holder
+    raw = pack(polynomials.astype(np.uint64), (*ring.widths, ring.special.bit_length()))
+    update = {"context": base64.b64encode(raw).decode()}
+    offer = holder.signer.sign(session.descriptor.offer.statement.model_copy(update=update))
+    roster, pem = (
+        [RosterMember(certificate=signer.identity.pem) for signer in session.signers],
+        holder.signer.identity.pem,
+    )
+    return create_ckks_session(
+        session.spec, session.plan, roster, pem, offer, session.parties.coordinator, NOW, os.urandom
+    )
+
+
+def test_a_public_key_that_encrypts_nothing_is_refused_before_anybody_trains(session: Ckks) -> None:
+    """It has the form of one: b = a = 1, of which SEAL refuses what comes; a single residue in each, which would hide nothing."""
+    ring, holder = session.descriptor.parameters.ring, session.holder
+    shape = (2, len(ring.primes) + 1, ring.degree)
+    ones, single = np.ones(shape), np.zeros(shape)
+    single[:, 0, 0] = 1
+    for polynomials, words in ((ones, "encrypts nothing"), (single, "zero modulo a prime")):
+        signed = with_key(polynomials, session)
+        journal = replace(holder, journal=MemoryJournal())
+        approval = journal.approve(signed, NOW)
+        with pytest.raises(MalformedError, match=words):
+            accept_session(signed, approval, holder.policy, session.parties.authority, NOW)
+
+
+def test_an_hpke_key_that_seals_nothing_is_refused_before_anybody_trains(session: Ckks) -> None:
+    offer, holder = session.descriptor.offer.statement, session.holder
+    roster = [RosterMember(certificate=signer.identity.pem) for signer in session.signers]
+    for bad in ("", "00" * 40, offer.hpke_key[:-2], offer.hpke_key[: 2 * 1184] + "00" * 32, "ff" * 1216):
+        signed = holder.signer.sign(offer.model_copy(update={"hpke_key": bad}))
+        with pytest.raises(MalformedError, match="session key"):
+            create_ckks_session(
+                session.spec, session.plan, roster, holder.signer.identity.pem, signed, session.parties.coordinator,
+                NOW, os.urandom,
+            )  # fmt: skip
+
+
+def test_stored_keys_of_which_a_bit_has_changed_are_not_used(session: Ckks) -> None:
+    raw = session.kept.to_bytes()
+    found = HolderKey.from_bytes(raw)
+    assert found.unwrap(session.uploads[0].blocks[0], session.place(0, 0)) == session.inner(0)[0]
+    for at in (0, 31, 32, 100, 127, 128, 160, 170, len(raw) - 1):
+        bent = raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :]
+        with pytest.raises(MalformedError, match="damaged"):
+            HolderKey.from_bytes(bent).secret()
+    for cut in (b"", raw[:60], raw[:128], raw[:-1], raw + b"x", bytes(len(raw))):
+        with pytest.raises(MalformedError, match="damaged"):
+            HolderKey.from_bytes(cut).secret()
 
 
 def test_a_descriptor_with_a_key_of_another_ring_or_no_base64_is_refused(session: Ckks) -> None:

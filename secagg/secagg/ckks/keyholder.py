@@ -1,7 +1,8 @@
 """The one key-holder of a ckks session: it adds every upload itself, opens the sum once, and rounds it (§13.5).
 
-Every ciphertext is sealed to it: nobody else ever has one. It could open each upload that it is given, and the coordinator could give it one in place of a sum: so it takes only
-uploads that their clients signed, of one set of at least n_min, ever, and the two must not work together.
+Every ciphertext is sealed to it: nobody else ever has one. It could open each upload that it is given, and the
+coordinator could give it one in place of a sum: so it takes only uploads that their clients signed, of one set of at
+least n_min, ever, and the two must not work together.
 """
 
 import base64

@@ -149,8 +149,8 @@ class PublicContext:
     def __init__(self, raw: bytes, ring: Ring) -> None:
         """Raises SizeLimitError or MalformedError for anything but a public key's form. Needs no TenSEAL."""
         self._key = unpack(raw, ring.degree, (*ring.primes, ring.special), "a public key")
-        if not (self._key[0].any() and self._key[1].any()):
-            raise MalformedError("a public key has a polynomial that is zero")
+        if not self._key.any(axis=2).all():  # it would encrypt in the clear, modulo that prime
+            raise MalformedError("a public key has a polynomial that is zero modulo a prime")
         self.raw, self.ring = raw, ring
         self._encryptor: Any = None
 
