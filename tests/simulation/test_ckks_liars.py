@@ -484,7 +484,7 @@ def with_key(polynomials: np.ndarray, session: Ckks) -> SignedCkksDescriptor:
 
 
 def test_a_public_key_that_encrypts_nothing_is_refused_before_anybody_trains(session: Ckks) -> None:
-    """It has the form of one: b = a = 1, of which SEAL refuses what comes; a single residue in each, which would hide nothing."""
+    """It has the form of one: b = a = 1, which SEAL refuses to use; one residue in each, which would hide nothing."""
     ring, holder = session.descriptor.parameters.ring, session.holder
     shape = (2, len(ring.primes) + 1, ring.degree)
     ones, single = np.ones(shape), np.zeros(shape)

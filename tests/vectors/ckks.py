@@ -181,7 +181,8 @@ def of_each_purpose() -> list[tuple[str, str, Json]]:
                      key=lambda one: one["client"])  # fmt: skip
     return [
         ("KeyOffer", "ckks-offer", {
-            "holder": holder, "ring": "n8192q175", "context": "AAEC", "hpke_key": "000102", "created_at": 1, "expires_at": 2}),
+            "holder": holder, "ring": "n8192q175", "context": "AAEC", "hpke_key": "000102",
+            "created_at": 1, "expires_at": 2}),
         ("Approval", "ckks-approval", {"ctx": ctx, "holder": holder}),
         ("CkksUpload", "ckks-upload", {
             "ctx": ctx, "client": client, "blocks": 3, "bytes": 980_304, "root": root, "privacy": PRIVACY}),
