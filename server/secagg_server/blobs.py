@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import StorageError
-from secagg_host.durable import PRIVATE_FILE, fsync_file, fsync_folder, guard, make_folder, read_file, storage_error, write_synced
+from secagg_host.durable import (
+    PRIVATE_FILE,
+    fsync_file,
+    fsync_folder,
+    guard,
+    make_folder,
+    read_file,
+    storage_error,
+    write_synced,
+)
 
 PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
 
