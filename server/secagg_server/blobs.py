@@ -83,6 +83,11 @@ class UploadFiles:
         with guard(path):
             return path.stat().st_size if path.exists() else 0
 
+    def any_stored(self) -> bool:
+        """Whether there is anything of any client."""
+        with guard(self.folder):
+            return any(self.folder.iterdir())
+
     def writer(self, client: str) -> PartWriter:
         """Open the client's partial upload for appending."""
         return PartWriter(self._path(client, PART))
