@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
-from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
+from secagg_server.publish import check_stored, choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
 from secagg_server.tasks import Waiting
@@ -209,6 +209,7 @@ class Driver:
             try:
                 opened, _ = open_shares(session, tuple(shares.values()))
             except OpeningError as error:
+                check_stored(session)
                 return self._burn(error, frozenset(shares))
             session.host.checkpoint("sum-opened")
             inputs = choose_inputs(session, opened)

@@ -16,7 +16,9 @@ from secagg.policy import Anchors
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
+from secagg_server.driver import RETRY_AFTER
 from secagg_server.publish import accumulate
+from secagg_server.storage import SessionState
 from tests.deployment import Deployment, Running
 from tests.small import changes, small_plan
 
@@ -216,3 +218,23 @@ def test_evidence_shows_a_key_holder_its_own_boxes_only(tmp_path: Path) -> None:
             ciphertext_root=upload.ciphertext_root,
         )  # fmt: skip
         assert open_box(item.box, key, context, descriptor.parameters.share_bytes)
+
+
+def test_a_damaged_upload_does_not_burn_the_session_and_can_be_put_back(tmp_path: Path) -> None:
+    """One flipped byte on the coordinator's own disk (protocol.md §9.2)."""
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        client = deployment.client_files[1].identity
+        path = running.session.files.path(client.fingerprint)
+        good = path.read_bytes()
+        path.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+        running.work()
+        state, reason = running.session.status()
+        assert state == SessionState.CLOSING
+        assert f"{path}: is damaged: it is not what {client.title} signed" in reason
+        path.write_bytes(good)
+        deployment.clock.now += RETRY_AFTER
+        running.work()
+        assert running.session.status()[0] == SessionState.RELEASED
