@@ -6,6 +6,7 @@ say nothing else of them. A member whose answers are not is left out, or contrad
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -157,12 +158,10 @@ class Failing:
 
 def verdict_over(points: Points, rows: Iterable[int], threshold: int, faulty: int) -> dict[int, Failing]:
     """The members among `rows` that fail, from more than `threshold` answers [members, 4] (protocol.md §8.4.4)."""
-    found = {
-        row: _contested({x: values[row] for x, values in points.items()}, threshold, faulty)
-        for row in rows
-        if not _agree({x: values[row] for x, values in points.items()}, threshold)
-    }
-    excused = _most_contested(found.values(), faulty)
+    failing = np.array(list(rows), dtype=np.int64)
+    failing = failing[~_agreeing(_of_rows(points, failing), threshold)]
+    found = _contested(points, failing, threshold, faulty)
+    excused = _excused(Counter(contested for contested in found.values() if contested), faulty)
     searched = _searched(len(points), threshold, faulty)
     return {
         row: Failing(contested, not contested or not contested <= excused, searched and not contested)
@@ -181,11 +180,18 @@ def _points(given: DegreeAnswer, members: int) -> U64:
     return values.reshape(members, BLINDINGS)
 
 
-def _agree(points: Points, threshold: int) -> bool:
-    """Whether all points lie on polynomials of degree threshold - 1."""
+def _of_rows(points: Points, rows: NDArray[np.int64]) -> Points:
+    return {x: values[rows] for x, values in points.items()}
+
+
+def _agreeing(points: Points, threshold: int) -> NDArray[np.bool_]:
+    """For each member, whether all its points lie on polynomials of degree threshold - 1."""
     numbers = sorted(points)
     basis = numbers[:threshold]
-    return all(np.array_equal(interpolate(points, basis, x), points[x]) for x in numbers[threshold:])
+    agree = np.ones(len(points[numbers[0]]), dtype=np.bool_)
+    for x in numbers[threshold:]:
+        agree &= (interpolate(points, basis, x) == points[x]).all(axis=1)
+    return agree
 
 
 def _searched(count: int, threshold: int, faulty: int) -> bool:
@@ -193,20 +199,30 @@ def _searched(count: int, threshold: int, faulty: int) -> bool:
     return count >= threshold + 2 * faulty and sum(comb(count, e) for e in range(1, faulty + 1)) <= MAX_SEARCHED
 
 
-def _contested(points: Points, threshold: int, faulty: int) -> frozenset[int]:
-    """The least set of at most `faulty` key-holders without which the rest agree; empty when there is none."""
+def _contested(points: Points, failing: NDArray[np.int64], threshold: int, faulty: int) -> dict[int, frozenset[int]]:
+    """For each failing member, the least set of at most `faulty` key-holders without which the rest agree, or none.
+
+    Each set is tried on all members that are left at once: a key-holder that lies about everybody costs one pass.
+    """
+    found: dict[int, frozenset[int]] = {int(row): frozenset() for row in failing}
     if not _searched(len(points), threshold, faulty):
-        return frozenset()
+        return found
     sizes = range(1, faulty + 1)
     for away in chain.from_iterable(combinations(sorted(points), size) for size in sizes):
-        if _agree({x: values for x, values in points.items() if x not in away}, threshold):
-            return frozenset(away)
-    return frozenset()
+        if not len(failing):
+            break
+        rest = {x: values for x, values in points.items() if x not in away}
+        explained = _agreeing(_of_rows(rest, failing), threshold)
+        found |= {int(row): frozenset(away) for row in failing[explained]}
+        failing = failing[~explained]
+    return found
 
 
-def _most_contested(found: Iterable[frozenset[int]], faulty: int) -> frozenset[int]:
-    """The `faulty` key-holders that most members contest, lower numbers first among equals."""
-    counts = dict[int, int]()
-    for x in chain.from_iterable(found):
-        counts[x] = counts.get(x, 0) + 1
-    return frozenset(sorted(counts, key=lambda x: (-counts[x], x))[:faulty])
+def _excused(sets: Mapping[frozenset[int], int], faulty: int) -> frozenset[int]:
+    """The `faulty` key-holders that explain most members, lower numbers first among equals.
+
+    `sets`: contested key-holders, and how many members contest just those.
+    """
+    holders = sorted(frozenset[int]().union(*sets))
+    groups = (frozenset(group) for group in combinations(holders, min(faulty, len(holders))))
+    return max(groups, key=lambda group: sum(count for one, count in sets.items() if one <= group))

@@ -350,10 +350,9 @@ def degree_verdict(
         if not fits(set()):
             sets = [set(away) for size in range(1, faulty + 1) for away in combinations(sorted(answers), size)]
             found[member] = next((away for away in sets if fits(away)), set()) if telling else set()
-    votes = sorted(
-        {x for away in found.values() for x in away}, key=lambda x: (-sum(x in away for away in found.values()), x)
-    )
-    most = set(votes[:faulty])
+    named = sorted({x for away in found.values() for x in away})
+    groups = [set(group) for group in combinations(named, min(faulty, len(named)))]
+    most = max(groups, key=lambda group: sum(bool(away) and away <= group for away in found.values()))
     return {member: (away, not away or not away <= most, telling and not away) for member, away in found.items()}
 
 

@@ -12,6 +12,7 @@ VERDICTS: tuple[tuple[str, int, int, int, list[list[int]]], ...] = (
     ("6 answers, t = 4, f = 1: a member with two bad shares", 4, 1, 6, [[1, 2], [], [6]]),
     ("11 answers, t = 7, f = 2: two lie", 7, 2, 11, [[3, 9], [3], [9], []]),
     ("11 answers, t = 7, f = 2: three are contested", 7, 2, 11, [[3], [9, 3], [1], [4]]),
+    ("11 answers, t = 7, f = 2: two lie about one each, one member lied to two", 7, 2, 11, [[10], [11], [1, 2], []]),
     ("10 answers, t = 7, f = 2: too few to tell", 7, 2, 10, [[3], []]),
     ("3 answers, t = 2, f = 0: a client", 2, 0, 3, [[1], []]),
 )
