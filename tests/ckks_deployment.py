@@ -143,7 +143,7 @@ def serve_key(
     try:
         with channel(address, files) as line:
             CkksHolderRun(
-                holder_of(files, policy, state), CkksCalls(line), Spool(state / "spool"),
+                holder_of(files, policy, state), CkksCalls(line), FileContexts(state / "keys"), Spool(state / "spool"),
                 Patience(log, 1.0, sleep=nap), os.urandom, checkpoint,
             ).run()  # fmt: skip
     finally:

@@ -42,6 +42,7 @@ from secagg_host.rpc import from_rpc_error
 from secagg_host.tls import channel, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as stubs
+from secagg_server.clock import ERASE_GRACE_SECONDS
 from secagg_server.config import ServerConfig
 from secagg_server.server import Coordinator, Listener, listen
 from secagg_server.session import DEGREE_CHECK_SECONDS, Checkpoint, Host, ServedSession, no_checkpoint
@@ -240,6 +241,13 @@ class Running:
 
     def advance(self) -> None:
         self.coordinator.advance()
+
+    def expire(self) -> None:
+        """The clock passes the session's expiry, and says so for long enough (protocol.md §7.4)."""
+        self.deployment.clock.now = self.deployment.descriptor.expires_at + 1
+        self.advance()
+        self.deployment.clock.now += ERASE_GRACE_SECONDS
+        self.advance()
 
     def call(self, files: PartyFiles) -> "Caller":
         return Caller(self.address, files)

@@ -16,16 +16,16 @@ from secagg.ckks.messages import UploadSet
 from secagg.ckks.policy import CkksPolicy
 from secagg.errors import ConfigError, ProtocolViolation, SessionClosed
 from secagg.identity import Role, check_issued_by
-from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.randomness import Randomness
-from secagg_client.calls import SessionState, ending
+from secagg_client.calls import SessionState, Status, ending
 from secagg_client.ckks_calls import CkksCalls
 from secagg_client.ckks_spool import Spool, SpooledBlocks
 from secagg_client.client_run import no_checkpoint
+from secagg_client.expired_keys import erase_expired, seconds_of
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.patience import Patience
 from secagg_host.config import load_toml
-from secagg_host.durable import DurableJournal, SecretFiles
+from secagg_host.durable import DurableJournal, SecretFiles, guard, write_atomic
 from secagg_host.identity import load_identity
 
 POLL = 1.0
@@ -35,7 +35,7 @@ class FileContexts:
     """Both keys of a session as files of mode 0600: `secagg.ckks.keyholder.ContextStore`."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = SecretFiles(folder)
+        self._folder, self._files = folder, SecretFiles(folder)
 
     def put(self, offer_digest: str, key: HolderKey) -> None:
         """Store durably."""
@@ -49,6 +49,21 @@ class FileContexts:
         """Overwrite, then remove; does nothing when it is gone."""
         self._files.erase(offer_digest)
 
+    def keep_until(self, offer_digest: str, expires_at: int) -> None:
+        """Remember when the key must go, seconds since 1970."""
+        write_atomic(self._folder / f"{offer_digest}.expires", str(expires_at).encode())
+
+    def sweep(self, now: int) -> int:
+        """Erase the keys whose session has expired; how many. Raises MalformedError as `erase_expired` does."""
+        with guard(self._folder):
+            found = [(path, seconds_of) for path in sorted(self._folder.glob("*.expires"))]
+        return erase_expired(found, self.erase, now)
+
+
+def contexts_of(config: KeyHolderConfig) -> FileContexts:
+    """The keys of a configuration."""
+    return FileContexts(config.state / "ckks-keys")
+
 
 def load_ckks_holder(config: KeyHolderConfig, journal: DurableJournal, now: int) -> CkksKeyHolder:
     """The key-holder of a configuration. Raises ConfigError or CertificateInvalid."""
@@ -56,8 +71,8 @@ def load_ckks_holder(config: KeyHolderConfig, journal: DurableJournal, now: int)
     if party.identity.role is not Role.KEYHOLDER:
         raise ConfigError(f"{config.identity}: holds the identity of a {party.identity.role}, not of a key-holder")
     check_issued_by(party.identity, party.authority, now)
-    policy, keys = load_toml(config.policy, CkksPolicy), FileContexts(config.state / "ckks-keys")
-    return CkksKeyHolder(party.signer, policy, party.authority, journal, keys)
+    policy = load_toml(config.policy, CkksPolicy)
+    return CkksKeyHolder(party.signer, policy, party.authority, journal, contexts_of(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,7 @@ class CkksHolderRun:
 
     holder: CkksKeyHolder
     calls: CkksCalls
+    keys: FileContexts
     spool: Spool
     patience: Patience
     random: Randomness
@@ -76,12 +92,14 @@ class CkksHolderRun:
 
         A refusal keeps the key: nothing was answered, and the owner decides what to do.
         """
+        self.keys.sweep(self.patience.now)
         signed, log = self.patience.ask(lambda: self.calls.session(ctx)), self.patience.log
         descriptor = signed.statement
         if ctx is not None and descriptor.ctx != ctx:
             raise ProtocolViolation(f"asked for session {ctx[:16]}, the coordinator showed {descriptor.ctx[:16]}")
         log.emit("session", session=descriptor.ctx, coordinator=descriptor.coordinator_identity.title)
         approval = self.holder.approve(signed, self.patience.now)
+        self.keys.keep_until(descriptor.offer.statement.digest, descriptor.expires_at)
         self.checkpoint("approved")
         try:
             self.patience.ask(lambda: self.calls.approve(approval), until=descriptor.expires_at)
@@ -121,16 +139,26 @@ class CkksHolderRun:
             yield ShownUpload(signed, blocks)
 
     def _finish(self, descriptor: CkksDescriptor) -> None:
-        """Wait for the end, erase the key, and say how it ended."""
-        while True:
-            status = self.patience.ask(lambda: self.calls.status(descriptor.ctx))
-            late = self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW
-            if status.state.ended or late:
-                break
-            self.patience.sleep(POLL)
-        self.holder.forget(descriptor)
-        self.checkpoint("erased")
-        self.patience.log.emit("erased", session=descriptor.ctx)
+        """Wait for the end, erase the key, and say how it ended.
+
+        At expiry by this clock the key is erased whatever the coordinator says, or if it says nothing.
+        """
+        try:
+            while not (status := self._status(descriptor)).state.ended:
+                self.patience.sleep(POLL)
+        except SessionClosed:
+            if self.patience.clock() > descriptor.expires_at:
+                self._erase(descriptor)
+            raise
+        self._erase(descriptor)
         if status.state is not SessionState.RELEASED:
             raise ending(status.state, status.reason)
         self.patience.log.emit("released", session=descriptor.ctx)
+
+    def _status(self, descriptor: CkksDescriptor) -> Status:
+        return self.patience.ask(lambda: self.calls.status(descriptor.ctx), until=descriptor.expires_at)
+
+    def _erase(self, descriptor: CkksDescriptor) -> None:
+        self.holder.forget(descriptor)
+        self.checkpoint("erased")
+        self.patience.log.emit("erased", session=descriptor.ctx)

@@ -117,7 +117,7 @@ def run(config_file: Path, as_json: bool) -> None:
 
 def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> None:
     from secagg_client.ckks_calls import CkksCalls
-    from secagg_client.ckks_keyholder import CkksHolderRun, load_ckks_holder
+    from secagg_client.ckks_keyholder import CkksHolderRun, contexts_of, load_ckks_holder
     from secagg_client.ckks_spool import Spool
 
     with FolderLock(config.state):
@@ -128,7 +128,8 @@ def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> N
             holder = load_ckks_holder(config, journal, patience.now)
             with channel(config.coordinator, party) as line:
                 spool = Spool(config.state / "ckks-spool")
-                CkksHolderRun(holder, CkksCalls(line), spool, patience, secrets.token_bytes).run(config.session)
+                keys = contexts_of(config)
+                CkksHolderRun(holder, CkksCalls(line), keys, spool, patience, secrets.token_bytes).run(config.session)
         except SecaggError as error:
             log.emit("failed", code=error.code, reason=str(error))
             raise

@@ -24,20 +24,20 @@ from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
-from secagg.receipts import check_receipt, judge_receipt
+from secagg.receipts import Fate, check_receipt, judge_receipt
 from secagg.releases import number_in_words
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_state import SessionFolder, SessionShelf, Step
+from secagg_client.outcome import RELEASED, end_with_release, raise_end
 from secagg_client.patience import Patience
 from secagg_client.published import Publication, Releases
 from secagg_client.training_steps import Training
 
 POLL = 1.0
 PROGRESS_STEPS = 20
-RELEASED = "released"
 LEFT_OVER = (
     "the session ended, and this upload is in none of its releases; it was opened by nobody, and the receipt says that "
     "it came"
@@ -95,7 +95,8 @@ class ClientRun:
         """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
 
         Returns when the release is stored (or the receipt, unless `wait_for_release`).
-        Raises the SecaggError that ended it; before training for anything outside the policy.
+        Raises the SecaggError that ended it; before training for anything outside the policy. UploadDropped, when the
+        release is stored and does not list the upload for which there is a receipt (protocol.md §10.4).
         """
         descriptor, folder = self._resume(ctx, wait_for_release=wait_for_release) or self._join(ctx)
         if folder.state.next_step is Step.DONE:
@@ -112,9 +113,7 @@ class ClientRun:
                     self._await(descriptor, folder)
                 case Step.AWAIT:
                     return
-        ended = folder.ended()
-        if ended.outcome != RELEASED:
-            raise SessionClosed(f"session {descriptor.ctx[:16]} is over for this client: {ended.reason}")
+        raise_end(descriptor.ctx, folder.ended())
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -276,9 +275,10 @@ class ClientRun:
             raise error
         report = self.releases.receive(descriptor, release)
         self.checkpoint("release")
-        self._report(report, folder, descriptor, release)
-        self.training.after_release(self.releases.place(descriptor, release), descriptor)
-        folder.end(RELEASED)
+        verdict, stored = judge_receipt(report.certificate, folder.receipt()), self.releases.place(descriptor, release)
+        self._report(report, folder, descriptor, release, verdict.fate)
+        self.training.after_release(stored, descriptor)
+        end_with_release(folder, verdict, self.signer.identity.title, stored)
         self.checkpoint("ended")
 
     def _wait(self, descriptor: Descriptor) -> Status:
@@ -294,7 +294,9 @@ class ClientRun:
                 said = shown
             self.patience.sleep(POLL)
 
-    def _report(self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor, release: int) -> None:
+    def _report(
+        self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor, release: int, fate: Fate
+    ) -> None:
         certificate, own = report.certificate, self.signer.identity.fingerprint
         root = folder.upload(descriptor).signed.statement.upload_root
         members = {member.client: member.upload_root for member in certificate.final.statement.members}
@@ -307,7 +309,7 @@ class ClientRun:
             folder=str(folder_of),
             members=len(members),
             included=own in members,
-            receipt=judge_receipt(certificate, folder.receipt()).fate,
+            receipt=fate,
             reason=reasons[0] if reasons else None,
             certificate=hashlib.sha256((folder_of / files.CERTIFICATE).read_bytes()).hexdigest(),
             **({"release": number_in_words(descriptor, release)} if descriptor.releases > 1 else {}),

@@ -130,13 +130,18 @@ class PartyFolder:
         """Destroy the checkpoint, once there is a sealed upload or the session is over."""
         erase_file(self._folder / TRAINED)
 
+    @property
+    def receipt_path(self) -> Path:
+        """Where the receipt is kept."""
+        return self._folder / RECEIPT
+
     def keep_receipt(self, receipt: SignedReceipt) -> None:
         """Keep the coordinator's word that it holds the upload."""
-        write_atomic(self._folder / RECEIPT, receipt.to_bytes())
+        write_atomic(self.receipt_path, receipt.to_bytes())
 
     def receipt(self) -> SignedReceipt:
         """The coordinator's word that it holds the upload."""
-        return SignedReceipt.parse(read_file(self._folder / RECEIPT))
+        return SignedReceipt.parse(read_file(self.receipt_path))
 
     def end(self, outcome: str, reason: str = "") -> None:
         """Nothing more is done for this session."""

@@ -24,6 +24,7 @@ from secagg.messages import SignedApproval, SignedDegreeAnswer, SignedEndorsemen
 from secagg.policy import Policy
 from secagg.randomness import Randomness
 from secagg_client.calls import CandidateTask, DegreeTask, FinalTask, SessionState, ShareTask, Task, Work, ending
+from secagg_client.expired_keys import erase_expired, seconds_of
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.patience import Patience
 from secagg_host.config import load_toml
@@ -81,19 +82,18 @@ class Shelf:
         write_atomic(self._approved / f"{offer_digest}.txt", str(descriptor.expires_at).encode())
 
     def sweep(self, now: int) -> int:
-        """Erase the keys of expired offers and of expired sessions; how many."""
-        expired = list[tuple[Path, str]]()
+        """Erase the keys of expired offers and of expired sessions; how many.
+
+        Raises MalformedError that names every file that is damaged, when all the others are swept.
+        """
         with guard(self._offers):
-            for path in sorted(self._offers.glob("*.json")):
-                if SignedOffer.parse(path.read_bytes()).statement.expires_at < now:
-                    expired.append((path, path.stem))
-            for path in sorted(self._approved.glob("*.txt")):
-                if int(path.read_text()) < now:
-                    expired.append((path, path.stem))
-            for path, digest in expired:
-                self.keys.erase(digest)
-                path.unlink()
-        return len({digest for _, digest in expired})
+            offers = [(path, _offer_expiry) for path in sorted(self._offers.glob("*.json"))]
+            approved = [(path, seconds_of) for path in sorted(self._approved.glob("*.txt"))]
+        return erase_expired([*offers, *approved], self.keys.erase, now)
+
+
+def _offer_expiry(raw: bytes) -> int:
+    return SignedOffer.parse(raw).statement.expires_at
 
 
 def load_holder(config: KeyHolderConfig, shelf: Shelf, now: int) -> KeyHolder:

@@ -45,9 +45,10 @@ from secagg.receipts import check_receipt, judge_receipt
 from secagg.signing import Signer
 from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.client_noise_accounting import announce, check_session
-from secagg_client.client_run import PROGRESS_STEPS, RELEASED, no_checkpoint
+from secagg_client.client_run import PROGRESS_STEPS, no_checkpoint
 from secagg_client.client_state import MaskedFolder, MaskedShelf, Step
 from secagg_client.folders import write_folder
+from secagg_client.outcome import RELEASED, end_with_release, raise_end
 from secagg_client.patience import Patience
 from secagg_client.published import MAX_SMALL_FILE, PUBLIC_FILE, Publication, fetch_release
 from secagg_client.training_steps import Training
@@ -123,7 +124,8 @@ class MaskedClientRun:
         """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
 
         Returns when the release is stored (or its shares are given, unless `wait_for_release`).
-        Raises the SecaggError that ended it; before training for anything outside the policy.
+        Raises the SecaggError that ended it; before training for anything outside the policy. UploadDropped, when the
+        release is stored and does not list the upload for which there is a receipt (protocol.md §10.4).
         """
         descriptor, folder = self._resume(ctx, wait_for_release=wait_for_release) or self._join(ctx)
         if folder.state.next_step is Step.DONE:
@@ -136,9 +138,7 @@ class MaskedClientRun:
             if not wait_for_release:
                 return
             self._await(descriptor, folder)
-        ended = folder.ended()
-        if ended.outcome != RELEASED:
-            raise SessionClosed(f"session {descriptor.ctx[:16]} is over for this client: {ended.reason}")
+        raise_end(descriptor.ctx, folder.ended())
 
     # -- joining and training --------------------------------------------------------------------------------------
 
@@ -324,17 +324,18 @@ class MaskedClientRun:
         if not (stored.exists() and read_file(stored) == content[files.CERTIFICATE]):
             write_folder(self.release, content, PUBLIC_FILE)
         self.checkpoint("release")
+        verdict = judge_receipt(certificate, folder.receipt())
         self.patience.log.emit(
             RELEASED,
             folder=str(self.release),
             members=len(uploads),
             included=own in uploads,
-            receipt=judge_receipt(certificate, folder.receipt()).fate,
+            receipt=verdict.fate,
             reason=next((item.reason for item in certificate.excluded if item.client == own), None),
             certificate=hashlib.sha256(content[files.CERTIFICATE]).hexdigest(),
         )
         self.training.after_release(self.release, descriptor)
-        folder.end(RELEASED)
+        end_with_release(folder, verdict, self.signer.identity.title, self.release)
         self.checkpoint("ended")
 
     def _wait(self, descriptor: MaskedDescriptor) -> Status:

@@ -53,8 +53,8 @@ def seal_contribution(
         raise EncodingError("the change holds values that are not finite")
     vector = encoding_of(descriptor.plan).encode(descriptor.plan, change, random)
     sealed = _sealed(descriptor, vector, descriptor.weights[fingerprint], random, threads)
-    ciphertext_root = rows_root(sealed.ciphertext, threads).hex()
     try:
+        ciphertext_root = rows_root(sealed.ciphertext, threads).hex()
         boxes = _boxes(descriptor, fingerprint, ciphertext_root, sealed.key, random)
     finally:
         sealed.key.wipe()

@@ -83,3 +83,11 @@ def judge_receipt(certificate: Certificate, signed: SignedReceipt) -> Verdict:
     if certificate.open_until is not None and receipt.received_at >= certificate.open_until:
         return Verdict(Fate.ELSEWHERE, "it came after the set of this release was fixed: look at the later ones")
     return Verdict(Fate.DROPPED, f"the certificate does not list the upload ({said})")
+
+
+def proof_of_dropping(title: str, verdict: Verdict) -> str:
+    """What a dropped client holds in its hands, in words."""
+    return (
+        f"the coordinator signed a receipt for the upload of {title}, and a certificate that contradicts it "
+        f"({verdict.reason}). Keep both: together they prove it to anybody"
+    )

@@ -60,7 +60,7 @@ class Sealed(NamedTuple):
     clipped: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class _Workspace:
     """Buffers of one seal, reused for every block; `wipe` clears those that held secrets."""
 
@@ -84,6 +84,9 @@ class _Workspace:
             np.empty(n, dtype=np.uint32),
             np.empty(n, dtype=np.uint64),
         )
+
+    def __repr__(self) -> str:
+        return "_Workspace(redacted)"
 
     def wipe(self) -> None:
         for array in (self.values, self.words, self.noise, self.errors, self.polynomial, self.scratch, self.sums):
@@ -221,7 +224,7 @@ def seal_update(
     return _seal(parameters, ctx, loader, random, threads)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class _Job:
     """What all threads of one seal share: the key's transform and the key of the error stream are secret."""
 
@@ -233,9 +236,19 @@ class _Job:
     words: U32
     clipped: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        return "_Job(redacted)"
+
     def run(self, first: int, stop: int) -> None:
         """Seal blocks first..stop into `words` [blocks, block words]; `clipped` [blocks] counts."""
-        parameters, work, load = self.parameters, _Workspace.make(self.parameters), self.loader()
+        work = _Workspace.make(self.parameters)
+        try:
+            self._run(first, stop, work)
+        finally:
+            work.wipe()
+
+    def _run(self, first: int, stop: int, work: _Workspace) -> None:
+        parameters, load = self.parameters, self.loader()
         expander, noise = Expander(parameters, self.ctx), Keystream(self.noise_key)
         noise.seek(first * len(work.noise))
         distribution, factors = gaussian.gaussian(gaussian.ERROR_VARIANCE), message_factors(parameters)
@@ -251,20 +264,29 @@ class _Job:
             gaussian.sample_into(distribution, work.noise, work.scratch, work.errors)
             expander.fill(block, work.polynomial)
             _seal_block(kernel_work, self.transformed, factors, tables, self.words[block])
-        work.wipe()
 
 
 def _seal(
     parameters: SealedParameters, ctx: bytes, loader: Callable[[], "Load"], random: Randomness, threads: int
 ) -> Sealed:
-    """Seal block by block. Each thread has a `load` of its own from `loader`."""
+    """Seal block by block. Each thread has a `load` of its own from `loader`.
+
+    When a thread fails, the key is wiped with everything that was made from it, and the error is raised.
+    """
     Expander(parameters, ctx)  # a wrong ctx is refused before randomness is drawn
     key = fresh_key(random)
-    transformed = ring.key_transform(key.coefficients.astype(np.int64))
-    noise_key = keystream_key(ERROR_PURPOSE, random)
-    ciphertext = np.empty((parameters.blocks, parameters.block_bytes), dtype=np.uint8)
-    clipped = np.zeros(parameters.blocks, dtype=np.int64)
-    job = _Job(parameters, ctx, transformed, noise_key, loader, ciphertext.view(np.uint32), clipped)
-    in_ranges(parameters.blocks, threads, job.run)
-    transformed.fill(0)
+    wide = key.coefficients.astype(np.int64)
+    transformed = ring.key_transform(wide)
+    wide.fill(0)
+    try:
+        noise_key = keystream_key(ERROR_PURPOSE, random)
+        ciphertext = np.empty((parameters.blocks, parameters.block_bytes), dtype=np.uint8)
+        clipped = np.zeros(parameters.blocks, dtype=np.int64)
+        job = _Job(parameters, ctx, transformed, noise_key, loader, ciphertext.view(np.uint32), clipped)
+        in_ranges(parameters.blocks, threads, job.run)
+    except BaseException:
+        key.wipe()
+        raise
+    finally:
+        transformed.fill(0)
     return Sealed(ciphertext, key, int(clipped.sum()))

@@ -28,7 +28,7 @@ from secagg.masked.policy import MaskedAnchors
 from secagg.masked.verify import MaskedReport, verify_masked
 from secagg.messages import SignedReceipt
 from secagg.policy import Anchors, TrainingLimits
-from secagg.receipts import Fate, Verdict, judge_receipt
+from secagg.receipts import Fate, Verdict, judge_receipt, proof_of_dropping
 from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_client.policies import AnyAnchors, load_anchors
@@ -121,10 +121,7 @@ class Judged:
     @property
     def proof(self) -> str:
         """What a dropped client holds in its hands."""
-        return (
-            f"the coordinator signed a receipt for the upload of {self.title}, and a certificate that contradicts it "
-            f"({self.verdict.reason}). Keep both: together they prove it to anybody"
-        )
+        return proof_of_dropping(self.title, self.verdict)
 
 
 def judge(report: AnyReport, receipt: SignedReceipt) -> Judged:

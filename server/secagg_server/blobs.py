@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.errors import StorageError
-from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder, read_file, storage_error, write_synced
+from secagg_host.durable import (
+    PRIVATE_FILE,
+    fsync_file,
+    fsync_folder,
+    guard,
+    make_folder,
+    read_file,
+    storage_error,
+    write_synced,
+)
 
 PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
 
@@ -74,6 +83,11 @@ class UploadFiles:
         with guard(path):
             return path.stat().st_size if path.exists() else 0
 
+    def any_stored(self) -> bool:
+        """Whether there is anything of any client."""
+        with guard(self.folder):
+            return any(self.folder.iterdir())
+
     def writer(self, client: str) -> PartWriter:
         """Open the client's partial upload for appending."""
         return PartWriter(self._path(client, PART))
@@ -112,13 +126,15 @@ class UploadFiles:
     def seal(self, client: str, boxes: tuple[bytes, ...] = ()) -> None:
         """The upload is whole and verified: store its boxes, all of one size, and give it its final name, durably.
 
-        May be done again, for an upload that has its name already.
+        The part is synced here whoever wrote it: a server that was killed may have left bytes that no writer synced,
+        and a client that resumes at the end sends none. May be done again, for an upload that has its name already.
         """
         part, whole = self._path(client, PART), self._path(client, WHOLE)
         with guard(whole):
             if boxes:
                 write_synced(self._path(client, BOXES), b"".join(boxes))
             if not whole.exists():
+                fsync_file(part)
                 part.rename(whole)
             fsync_folder(self.folder)
 

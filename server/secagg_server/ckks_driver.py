@@ -3,13 +3,14 @@
 Called again and again with the clock's time, as `driver.Driver` is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secagg.ckks.coordinator import fix_set
 from secagg.ckks.release import CkksParts, build_ckks_release
 from secagg.errors import SecaggError, TooFewContributions
 from secagg_server import ckks_report
 from secagg_server.ckks_session import SUMS, CkksSession
+from secagg_server.clock import Expiry, check_clock
 from secagg_server.driver import RETRY_AFTER, WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY
 from secagg_server.masked_storage import MaskedInputs
 from secagg_server.publish import software_versions, write_folder
@@ -22,6 +23,7 @@ class CkksDriver:
 
     session: CkksSession
     _retry_at: int = 0
+    _expiry: Expiry = field(default_factory=Expiry)
     _told: str = ""
     _due: int = 0
 
@@ -30,8 +32,8 @@ class CkksDriver:
 
         A step that fails, as when the disk is full, is logged and tried again after a while.
         """
-        if now < self._retry_at:
-            return
+        if self._retry_at - RETRY_AFTER <= now < self._retry_at:
+            return  # a clock that was set back does not wait for what it said before
         try:
             while self._step(now):
                 pass
@@ -45,11 +47,13 @@ class CkksDriver:
 
     def _step(self, now: int) -> bool:
         session = self.session
+        check_clock(session.descriptor, now)
         state, _ = session.store.state()
+        certain = self._expiry.is_certain(session.descriptor, now)
         if state == SessionState.EXPIRED:
             return False
-        if now > session.descriptor.expires_at and self._expire(state):
-            return state != SessionState.RELEASED
+        if now > session.descriptor.expires_at and not self._must_publish():
+            return certain and self._expire(state)
         with session.lock:
             match state:
                 case SessionState.PROPOSED:
@@ -116,11 +120,13 @@ class CkksDriver:
         session.emit("released", folder=str(session.release_folder), files=len(files))
         return True
 
+    def _must_publish(self) -> bool:
+        """Whether the sum is opened and its release still to be written."""
+        return self.session.running and self.session.opened() is not None
+
     def _expire(self, state: SessionState) -> bool:
-        """Delete the uploads; a session that is not released ends. False when a release is still to be written."""
+        """Delete the uploads; a session that is not released ends. Whether anything but that is left to do."""
         session = self.session
-        if session.running and session.opened() is not None:
-            return False
         with session.lock:
             erased = session.files.erase() + session.files.erase((SUMS[SUMS.index(".") :],))
             if erased:
@@ -129,7 +135,7 @@ class CkksDriver:
                 _, reason = session.store.state()
                 why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
                 session.move(SessionState.EXPIRED, why, "the session expired; uploads deleted")
-        return True
+        return state != SessionState.RELEASED
 
     def _tell(self, now: int) -> None:
         """Say that the key-holder is missing, once it has been for a while, and again now and then."""

@@ -30,6 +30,7 @@ from secagg.messages import Receipt, SignedReceipt
 from secagg_host.durable import guard, read_file, write_atomic
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter, UploadFiles
+from secagg_server.clock import check_clock
 from secagg_server.masked_storage import CkksStore
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
@@ -195,6 +196,7 @@ class CkksSession:
         return Opened(SignedSumOpening.parse(raw), sums)
 
     def _check_state(self, wanted: SessionState) -> None:
+        check_clock(self.descriptor, self.host.clock())
         state, reason = self.store.state()
         if state != wanted:
             raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing more is taken'}")
@@ -206,6 +208,7 @@ class CkksSession:
         return {client: SignedCkksUpload.parse(raw) for client, raw in self.store.messages("upload")}
 
     def _check_takes(self) -> None:
+        check_clock(self.descriptor, self.host.clock())
         state, reason = self.store.state()
         if state == SessionState.PROPOSED:
             raise NotReady(f"session {self.ctx[:16]} is not approved yet; ask again")

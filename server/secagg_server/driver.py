@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
-from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
+from secagg_server.clock import Expiry, check_clock
+from secagg_server.publish import check_stored, choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
 from secagg_server.tasks import Waiting
@@ -26,6 +27,7 @@ class Driver:
     _tried: frozenset[str] = frozenset()
     _retry_at: int = 0
     _degree_since: int | None = None
+    _expiry: Expiry = field(default_factory=Expiry)
     _notice: "_WaitingNotice" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -36,8 +38,8 @@ class Driver:
 
         A step that fails, as when the disk is full, is logged and tried again after a while.
         """
-        if now < self._retry_at:
-            return
+        if self._retry_at - RETRY_AFTER <= now < self._retry_at:
+            return  # a clock that was set back does not wait for what it said before
         try:
             while self._step(now):
                 pass
@@ -51,11 +53,13 @@ class Driver:
 
     def _step(self, now: int) -> bool:
         session = self.session
+        check_clock(session.descriptor, now)
         state, _ = session.store.state()
+        certain = self._expiry.is_certain(session.descriptor, now)
         if state == SessionState.EXPIRED:
             return False
-        if now > session.descriptor.expires_at and self._expire(state):
-            return state != SessionState.RELEASED
+        if now > session.descriptor.expires_at and not self._must_publish(state):
+            return certain and self._expire(state)
         match state:
             case SessionState.PROPOSED:
                 return self._open_session(now)
@@ -68,17 +72,19 @@ class Driver:
                 session.files.erase((BOXES,))
         return False
 
+    def _must_publish(self, state: SessionState) -> bool:
+        """Whether a release is fixed and still to be written."""
+        return state == SessionState.CLOSING and self.session.store.release_inputs() is not None
+
     def _expire(self, state: SessionState) -> bool:
-        """Delete the uploads; a session that is not released ends. False when a release is still to be written."""
+        """Delete the uploads; a session that is not released ends. Whether anything but that is left to do."""
         session = self.session
-        if state == SessionState.CLOSING and session.store.release_inputs() is not None:
-            return False
         with session.lock:
             erased = session.files.erase()
             if erased:
                 session.emit("erased", files=erased)
             if state == SessionState.RELEASED:
-                return True
+                return False
             _, reason = session.store.state()
             why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
             running = state in (SessionState.OPEN, SessionState.CLOSING)
@@ -209,6 +215,7 @@ class Driver:
             try:
                 opened, _ = open_shares(session, tuple(shares.values()))
             except OpeningError as error:
+                check_stored(session)
                 return self._burn(error, frozenset(shares))
             session.host.checkpoint("sum-opened")
             inputs = choose_inputs(session, opened)

@@ -4,12 +4,13 @@ Called again and again with the clock's time, as `driver.Driver` is. A round is 
 waits for has answered, or when its time is up: whoever is silent then has vanished.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg.masked.closing import UnmaskRound
 from secagg.masked.release import MaskedParts, build_masked_release
 from secagg_server import masked_report
+from secagg_server.clock import Expiry, check_clock
 from secagg_server.driver import RETRY_AFTER, WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY
 from secagg_server.masked_session import MaskedSession, deadline
 from secagg_server.masked_storage import MaskedInputs
@@ -23,6 +24,7 @@ class MaskedDriver:
 
     session: MaskedSession
     _retry_at: int = 0
+    _expiry: Expiry = field(default_factory=Expiry)
     _told: str = ""
     _due: int = 0
 
@@ -31,8 +33,8 @@ class MaskedDriver:
 
         A step that fails, as when the disk is full, is logged and tried again after a while.
         """
-        if now < self._retry_at:
-            return
+        if self._retry_at - RETRY_AFTER <= now < self._retry_at:
+            return  # a clock that was set back does not wait for what it said before
         try:
             while self._step(now):
                 pass
@@ -46,11 +48,13 @@ class MaskedDriver:
 
     def _step(self, now: int) -> bool:
         session = self.session
+        check_clock(session.descriptor, now)
         state, _ = session.store.state()
+        certain = self._expiry.is_certain(session.descriptor, now)
         if state == SessionState.EXPIRED:
             return False
-        if now > session.descriptor.expires_at and self._expire(state):
-            return state != SessionState.RELEASED
+        if now > session.descriptor.expires_at and not self._must_publish():
+            return certain and self._expire(state)
         if not session.running:
             return False
         with session.lock:
@@ -110,11 +114,13 @@ class MaskedDriver:
         session.emit("released", folder=str(session.release_folder), files=len(files))
         return True
 
+    def _must_publish(self) -> bool:
+        """Whether a release is fixed and still to be written."""
+        return self.session.running and self.session.store.release_inputs() is not None
+
     def _expire(self, state: SessionState) -> bool:
-        """Delete the uploads; a session that is not released ends. False when a release is still to be written."""
+        """Delete the uploads; a session that is not released ends. Whether anything but that is left to do."""
         session = self.session
-        if session.running and session.store.release_inputs() is not None:
-            return False
         with session.lock:
             erased = session.files.erase()
             if erased:
@@ -123,7 +129,7 @@ class MaskedDriver:
                 _, reason = session.store.state()
                 why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
                 self._end(SessionState.EXPIRED, why, "the session expired; uploads deleted")
-        return True
+        return state != SessionState.RELEASED
 
     def _end(self, state: SessionState, reason: str, what: str) -> bool:
         session = self.session

@@ -39,6 +39,7 @@ from secagg.messages import Receipt, SignedReceipt
 from secagg_host.durable import read_file
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter, UploadFiles
+from secagg_server.clock import check_clock
 from secagg_server.masked_border import leaves_of, sharing_of
 from secagg_server.masked_storage import MaskedStore
 from secagg_server.session import Host
@@ -213,6 +214,7 @@ class MaskedSession:
         return NotReady(f"the round '{self.step}' goes on until the others have answered, or its time is up")
 
     def _check_running(self) -> None:
+        check_clock(self.descriptor, self.host.clock())
         state, reason = self.store.state()
         if state not in {SessionState.OPEN, SessionState.CLOSING}:
             raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing more is taken'}")

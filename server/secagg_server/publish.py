@@ -15,17 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from secagg.accumulate import Accumulator
+from secagg.arrival import Arrival
 from secagg.certificate import OPENING
 from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.digits import Sums
-from secagg.errors import HashMismatch, NotReady, StorageError
+from secagg.errors import HashMismatch, MalformedError, NotReady, StorageError
 from secagg.evidence import ShareAnswer
 from secagg.messages import FinalSet, SignedCandidate
 from secagg.release import ReleaseParts, build_release, running_sums
 from secagg.releases import EarlierRelease, Progress
 from secagg.threads import in_ranges
 from secagg_host.durable import fsync_folder, guard, make_folder, read_file, write_atomic
+from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server import report
 from secagg_server.blobs import UploadFiles
 from secagg_server.session import ServedSession
@@ -115,6 +117,29 @@ def open_shares(session: ServedSession, shares: tuple[ShareAnswer, ...]) -> tupl
     final = settlement.final.statement
     total = accumulate(session.descriptor, final, session.files)
     return open_with_shares(session.descriptor, final, shares, total), total
+
+
+def check_stored(session: ServedSession) -> None:
+    """Hold the stored upload of every member of U against the root that its client signed.
+
+    A sum that does not open burns the session for good, so this comes first: a damaged file can be put back. Raises
+    StorageError that names the first such file and its client.
+    """
+    _, settlement = _sets(session)
+    for member in settlement.final.statement.members:
+        stored, arrival = session.store.upload(member.client), Arrival(session.descriptor.parameters)
+        if stored is None:
+            raise NotReady(f"the upload of {member.client[:16]} is not here any more")
+        for piece in session.files.blocks(member.client, MAX_CHUNK_BYTES):
+            arrival.feed(piece)
+        try:
+            arrival.check(stored.signed.statement.ciphertext_root)
+        except (MalformedError, HashMismatch) as error:
+            path, title = session.files.path(member.client), session.descriptor.client(member.client).title
+            raise StorageError(
+                f"{path}: is damaged: it is not what {title} signed. Put it back, from a backup or from that client's "
+                "own copy (`ciphertext.bin` in its session's `upload` folder), and the session goes on; it is not burnt"
+            ) from error
 
 
 def release_files(session: ServedSession, inputs: ReleaseInputs) -> dict[str, bytes]:

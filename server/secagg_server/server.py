@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from secagg.certificate import ADAPTER
+from secagg.certificate import ADAPTER, CERTIFICATE
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor, is_ckks
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import ConfigError, SecaggError, SizeLimitError, TransportError
@@ -21,7 +21,7 @@ from secagg.policy import check_authority
 from secagg.rounds import check_start
 from secagg.signing import Signed, parse_model
 from secagg.warm import warm_masked, warm_opening
-from secagg_host.durable import FolderLock, make_folder, read_file
+from secagg_host.durable import FolderLock, guard, make_folder, read_file
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import MAX_MESSAGE_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
@@ -106,6 +106,33 @@ def start_of(descriptor: Descriptor, folders: Mapping[str, Path]) -> bytes | Non
     return adapter
 
 
+def check_not_left_over(ctx: str, store: Store, uploads: UploadFiles, release: Path) -> None:
+    """Refuse to take a session on as new beside what an earlier state of this coordinator left of it.
+
+    Uploads there have receipts that its database no longer knows: another upload in their place would break its word
+    (protocol.md §7.2). Raises ConfigError.
+    """
+    if store.has_session(ctx):
+        return
+    what = "restore `coordinator.sqlite` in the state folder from a backup, and nothing is lost; or, to begin anew, "
+    if uploads.any_stored():
+        raise ConfigError(
+            f"{uploads.folder} holds uploads of session {ctx[:16]}, which the database does not know: {what}create "
+            "another session: receipts were given in this one"
+        )
+    if any(ctx.encode() in read_file(path) for path in certificates_in(release)):
+        raise ConfigError(
+            f"{release} holds a release of session {ctx[:16]}, which the database does not know: {what}move the "
+            "folder away and create another session"
+        )
+
+
+def certificates_in(release: Path) -> list[Path]:
+    """The certificates in a session's release folder, of one release or several."""
+    with guard(release):
+        return [path for path in (release / CERTIFICATE, *release.glob(f"release-*/{CERTIFICATE}")) if path.is_file()]
+
+
 def _check_sealed(
     path: Path, config: ServerConfig, descriptor: Descriptor, store: Store, files: PartyFiles, host: Host
 ) -> None:
@@ -160,6 +187,7 @@ class Coordinator:
         for path, proposal in proposals:
             ctx = proposal.statement.ctx
             uploads = UploadFiles(config.state / "uploads" / ctx)
+            check_not_left_over(ctx, store, uploads, folders[ctx])
             if isinstance(proposal.statement, CkksDescriptor):
                 _check_ckks(path, config, proposal.statement, store, files, host)
                 kept, at = CkksStore.of(store, proposal), config.close_at_uploads

@@ -29,6 +29,7 @@ from secagg.releases import ReleasedSets, number_in_words, release_folder
 from secagg.signing import Signed, Signer
 from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles
+from secagg_server.clock import check_clock
 from secagg_server.storage import SessionState, SessionStore
 from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task, Waiting
 
@@ -188,6 +189,7 @@ class ServedSession:
 
     def check_takes_uploads(self) -> None:
         """Raise NotReady or SessionClosed unless uploads are taken now."""
+        check_clock(self.descriptor, self.host.clock())
         state, reason = self.store.state()
         if state == SessionState.PROPOSED:
             raise NotReady(f"session {self.ctx[:16]} is not approved yet; ask again")
@@ -316,6 +318,7 @@ class ServedSession:
             raise ConflictError(f"another {what} of this key-holder is recorded; only one is ever taken")
 
     def _check_alive(self, *states: SessionState) -> None:
+        check_clock(self.descriptor, self.host.clock())
         state, reason = self.store.state()
         if state not in states:
             raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing more is taken'}")

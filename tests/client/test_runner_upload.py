@@ -10,14 +10,17 @@ import pytest
 
 import secagg_client.calls as calls
 from secagg.agreed import Agreed
-from secagg.errors import LedgerError, ProtocolViolation, SessionClosed, StorageError, TransportError
+from secagg.errors import LedgerError, ProtocolViolation, SessionClosed, StorageError, TransportError, UploadDropped
 from secagg.messages import SignedReceipt, SignedUpload
+from secagg.receipts import Fate, judge_receipt
+from secagg.verify import verify_release
 from secagg_client.calls import ContributionCalls, PublicationCalls
 from secagg_client.client_run import ClientRun
 from secagg_client.ledger import Ledger
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
 from secagg_host.tls import channel
+from secagg_server.tables import UploadRow
 from tests.client.ledgers import ONCE, new_ledger, quick
 from tests.client.runner import SMALL_CHUNK, CountedTraining, make_run
 from tests.deployment import HOUR, Deployment, Running
@@ -246,3 +249,27 @@ def test_without_waiting_the_run_ends_with_the_receipt_and_later_fetches_the_rel
     with channel(running.address, deployment.client_files[0]) as again:
         client(running, again, tmp_path, ContributionCalls(again)).run()
     assert CountedTraining(tmp_path / "book.txt").notes.count("measured") == 1
+
+
+def test_a_client_whose_upload_was_dropped_says_so_and_keeps_the_proof(
+    running: Running, line: Any, tmp_path: Path
+) -> None:
+    """The coordinator gave a receipt, and closed the session as if there were no such upload (protocol.md §10.4)."""
+    deployment, run = running.deployment, client(running, line, tmp_path, ContributionCalls(line))
+    run.run(wait_for_release=False)
+    own = deployment.client_files[0].identity.fingerprint
+    with running.coordinator.store.write() as db:
+        db.delete(db.get(UploadRow, (deployment.descriptor.ctx, own)))
+    for files, sealed in list(zip(deployment.client_files, deployment.uploads, strict=True))[1:]:
+        with running.call(files) as caller:
+            caller.upload(sealed)
+    deployment.clock.now += HOUR + 1
+    running.work()
+    for _ in range(2):  # and again, whenever it is started
+        with pytest.raises(UploadDropped, match=r"prove it to anybody: the receipt is .*, the certificate is in "):
+            run.run()
+    (receipt,) = tmp_path.glob("state/sessions/*/receipt.json")
+    content = {path.name: path.read_bytes() for path in (tmp_path / "release").iterdir()}
+    certificate = verify_release(content, deployment.policy).certificate
+    assert judge_receipt(certificate, SignedReceipt.parse(receipt.read_bytes())).fate is Fate.DROPPED
+    assert '"receipt": "dropped"' in (tmp_path / "state" / "events.jsonl").read_text()

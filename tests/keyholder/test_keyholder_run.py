@@ -14,7 +14,14 @@ import pytest
 from secagg.canonical import pretty_bytes
 from secagg.coordinator import create_session
 from secagg.descriptor import SignedDescriptor
-from secagg.errors import ConflictError, PolicyViolation, SessionClosed, TooFewContributions, TransportError
+from secagg.errors import (
+    ConflictError,
+    MalformedError,
+    PolicyViolation,
+    SessionClosed,
+    TooFewContributions,
+    TransportError,
+)
 from secagg.evidence import MemberEvidence, ShareAnswer
 from secagg.messages import SignedApproval, SignedDegreeAnswer, SignedEndorsement
 from secagg.run import evidence
@@ -315,6 +322,23 @@ def test_expired_offers_lose_their_keys_at_the_next_start(shelf: Shelf) -> None:
     assert shelf.sweep(NOW + HOUR + 1) == 1
     with pytest.raises(SessionClosed, match="erased"):
         shelf.keys.get(offer.statement.digest)
+
+
+def test_a_damaged_file_is_named_and_does_not_keep_the_keys_of_others(shelf: Shelf) -> None:
+    small, home = on_disk(shelf), shelf.keys._folder.parent
+    offer = make_offer(small.committee[0], shelf, NOW, HOUR, os.urandom)
+    cut, empty = home / "offers" / f"{'0' * 64}.json", home / "approved" / f"{'1' * 64}.txt"
+    cut.write_bytes(b"{")
+    empty.write_bytes(b"")
+    with pytest.raises(MalformedError, match="does not hold a time") as caught:
+        shelf.sweep(NOW + HOUR + 1)
+    assert str(cut) in str(caught.value)
+    assert str(empty) in str(caught.value)
+    with pytest.raises(SessionClosed, match="erased"):
+        shelf.keys.get(offer.statement.digest)
+    cut.unlink()
+    empty.unlink()
+    assert shelf.sweep(NOW + HOUR + 1) == 0
 
 
 class Holder:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from secagg import ring
+from secagg import ring, sealing
 from secagg.codec import Quantiser
 from secagg.errors import EncodingError, ParameterError
 from secagg.gaussian import ERROR_VARIANCE, gaussian
 from secagg.packing import unpack_block
 from secagg.parameters import SealedParameters, choose
 from secagg.randomness import Randomness
-from secagg.sealing import Sealed, seal, seal_update
+from secagg.sealing import Sealed, ShortKey, fresh_key, seal, seal_update
 from tests.twin import sealed as twin
 from tests.twin.predictable import PredictableRandomness
 
@@ -153,3 +153,49 @@ def test_bits_of_a_ciphertext_look_uniform() -> None:
         counts = np.bincount((residues.astype(np.uint64) * 64 // prime).astype(np.int64), minlength=64)
         statistic = float(((counts - len(residues) / 64) ** 2).sum() / (len(residues) / 64))
         assert abs(statistic - 63) < 5 * math.sqrt(2 * 63)
+
+
+class Broken(Exception):
+    """What a thread of a test dies of."""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_seal_that_fails_in_one_thread_leaves_no_key_and_no_transform(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    parameters = choose(16, 10, 4096 * 12)
+    keys, jobs, spaces, run = list[ShortKey](), list[sealing._Job](), list[sealing._Workspace](), sealing._Job._run
+
+    def kept(random: Randomness) -> ShortKey:
+        keys.append(fresh_key(random))
+        return keys[-1]
+
+    def broken(job: sealing._Job, first: int, stop: int, work: sealing._Workspace) -> None:
+        jobs.append(job)
+        spaces.append(work)
+        run(job, first, stop, work)
+        assert work.errors.any(), "the workspace held secrets"
+        if stop == parameters.blocks:
+            raise Broken
+
+    monkeypatch.setattr(sealing, "fresh_key", kept)
+    monkeypatch.setattr(sealing._Job, "_run", broken)
+    with pytest.raises(Broken):
+        seal(parameters, CTX, vector(parameters), os.urandom, threads=threads)
+    assert not keys[0].coefficients.any()
+    assert not jobs[0].transformed.any()
+    assert not any(space.errors.any() or space.values.any() or space.noise.any() for space in spaces)
+
+
+def test_what_holds_the_key_while_it_seals_prints_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters, run = choose(16, 10, 100), sealing._Job._run
+    printed = list[str]()
+
+    def printing(job: sealing._Job, first: int, stop: int, work: sealing._Workspace) -> None:
+        run(job, first, stop, work)
+        printed.extend([repr(job), str(job), repr(work), str(work)])
+
+    monkeypatch.setattr(sealing._Job, "_run", printing)
+    sealed = seal(parameters, CTX, vector(parameters), os.urandom)
+    assert printed == ["_Job(redacted)"] * 2 + ["_Workspace(redacted)"] * 2
+    assert "ShortKey(redacted)" in repr(sealed)

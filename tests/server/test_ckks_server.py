@@ -1,6 +1,7 @@
 """A ckks session between processes' worth of parties, over mutual TLS (protocol.md §13)."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from secagg.errors import (
     SecaggError,
     SessionClosed,
     SignatureInvalid,
+    UploadDropped,
     VerificationError,
 )
 from secagg.identity import Role
@@ -38,6 +40,7 @@ from secagg_attacks.releases import ReleasedRound
 from secagg_client.ckks_calls import CkksCalls
 from secagg_host.tls import channel
 from secagg_server.blobs import UploadFiles
+from secagg_server.ckks_session import CkksSession
 from secagg_server.storage import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant, run_together
 from tests.deployment import HOUR
@@ -320,3 +323,34 @@ def test_a_session_in_the_larger_ring(tmp_path: Path) -> None:
     assert "N = 8192, log2 q = 175" in certificate.security_note
     mean = np.mean(deployment.changes, axis=0)
     assert np.abs(load(content[ADAPTER])["a.lora_B.weight"] - mean).max() < 0.5 / 2**14
+
+
+def test_a_dropped_ckks_upload_ends_the_run_with_both_papers_named(tmp_path: Path) -> None:
+    """A coordinator that signs for client 0's upload and forgets it (protocol.md §10.4)."""
+    deployment, received = CkksDeployment(tmp_path), threading.Event()
+    victim, sessions = deployment.client_files[0].identity.fingerprint, list[CkksSession]()
+
+    def forget(step: str) -> None:
+        if step == "receipt-stored":
+            sessions[0].store.forget("upload", victim)
+
+    class First(Participant):
+        def checkpoint(self, name: str) -> None:
+            if name == "receipt":
+                received.set()
+
+    class Later(Participant):
+        def checkpoint(self, name: str) -> None:
+            if name == "spooled":
+                assert received.wait(60)
+
+    participants = [First(deployment, 0), *(Later(deployment, i) for i in range(1, 4))]
+    with deployment.serving(forget) as (coordinator, address):
+        sessions.extend(coordinator.ckks.values())
+        run_together(deployment, participants, address)
+        assert [type(one.error) for one in participants] == [UploadDropped, *[type(None)] * 3]
+        participants[0].take_part(address)  # and again, whenever it is started
+    assert isinstance(participants[0].error, UploadDropped)
+    assert "receipt.json, the certificate is in" in str(participants[0].error)
+    released = {path.name: path.read_bytes() for path in (deployment.folder / "release").iterdir()}
+    assert {path.name: path.read_bytes() for path in (participants[0].folder / "release").iterdir()} == released

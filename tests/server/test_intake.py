@@ -1,6 +1,7 @@
 """Uploads: resumed, repeated, refused (protocol.md §7.2)."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from secagg.errors import (
 from secagg.merkle import root
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_protos.v1 import secagg_pb2 as pb
-from secagg_server.blobs import PART
+from secagg_server.blobs import PART, WHOLE, UploadFiles
 from tests.deployment import CHUNK, Deployment, Running, cut_stream, upload_messages
 
 
@@ -60,6 +61,47 @@ def test_a_cut_stream_resumes_where_it_stopped(running: Running) -> None:
         receipt = caller.send(upload, 3 * CHUNK)
         receipt.verify(running.deployment.coordinator_files.identity)
         assert receipt.statement.upload_root == upload.signed.statement.upload_root
+
+
+def test_what_a_killed_server_left_unsynced_is_synced_before_a_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the last chunk and its fsync: the client resumes at the end, and sends nothing that is written."""
+    done, real, deployment = list[str](), os.fsync, Deployment(tmp_path)
+
+    def recorded(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real(descriptor)
+
+    with deployment.running(done.append) as server:
+        server.approve()
+        upload, client = deployment.uploads[0], deployment.client_files[0].identity.fingerprint
+        with server.client(0) as caller:
+            caller.enrol()
+            caller.begin(upload)
+            (server.session.files.folder / f"{client}{PART}").write_bytes(upload.ciphertext.tobytes())
+            monkeypatch.setattr(os, "fsync", recorded)
+            done.clear()
+            assert caller.begin(upload).offset == upload.ciphertext.nbytes
+            caller.send(upload, upload.ciphertext.nbytes)
+    assert done.index(f"{client}{PART}") < done.index(deployment.descriptor.ctx) < done.index("upload-sealed")
+    assert done.index("upload-sealed") < done.index("receipt-stored")
+
+
+def test_every_protocol_seals_a_part_that_it_did_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`seal` is what sealed, masked and ckks sessions call before they sign for an upload."""
+    done, real = list[str](), os.fsync
+
+    def recorded(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real(descriptor)
+
+    files = UploadFiles(tmp_path / "uploads")
+    (files.folder / f"client{PART}").write_bytes(b"left by a killed server")
+    monkeypatch.setattr(os, "fsync", recorded)
+    files.seal("client")
+    assert done == [f"client{PART}", "uploads"]
+    assert files.path("client").name == f"client{WHOLE}"
 
 
 def test_a_truncated_stream_keeps_what_came_and_says_how_much(running: Running) -> None:

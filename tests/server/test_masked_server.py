@@ -15,7 +15,10 @@ from secagg.errors import (
     SecaggError,
     SessionClosed,
     UnknownSession,
+    UploadDropped,
 )
+from secagg.masked.messages import UploadMessage
+from secagg.masked.server import UploadRound
 from secagg.masked.verify import MaskedReport, verify_masked
 from secagg_server.blobs import UploadFiles
 from secagg_server.storage import SessionState
@@ -222,3 +225,24 @@ def test_an_upload_that_is_cut_is_resumed_and_one_that_is_altered_is_refused(tmp
     assert [one.error for one in participants] == [None] * 4
     check(deployment, participants, {0, 1, 2, 3})
     assert '"refused"' in (tmp_path / "state" / "events.jsonl").read_text()
+
+
+def test_a_dropped_upload_ends_the_run_with_both_papers_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that signs for client 0's vector and leaves it out of the set (protocol.md §10.4)."""
+    deployment, taken = MaskedDeployment(tmp_path), UploadRound.add
+    victim = deployment.client_files[0].identity.fingerprint
+
+    def add(stage: UploadRound, message: UploadMessage) -> None:
+        if message.signed.signer != victim:
+            taken(stage, message)
+
+    monkeypatch.setattr(UploadRound, "add", add)
+    participants, state, _ = play(deployment, {})
+    assert state == SessionState.RELEASED
+    assert participants[0].error is not None, "it endorses no set without itself (§12.6.1)"
+    with deployment.serving() as (_, address):
+        for _ in range(2):  # it asks for the release when it is started again, and says the same ever after
+            participants[0].take_part(address)
+            assert isinstance(participants[0].error, UploadDropped)
+            assert "receipt.json, the certificate is in" in str(participants[0].error)
+    assert released(participants[0].folder / "release") == released(deployment.folder / "release")

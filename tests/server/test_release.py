@@ -16,7 +16,10 @@ from secagg.policy import Anchors
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
+from secagg_server.clock import ERASE_GRACE_SECONDS
+from secagg_server.driver import RETRY_AFTER
 from secagg_server.publish import accumulate
+from secagg_server.storage import SessionState
 from tests.deployment import Deployment, Running
 from tests.small import changes, small_plan
 
@@ -113,8 +116,7 @@ def test_too_few_at_the_deadline_opens_nothing_and_expiry_deletes(tmp_path: Path
                 caller.release()
         assert running.session.store.candidate() is None
         assert len(list(running.session.files.folder.iterdir())) == 4, "kept until expiry"
-        deployment.clock.now = deployment.descriptor.expires_at + 1
-        running.advance()
+        running.expire()
         assert list(running.session.files.folder.iterdir()) == []
         with running.client(0) as caller:
             assert caller.status().state == pb.SESSION_STATE_EXPIRED
@@ -126,8 +128,7 @@ def test_expiry_while_closing_deletes_and_says_so(tmp_path: Path) -> None:
         running.approve()
         running.upload_all()
         running.advance()
-        deployment.clock.now = deployment.descriptor.expires_at + 1
-        running.advance()
+        running.expire()
         assert list(running.session.files.folder.iterdir()) == []
         with running.holder(0) as caller:
             assert caller.get_work(5).state == pb.SESSION_STATE_EXPIRED
@@ -151,8 +152,7 @@ def test_boxes_are_deleted_at_release_and_uploads_at_expiry(tmp_path: Path) -> N
         run_session(running)
         running.advance()
         assert {path.suffix for path in running.session.files.folder.iterdir()} == {".ct"}
-        deployment.clock.now = deployment.descriptor.expires_at + 1
-        running.advance()
+        running.expire()
         assert list(running.session.files.folder.iterdir()) == []
         with running.client(0) as caller:
             assert caller.status().state == pb.SESSION_STATE_RELEASED
@@ -216,3 +216,67 @@ def test_evidence_shows_a_key_holder_its_own_boxes_only(tmp_path: Path) -> None:
             ciphertext_root=upload.ciphertext_root,
         )  # fmt: skip
         assert open_box(item.box, key, context, descriptor.parameters.share_bytes)
+
+
+def test_a_damaged_upload_does_not_burn_the_session_and_can_be_put_back(tmp_path: Path) -> None:
+    """One flipped byte on the coordinator's own disk (protocol.md §9.2)."""
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        client = deployment.client_files[1].identity
+        path = running.session.files.path(client.fingerprint)
+        good = path.read_bytes()
+        path.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+        running.work()
+        state, reason = running.session.status()
+        assert state == SessionState.CLOSING
+        assert f"{path}: is damaged: it is not what {client.title} signed" in reason
+        path.write_bytes(good)
+        deployment.clock.now += RETRY_AFTER
+        running.work()
+        assert running.session.status()[0] == SessionState.RELEASED
+
+
+def test_one_tick_of_a_wrong_clock_deletes_no_acknowledged_upload(tmp_path: Path) -> None:
+    """Past the expiry, then right again; and it counts anew from there (protocol.md §7.4)."""
+    deployment = Deployment(tmp_path)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all(3)
+        good, expires_at = deployment.clock.now, deployment.descriptor.expires_at
+        for now in (expires_at + 1, expires_at + ERASE_GRACE_SECONDS, good, expires_at + ERASE_GRACE_SECONDS + 1, good):
+            deployment.clock.now = now
+            running.advance()
+            assert running.session.status()[0] == SessionState.OPEN
+        with running.client(3) as caller:
+            caller.upload(deployment.uploads[3])
+        assert len(list(running.session.files.folder.glob("*.ct"))) == 4
+    with deployment.running() as running:  # nor does a process that has just begun
+        deployment.clock.now = expires_at + ERASE_GRACE_SECONDS + 1
+        running.advance()
+        assert len(list(running.session.files.folder.glob("*.ct"))) == 4
+        deployment.clock.now += ERASE_GRACE_SECONDS
+        running.advance()
+        assert list(running.session.files.folder.iterdir()) == []
+
+
+def test_nothing_is_taken_while_the_clock_is_before_the_session(tmp_path: Path) -> None:
+    """A receipt of then would be dated before the session, and prove nothing (protocol.md §7.2, §7.4)."""
+    deployment = Deployment(tmp_path)
+    with deployment.running() as running:
+        running.approve()
+        good = deployment.clock.now
+        deployment.clock.now = deployment.descriptor.created_at - 1
+        running.advance()
+        assert "1 seconds before session" in running.session.problem
+        with running.client(0) as caller:
+            for step in (caller.enrol, lambda: caller.begin(deployment.uploads[0])):
+                with pytest.raises(NotReady, match="set it right"):
+                    step()
+        deployment.clock.now = good + RETRY_AFTER
+        running.advance()
+        assert running.session.problem == ""
+        with running.client(0) as caller:
+            caller.enrol()
+            assert caller.upload(deployment.uploads[0]).statement.received_at >= deployment.descriptor.created_at

@@ -1,6 +1,7 @@
 """The process: `secagg server run`, its configuration, what it refuses to start with, how it ends."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from secagg_host.identity import PartyFiles
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.config import ServerConfig
 from secagg_server.server import Coordinator, listen, load_session
+from secagg_server.storage import SessionState
 from tests.deployment import Caller, Deployment
 
 
@@ -146,3 +148,36 @@ def test_two_sessions_are_told_apart_by_ctx(tmp_path: Path) -> None:
         assert Directory({"aa": running.session}).find("", peer) is running.session
         with pytest.raises(UnknownSession):
             Directory({"aa": running.session, "bb": running.session}).find("", peer)
+
+
+def test_a_session_is_not_begun_anew_beside_uploads_that_the_database_does_not_know(tmp_path: Path) -> None:
+    """Another upload would take the place of one that has a receipt (protocol.md §7.2)."""
+    deployment, aside = Deployment(tmp_path), tmp_path / "aside"
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all(2)
+    aside.mkdir()
+    for path in (tmp_path / "state").glob("coordinator.sqlite*"):
+        path.rename(aside / path.name)
+    with pytest.raises(ConfigError, match=r"uploads of session .* restore `coordinator.sqlite`"), deployment.running():
+        pass
+    for path in (tmp_path / "state").glob("coordinator.sqlite*"):
+        path.unlink()
+    for path in aside.iterdir():
+        path.rename(tmp_path / "state" / path.name)
+    with deployment.running() as running:
+        assert running.session.store.count_complete() == 2
+
+
+def test_a_session_is_not_begun_anew_beside_its_own_release(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        running.work()
+    shutil.rmtree(tmp_path / "state")
+    with pytest.raises(ConfigError, match="release of session"), deployment.running():
+        pass
+    (tmp_path / "release").rename(tmp_path / "kept")
+    with deployment.running() as running:
+        assert running.session.status()[0] == SessionState.PROPOSED

@@ -129,8 +129,7 @@ def test_a_session_that_expires_keeps_its_releases_and_deletes_all_uploads(tmp_p
         running.work()
         upload(running, 3, 4, 5)
         running.advance()  # the second is being closed, and no key-holder comes
-        deployment.clock.now = deployment.descriptor.expires_at + 1
-        running.advance()
+        running.expire()
         assert state_of(running)[0] == SessionState.RELEASED
         with running.client(0) as caller:
             assert verify_release(caller.release(1), anchors(deployment))
