@@ -11,9 +11,9 @@ from pathlib import Path
 
 from secagg.ckks.descriptor import CkksDescriptor
 from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import UploadSet
 from secagg.ckks.policy import CkksPolicy
-from secagg.ckks.scheme import SecretContext
 from secagg.errors import ConfigError, ProtocolViolation, SessionClosed
 from secagg.identity import Role, check_issued_by
 from secagg.randomness import Randomness
@@ -32,18 +32,18 @@ POLL = 1.0
 
 
 class FileContexts:
-    """Secret contexts as files of mode 0600: `secagg.ckks.keyholder.ContextStore`."""
+    """Both keys of a session as files of mode 0600: `secagg.ckks.keyholder.ContextStore`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._files = folder, SecretFiles(folder)
 
-    def put(self, offer_digest: str, key: SecretContext) -> None:
+    def put(self, offer_digest: str, key: HolderKey) -> None:
         """Store durably."""
         self._files.put_raw(offer_digest, key.to_bytes())
 
-    def get(self, offer_digest: str) -> SecretContext:
+    def get(self, offer_digest: str) -> HolderKey:
         """Load. Raises SessionClosed when the key was erased, MalformedError when it is damaged."""
-        return SecretContext.from_bytes(self._files.get_raw(offer_digest))
+        return HolderKey.from_bytes(self._files.get_raw(offer_digest))
 
     def erase(self, offer_digest: str) -> None:
         """Overwrite, then remove; does nothing when it is gone."""
@@ -127,7 +127,7 @@ class CkksHolderRun:
     def _shown(self, descriptor: CkksDescriptor, chosen: UploadSet) -> Iterator[ShownUpload]:
         """Every member's upload, one at a time: on the disk before it is looked at, gone when the next one comes."""
         parameters = descriptor.parameters
-        size, total = parameters.ring.block_bytes, parameters.upload_bytes
+        size, total = parameters.ring.wire_bytes, parameters.upload_bytes
 
         def keep(pieces: Iterator[bytes]) -> SpooledBlocks:
             return self.spool.keep(pieces, total, size)

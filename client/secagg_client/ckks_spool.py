@@ -14,7 +14,7 @@ NAME = "upload.bin"
 
 @dataclass(frozen=True, slots=True)
 class SpooledBlocks:
-    """The ciphertexts of an upload, each of `size` bytes, read from a file as often as wanted, one at a time."""
+    """The blocks of an upload, each of `size` bytes, read from a file as often as wanted, one at a time."""
 
     path: Path
     size: int

@@ -94,7 +94,7 @@ def _as_text(
     if whole.sessions or most is not None:
         lines.append(
             f"spent of the institution as a whole: client-level epsilon {whole.epsilon:.3f} in {whole.sessions} "
-            f"sessions, {whole.releases} releases"
+            f"sessions, {whole.releases} releases, at delta {limits.delta:g}"
         )
         if whole.without:
             lines.append(f"{whole.without} sessions had no client-level noise: nothing bounds what those show of it")

@@ -66,6 +66,10 @@ class LedgerFiles:
         """
         make_folder(self.witness)
         with guard(self.witness), self._lock():
+            if (self.witness / WITNESS).exists() and (self.folder / LINES).exists():
+                raise LedgerError(
+                    f"{self.folder}: the ledger is there already, with its witness; nothing is to be done"
+                )
             if (self.witness / WITNESS).exists():
                 raise LedgerError(
                     f"{self.witness}: witnesses a ledger that was made before. Put that ledger back: "

@@ -44,7 +44,8 @@ class BoxContext(Frozen):
         return b"secagg/v1/box\x00" + canonical_bytes(self)
 
 
-def _suite() -> Suite:
+def suite() -> Suite:
+    """HPKE with its algorithms (protocol.md §4.1)."""
     return Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -92,14 +93,15 @@ class SessionKey:
 
 def check_public_key(raw: bytes) -> None:
     """Raise MalformedError unless `raw` is a session public key to which a box can be sealed."""
-    _public(raw)
+    public_of(raw)
     try:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(raw[MLKEM_PUBLIC_BYTES:]))
     except ValueError as error:
         raise MalformedError("a key-holder's session key is a point of low order") from error
 
 
-def _public(raw: bytes) -> MLKEM768X25519PublicKey:
+def public_of(raw: bytes) -> MLKEM768X25519PublicKey:
+    """A session public key, to seal to. Raises MalformedError."""
     try:
         return MLKEM768X25519PublicKey(
             MLKEM768PublicKey.from_public_bytes(raw[:MLKEM_PUBLIC_BYTES]),
@@ -112,7 +114,7 @@ def _public(raw: bytes) -> MLKEM768X25519PublicKey:
 def seal_box(share: bytes, blinding: bytes, public_key: bytes, context: BoxContext) -> bytes:
     """Seal a packed share and its blinding to the key of an offer. Raises MalformedError for a bad public key."""
     try:
-        return _suite().encrypt(_HEADER + share + blinding, _public(public_key), info=context.info)
+        return suite().encrypt(_HEADER + share + blinding, public_of(public_key), info=context.info)
     except ValueError as error:
         raise MalformedError(f"nothing can be sealed to key-holder {context.holder[:16]}: {error}") from error
 
@@ -134,7 +136,7 @@ def open_box(box: bytes, key: SessionKey, context: BoxContext, share_bytes: int)
     Raises ShareError when the box does not open, MalformedError when it is not well formed.
     """
     try:
-        plaintext = _suite().decrypt(box, key.hpke, info=context.info)
+        plaintext = suite().decrypt(box, key.hpke, info=context.info)
     except (InvalidTag, ValueError) as error:
         raise ShareError(f"the box of client {context.client[:16]} does not open under its upload root") from error
     end = BOX_HEADER_BYTES + share_bytes

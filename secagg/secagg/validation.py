@@ -12,7 +12,11 @@ def first_problem(error: ValidationError, whole: str = "(top)") -> str:
 
     No value enters the line: it may be private.
     """
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    # A word that is misspelt says more than the one that is then missing.
+    first = problems[0]
+    if first["type"] == "missing":
+        first = next((one for one in problems if one["type"] == "extra_forbidden"), first)
     where = ".".join(str(part) for part in first["loc"]) or whole
     reason = _NO_SETTING if first["type"] == "extra_forbidden" else first["msg"].removeprefix(_OWN_WORDS)
     return f"{where}: {reason}" if where else reason

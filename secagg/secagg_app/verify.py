@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -26,7 +27,7 @@ from secagg.masked.descriptor import is_masked
 from secagg.masked.policy import MaskedAnchors
 from secagg.masked.verify import MaskedReport, verify_masked
 from secagg.messages import SignedReceipt
-from secagg.policy import Anchors
+from secagg.policy import Anchors, TrainingLimits
 from secagg.receipts import Fate, Verdict, judge_receipt, proof_of_dropping
 from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
@@ -39,6 +40,7 @@ SUFFIX = ".ct"
 NAMES = {*FILES, START, CERTIFICATE}
 REMARKS = NOTES | {NOT_HASHED, NOT_PROVED}
 AnyReport = VerificationReport | MaskedReport | CkksReport
+R = TypeVar("R", VerificationReport, MaskedReport, CkksReport)
 MAX_FILE_BYTES = 8 << 30
 """What is larger is refused before it is read into memory."""
 
@@ -135,6 +137,10 @@ def read_release(folder: Path) -> dict[str, bytes]:
     with guard(folder):
         entries = sorted(folder.iterdir())
         for path in entries:
+            if path.is_dir() and (path / CERTIFICATE).is_file():
+                raise VerificationError(
+                    f"{folder} holds several releases: name one, such as {path}, and those before it with --earlier"
+                )
             if path.is_symlink() or not path.is_file():
                 raise VerificationError(f"{path}: not a plain file; it does not belong to a release")
             if path.name not in NAMES:
@@ -157,12 +163,24 @@ def verify_any(
     if found != wanted:
         raise PolicyViolation(f"this is a {found} release, and the anchors are for {wanted} ones")
     if isinstance(anchors, Anchors):
-        return verify_release(content, anchors, read_upload, earlier)
+        sealed = verify_release(content, anchors, read_upload, earlier)
+        return _within(anchors, sealed.certificate.session.descriptor.statement, sealed)
     if earlier:
         raise ProtocolViolation(f"a {found} session has no earlier rounds: leave --earlier out")
     if isinstance(anchors, MaskedAnchors):
-        return verify_masked(content, anchors, read_upload)
-    return verify_ckks(content, anchors, read_upload)
+        masked = verify_masked(content, anchors, read_upload)
+        return _within(anchors, masked.certificate.session.statement, masked)
+    ckks = verify_ckks(content, anchors, read_upload)
+    return _within(anchors, ckks.certificate.session.statement, ckks)
+
+
+def _within(anchors: AnyAnchors, descriptor: Any, report: R) -> R:
+    """Where a whole policy was given: that the session is within its limits too. Raises PolicyViolation."""
+    if not isinstance(anchors, TrainingLimits):
+        return report
+    anchors.check(descriptor)
+    held = "the session is within the policy's limits on epsilon, delta, unit, noise, weights and rounds"
+    return replace(report, checks=(*report.checks, held))
 
 
 def _reader(folder: Path | None, content: Mapping[str, bytes]) -> ReadUpload | None:

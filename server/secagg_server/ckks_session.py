@@ -284,7 +284,7 @@ class CkksSession:
     def _check_content(self, client: str, signed: SignedCkksUpload) -> None:
         path = self.files.path(client)
         with guard(path), path.open("rb") as file:
-            size = self.descriptor.parameters.ring.block_bytes
+            size = self.descriptor.parameters.ring.wire_bytes
             check_arrived(self.descriptor, signed, split_blocks(file.read, size))
 
     def _sign(self, peer: Identity, signed: SignedCkksUpload) -> SignedReceipt:

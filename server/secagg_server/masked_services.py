@@ -28,7 +28,9 @@ class MaskedDirectory:
             ctx = next(iter(self._sessions))
         session = self._sessions.get(ctx)
         if session is None:
-            raise UnknownSession(f"no masked session {ctx[:16] or '(unnamed)'} at this coordinator")
+            raise UnknownSession(
+                f"no masked session {ctx[:16] or 'to join'} at this coordinator: is the policy for its protocol?"
+            )
         session.admit(peer)
         return session
 

@@ -59,7 +59,9 @@ class Directory:
             ctx = self._latest[0]
         session = self._sessions.get(ctx)
         if session is None:
-            raise UnknownSession(f"no session {ctx[:16] or '(unnamed)'} at this coordinator")
+            raise UnknownSession(
+                f"no sealed session {ctx[:16] or 'to join'} at this coordinator: is the policy for its protocol?"
+            )
         session.admit(peer)
         return session
 

@@ -53,6 +53,24 @@ def test_a_good_release(made: Deployment, release: Path, trust: str) -> None:
     assert "\nok   " in f"\n{result.output}"
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ({"max_epsilon": 1.0}, "epsilon 8.0 is above the policy's 1.0"),
+        ({"client_noise": "required"}, "client-level noise"),
+    ],
+)
+def test_a_whole_policy_holds_its_limits_too(
+    made: Deployment, release: Path, limit: dict[str, object], words: str
+) -> None:
+    """Who gives a policy as anchors is not told `verified` of what the policy would have refused."""
+    stricter = made.policy.model_dump(mode="json") | limit
+    (made.folder / "stricter.toml").write_text(toml(stricter))
+    result = verify(made, release, trust="stricter.toml")
+    assert result.exit_code == 1
+    assert words in result.output + result.stderr
+
+
 @pytest.mark.parametrize("inner", [True, False])
 def test_with_the_uploads_the_sum_is_linked(made: Deployment, release: Path, inner: bool) -> None:
     uploads = made.folder / "state" / "uploads"

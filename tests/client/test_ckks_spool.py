@@ -1,4 +1,4 @@
-"""The key-holder's spool: bounded in size, and in memory one running sum and one ciphertext (protocol.md §13.5.3)."""
+"""The key-holder's spool: bounded in size, and in memory one running sum and one block (protocol.md §13.5.3)."""
 
 import os
 import tracemalloc
@@ -36,7 +36,7 @@ def session() -> Ckks:
 def test_what_was_spooled_is_read_as_often_as_wanted_and_replaced_by_the_next(session: Ckks, tmp_path: Path) -> None:
     spool, parameters = Spool(tmp_path / "spool"), session.descriptor.parameters
     for one in session.uploads[:2]:
-        kept = spool.keep(pieces(one.blocks), parameters.upload_bytes, parameters.ring.block_bytes)
+        kept = spool.keep(pieces(one.blocks), parameters.upload_bytes, parameters.ring.wire_bytes)
         assert tuple(kept) == tuple(kept) == one.blocks
     assert [path.stat().st_mode & 0o777 for path in (tmp_path / "spool").iterdir()] == [0o600]
     spool.clear()
@@ -71,7 +71,7 @@ def test_an_upload_that_is_cut_or_bent_on_its_way_never_gets_into_the_sum(sessio
     for bad in (whole[:-1], whole[: -len(good.blocks[-1])], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         holder = replace(fresh.holder, journal=MemoryJournal())
         holder.approve(fresh.signed, NOW)
-        shown = [*fresh.shown(1), ShownUpload(good.signed, spool.keep([bad], len(whole), parameters.ring.block_bytes))]
+        shown = [*fresh.shown(1), ShownUpload(good.signed, spool.keep([bad], len(whole), parameters.ring.wire_bytes))]
         before = fresh.keys.used
         with pytest.raises(HashMismatch):
             holder.open(fresh.descriptor, fresh.chosen(4), shown, os.urandom, NOW)
@@ -90,15 +90,15 @@ def test_memory_is_the_running_sum_and_a_ciphertext_whatever_the_cohort(tmp_path
 
     def shown() -> Iterator[ShownUpload]:
         for one in uploads:
-            kept = spool.keep(iter(one.blocks), parameters.upload_bytes, parameters.ring.block_bytes)
+            kept = spool.keep(iter(one.blocks), parameters.upload_bytes, parameters.ring.wire_bytes)
             yield ShownUpload(one.signed, kept)
 
-    _ = session.descriptor.public
+    _, keys = session.descriptor.public, session.kept
     tracemalloc.start()
-    total = add_all(session.descriptor, chosen, shown())
+    total = add_all(session.descriptor, chosen, shown(), keys)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     running = sum(block.nbytes for block in total)
     assert running == parameters.blocks * 2 * len(parameters.ring.primes) * parameters.ring.degree * 8
-    assert peak < running + 6 * parameters.ring.block_bytes
+    assert peak < running + 6 * parameters.ring.wire_bytes
     assert isinstance(total[0], np.ndarray)

@@ -40,7 +40,7 @@ def test_a_ledger_is_made_without_torch_and_once(study: Study, tmp_path: Path) -
     again = ledger(study, "client-1", "init")
     assert again.exit_code == 1
     assert "error[ledger]" in again.stderr
-    assert "made before" in again.stderr
+    assert "there already" in again.stderr
 
 
 def test_another_ledger_of_the_same_identity_is_refused(study: Study, tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_deleted_witness_is_found_and_not_made_anew(tmp_path: Path) -> None:
 
 def test_a_ledger_is_made_once(tmp_path: Path) -> None:
     assert new_ledger(tmp_path).entries() == ()
-    with pytest.raises(LedgerError, match="made before"):
+    with pytest.raises(LedgerError, match="there already"):
         files_in(tmp_path).make()
     assert ledger_in(tmp_path).entries() == ()
 

@@ -10,10 +10,13 @@ from secagg.ckks import messages
 from secagg.ckks.client import accept_session, check_ckks_upload, split_blocks
 from secagg.ckks.coordinator import check_arrived, check_opening
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
+from secagg.ckks.keyholder import unwrapped
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.opened import Opened
 from secagg.ckks.release import CkksParts, build_ckks_release
 from secagg.ckks.scheme import PublicContext
 from secagg.ckks.verify import opened_of, verify_ckks
+from secagg.ckks.wrapping import wrap_block
 from secagg.signing import Signer
 from tests.fuzz.mutate import frame, parts_of
 from tests.fuzz.target import Target, genuine
@@ -125,8 +128,8 @@ def run_offer(data: bytes) -> object:
 
 
 def ciphertext_seeds() -> list[bytes]:
-    """Ciphertexts, to be bent as they are, or bent and then of the right size again."""
-    return [frame([how, block]) for block in session().uploads[0].blocks for how in (b"\0", b"\1")]
+    """Ciphertexts, their wrapping off, to be bent as they are, or bent and then of the right size again."""
+    return [frame([how, block]) for block in session().inner(0) for how in (b"\0", b"\1")]
 
 
 def sized(data: bytes, size: int) -> bytes:
@@ -136,10 +139,40 @@ def sized(data: bytes, size: int) -> bytes:
 
 
 def run_ciphertext(data: bytes) -> object:
-    """As coordinator and key-holder read one; what is accepted is below its primes."""
+    """As the key-holder reads one; what is accepted is below its primes."""
     found = descriptor().public.read(sized(data, descriptor().parameters.ring.block_bytes))
     primes = np.array(descriptor().parameters.ring.primes, np.uint64)
     genuine(bool((found < primes[:, None]).all()), True)
+    return found
+
+
+def block_seeds() -> list[bytes]:
+    """Blocks as they travel; and ciphertexts that a client seals whatever they are."""
+    sealed = [frame([b"\0", block]) for block in session().uploads[0].blocks]
+    return sealed + [frame([b"\1", block]) for block in session().inner(0)]
+
+
+def run_block(data: bytes) -> object:
+    """As the key-holder opens the first block of a client."""
+    how, raw = parts_of(data, 2)
+    place = session().place(0, 0)
+    sealed = wrap_block(raw, descriptor().hpke_key, place) if how[:1] == b"\1" else raw
+    if how[:1] != b"\1":
+        session().kept.unwrap(sealed, place)
+        genuine(sealed, session().uploads[0].blocks[0])
+    return list(unwrapped(descriptor(), place.client, [sealed], session().kept))
+
+
+def stored_seeds() -> list[bytes]:
+    """Both keys, as the key-holder stores them."""
+    return [session().kept.to_bytes()]
+
+
+def run_stored(data: bytes) -> object:
+    """As the key-holder loads them: a bit that has changed is seen."""
+    key = HolderKey.from_bytes(data)
+    found = key.secret()
+    genuine(data, session().kept.to_bytes())
     return found
 
 
@@ -167,7 +200,7 @@ def run_upload(data: bytes) -> object:
     """As the coordinator checks what has arrived."""
     how, raw, content = parts_of(data, 3)
     signed = messages.SignedCkksUpload.parse(raw)
-    size = descriptor().parameters.ring.block_bytes
+    size = descriptor().parameters.ring.wire_bytes
     pieces = iter([content[at : at + size] for at in range(0, len(content), size)])
     blocks = tuple(split_blocks(lambda _: next(pieces, b""), size))
     if how[:1] == b"\1":
@@ -253,6 +286,8 @@ TARGETS: tuple[Target, ...] = (
     Target("ckks-descriptor", descriptor_seeds, run_descriptor),
     Target("ckks-offer", offer_seeds, run_offer),
     Target("ckks-ciphertext", ciphertext_seeds, run_ciphertext),
+    Target("ckks-block", block_seeds, run_block),
+    Target("ckks-stored-keys", stored_seeds, run_stored),
     Target("ckks-context", context_seeds, run_context),
     Target("ckks-upload", upload_seeds, run_upload),
     Target("ckks-set", set_seeds, run_set),

@@ -12,14 +12,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from secagg.ckks.client import CkksSealed, accept_session, seal_ckks
+from secagg.ckks.client import CkksSealed, accept_session, seal_ckks, wrap_blocks
 from secagg.ckks.coordinator import check_arrived, check_opening, fix_set
-from secagg.ckks.descriptor import create_ckks_session
+from secagg.ckks.descriptor import SignedCkksDescriptor, create_ckks_session
 from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import Chosen, KeyOffer, SignedUploadSet, SumOpening, UploadSet
 from secagg.ckks.opened import Opened, sums_hash
-from secagg.ckks.parameters import RINGS, CkksParameters
+from secagg.ckks.parameters import ERROR_ROOM, RINGS, CkksParameters
+from secagg.ckks.residues import pack
 from secagg.ckks.scheme import PublicContext, SecretContext
+from secagg.ckks.wrapping import wrap_block
 from secagg.descriptor import RosterMember
 from secagg.errors import (
     ConflictError,
@@ -40,6 +43,12 @@ from secagg.errors import (
 from secagg.privacy import stated
 from secagg.run import MemoryJournal, certify
 from tests.secagg.ckks.sessions import Ckks
+from tests.simulation.lying_ckks_clients import (
+    CombinesOthersCiphertexts,
+    CopiesAnother,
+    ShiftsItsCiphertextByTheKey,
+    as_residues,
+)
 from tests.small import DAY, NOW
 
 
@@ -117,12 +126,12 @@ def test_an_upload_passed_off_as_the_sum_is_refused(fresh: Ckks) -> None:
         nothing_opened(fresh, lambda shown=shown: open_shown(fresh, shown), (ProtocolViolation, HashMismatch))  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("amount", [1, 1 << 40])
-def test_an_altered_ciphertext_is_refused_and_not_held_against_its_client(fresh: Ckks, amount: int) -> None:
-    """Something added to one upload, in its last block: nothing of that upload gets into a sum."""
+def test_an_altered_ciphertext_is_refused_and_not_held_against_its_client(fresh: Ckks) -> None:
+    """Another last block, bent or sealed anew in the client's name: nothing of that upload gets into a sum."""
     shown = list(fresh.shown(4))
     blocks = fresh.uploads[1].blocks
-    shown[1] = ShownUpload(fresh.uploads[1].signed, (*blocks[:-1], fresh.shifted(blocks[-1], amount)))
+    again = fresh.encrypted(1, fresh.inner(1)).blocks[-1]
+    shown[1] = ShownUpload(fresh.uploads[1].signed, (*blocks[:-1], again))
     nothing_opened(fresh, lambda: open_shown(fresh, shown), HashMismatch, "not what the client signed")
     shown[1] = ShownUpload(fresh.uploads[1].signed, (*blocks[:-1], b"\xff" * len(blocks[-1])))
     nothing_opened(fresh, lambda: open_shown(fresh, shown), HashMismatch, "not what the client signed")
@@ -250,16 +259,17 @@ def test_games_with_the_clock_are_refused(fresh: Ckks) -> None:
 # --- the client ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_ciphertext_of_the_session_is_refused_at_the_border(fresh: Ckks) -> None:
+def test_what_is_no_ciphertext_of_the_session_is_refused_and_its_client_named(fresh: Ckks) -> None:
+    """What is sealed only the key-holder sees, and refuses; the coordinator sees sizes, and refuses those."""
     good, ring = fresh.uploads[0].blocks, fresh.descriptor.parameters.ring
+    own = fresh.inner(0)
     wide = CkksParameters(16, 5, 10**6)
     assert wide.ring != ring
     other = SecretContext.generate(wide.ring).public.encrypt(wide, np.ones((wide.limbs, wide.ring.degree), np.uint32))
-    bare = good[0][: ring.block_bytes // 2] + bytes(ring.block_bytes // 2)
+    bare = own[0][: ring.block_bytes // 2] + bytes(ring.block_bytes // 2)
     for bad, words in ((bare, "hides nothing"), (b"\xff" * ring.block_bytes, "below its prime")):
-        sealed = fresh.lied(0, (bad, *good[1:]))
-        with pytest.raises(MalformedError, match=words):
-            check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
+        sealed = fresh.encrypted(0, (bad, *own[1:]))
+        check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
         uploads = [sealed, *fresh.uploads[1:4]]
         chosen = fix_set(fresh.descriptor, {u.signed.signer: u.signed for u in uploads}, fresh.parties.coordinator)
         shown = [ShownUpload(u.signed, u.blocks) for u in uploads]
@@ -267,7 +277,7 @@ def test_what_is_no_ciphertext_of_the_session_is_refused_at_the_border(fresh: Ck
         holder.approve(fresh.signed, NOW)
         nothing_opened(
             fresh, lambda h=holder, c=chosen, s=shown: h.open(fresh.descriptor, c, s, os.urandom, NOW),  # type: ignore[misc]
-            MalformedError, "sent ciphertexts that are none",
+            MalformedError, f"{sealed.signed.signer[:16]} sent ciphertexts that are none: .*{words}",
         )  # fmt: skip
     for bad in (b"x", os.urandom(1000), good[0][:-5], other, b""):
         sealed = fresh.lied(0, (bad, *good[1:]))
@@ -284,7 +294,7 @@ def test_an_upload_of_another_length_session_client_or_privacy_is_refused(fresh:
         check_arrived(fresh.descriptor, fresh.lied(0, good.blocks[1:]).signed, good.blocks[1:])
     with pytest.raises(HashMismatch, match="not what the client signed"):
         check_arrived(fresh.descriptor, good.signed, good.blocks[:-1])
-    with pytest.raises(HashMismatch, match="more ciphertexts"):
+    with pytest.raises(HashMismatch, match="more blocks"):
         check_arrived(fresh.descriptor, good.signed, (*good.blocks, good.blocks[0]))
     with pytest.raises(HashMismatch, match="not what the client signed"):
         check_arrived(fresh.descriptor, good.signed, tuple(reversed(good.blocks)))
@@ -328,6 +338,55 @@ def opened_with(fresh: Ckks, bent: CkksSealed) -> Opened:
     return holder.open(fresh.descriptor, chosen, shown, os.urandom, NOW)
 
 
+def test_a_client_that_has_the_key_published_can_decrypt_no_stored_upload(fresh: Ckks) -> None:
+    """Of what only the key-holder has the key that got out would open all; of what is stored it opens nothing."""
+    liar, parameters = ShiftsItsCiphertextByTheKey(fresh, 0, members=4), fresh.descriptor.parameters
+    sealed, public = liar.upload(), fresh.descriptor.public
+    check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
+    key = liar.key_in(opened_with(fresh, sealed).sums)
+    start, last = (parameters.blocks - 1) * parameters.block_values, fresh.inner(1)[-1]
+    held, error, beyond = liar.decrypted(key, public.read(last))
+    assert np.array_equal(held[: parameters.length - start], fresh.values(1)[start:])  # it is the key
+    assert (error <= ERROR_ROOM, beyond) == (True, 0)
+    for number, block in enumerate(fresh.uploads[1].blocks):
+        with pytest.raises(SizeLimitError):
+            public.read(block)
+        _, error, _ = liar.decrypted(key, as_residues(parameters.ring, block))
+        assert error > ERROR_ROOM
+        with pytest.raises(MalformedError, match="does not open"):
+            HolderKey.generate(parameters.ring).unwrap(block, fresh.place(1, number))
+
+
+def test_sealed_blocks_cannot_be_combined(fresh: Ckks) -> None:
+    """Were they ciphertexts, the sum of four would be the vector of the one that is left out."""
+    liar = CombinesOthersCiphertexts(fresh, 0, others=(1, 2))
+    sealed = liar.upload()
+    check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
+    with pytest.raises(OpeningError, match="error of the sum"):
+        opened_with(fresh, sealed)
+
+
+def test_a_block_opens_for_its_client_session_and_place_alone(fresh: Ckks) -> None:
+    """Another's blocks, its own in another order or one twice, and its own of another session."""
+    own, other = fresh.uploads[0].blocks, Ckks(parties=fresh.parties)
+    assert len(own) > 1
+    name = fresh.signers[0].identity.fingerprint
+    elsewhere = wrap_blocks(other.descriptor, name, fresh.inner(0))
+    to_us = [wrap_block(block, fresh.descriptor.hpke_key, other.place(0, i)) for i, block in enumerate(fresh.inner(0))]
+    for bent in (
+        CopiesAnother(fresh, 0, other=1).upload(),
+        fresh.lied(0, (*own[1:], own[0])),
+        fresh.lied(0, (own[0], *own[:-1])),
+        fresh.lied(0, elsewhere),
+        fresh.lied(0, tuple(to_us)),
+    ):
+        check_arrived(fresh.descriptor, bent.signed, bent.blocks)
+        nothing_opened(
+            fresh, lambda one=bent: opened_with(fresh, one),  # type: ignore[misc]
+            MalformedError, f"client {name[:16]} sent ciphertexts that are none: block . does not open",
+        )  # fmt: skip
+
+
 def test_values_that_leave_their_coefficient_burn_the_session(fresh: Ckks) -> None:
     """A client that encrypts other than the encoding gives: fractions, negative numbers, too large ones."""
     parameters = fresh.descriptor.parameters
@@ -338,7 +397,7 @@ def test_values_that_leave_their_coefficient_burn_the_session(fresh: Ckks) -> No
         (top * scale, "more than their limbs"),
         (-top * scale, "less than nothing"),
     ):
-        bent = fresh.lied(0, tuple(fresh.shifted(block, amount) for block in fresh.uploads[0].blocks))
+        bent = fresh.encrypted(0, tuple(fresh.shifted(block, amount) for block in fresh.inner(0)))
         with pytest.raises(OpeningError, match=words):
             opened_with(fresh, bent)
 
@@ -347,13 +406,13 @@ def test_values_beyond_the_clip_that_stay_in_their_limb_are_seen_only_when_the_s
     """The limit of this protocol (§13.7): one value too many is not seen, a sum above n (2^b - 1) is."""
     parameters = fresh.descriptor.parameters
     scale = 1 << parameters.scale_log2
-    little = fresh.lied(0, tuple(fresh.shifted(block, scale) for block in fresh.uploads[0].blocks))
+    little = fresh.encrypted(0, tuple(fresh.shifted(block, scale) for block in fresh.inner(0)))
     opened = opened_with(fresh, little)
     honest = np.sum([fresh.values(index).astype(np.int64) for index in range(4)], axis=0)
     changed = opened.sums.astype(np.int64) - honest
     assert set(np.unique(changed)) == {0, 1}
     large = parameters.base - 1 - int(honest.max())
-    much = fresh.lied(0, tuple(fresh.shifted(block, large * scale) for block in fresh.uploads[0].blocks))
+    much = fresh.encrypted(0, tuple(fresh.shifted(block, large * scale) for block in fresh.inner(0)))
     with pytest.raises(OpeningError, match="larger than its members"):
         opened_with(fresh, much)
 
@@ -407,6 +466,60 @@ def test_a_public_key_of_another_form_is_refused(session: Ckks) -> None:
     ):
         with pytest.raises(MalformedError, match=words):
             PublicContext(bad, ring)
+
+
+def with_key(polynomials: np.ndarray, session: Ckks) -> SignedCkksDescriptor:
+    """The session of a key-holder that offers this public key."""
+    ring, holder = session.descriptor.parameters.ring, session.holder
+    raw = pack(polynomials.astype(np.uint64), (*ring.widths, ring.special.bit_length()))
+    update = {"context": base64.b64encode(raw).decode()}
+    offer = holder.signer.sign(session.descriptor.offer.statement.model_copy(update=update))
+    roster, pem = (
+        [RosterMember(certificate=signer.identity.pem) for signer in session.signers],
+        holder.signer.identity.pem,
+    )
+    return create_ckks_session(
+        session.spec, session.plan, roster, pem, offer, session.parties.coordinator, NOW, os.urandom
+    )
+
+
+def test_a_public_key_that_encrypts_nothing_is_refused_before_anybody_trains(session: Ckks) -> None:
+    """It has the form of one: b = a = 1, which SEAL refuses to use; one residue in each, which would hide nothing."""
+    ring, holder = session.descriptor.parameters.ring, session.holder
+    shape = (2, len(ring.primes) + 1, ring.degree)
+    ones, single = np.ones(shape), np.zeros(shape)
+    single[:, 0, 0] = 1
+    for polynomials, words in ((ones, "encrypts nothing"), (single, "zero modulo a prime")):
+        signed = with_key(polynomials, session)
+        journal = replace(holder, journal=MemoryJournal())
+        approval = journal.approve(signed, NOW)
+        with pytest.raises(MalformedError, match=words):
+            accept_session(signed, approval, holder.policy, session.parties.authority, NOW)
+
+
+def test_an_hpke_key_that_seals_nothing_is_refused_before_anybody_trains(session: Ckks) -> None:
+    offer, holder = session.descriptor.offer.statement, session.holder
+    roster = [RosterMember(certificate=signer.identity.pem) for signer in session.signers]
+    for bad in ("", "00" * 40, offer.hpke_key[:-2], offer.hpke_key[: 2 * 1184] + "00" * 32, "ff" * 1216):
+        signed = holder.signer.sign(offer.model_copy(update={"hpke_key": bad}))
+        with pytest.raises(MalformedError, match="session key"):
+            create_ckks_session(
+                session.spec, session.plan, roster, holder.signer.identity.pem, signed, session.parties.coordinator,
+                NOW, os.urandom,
+            )  # fmt: skip
+
+
+def test_stored_keys_of_which_a_bit_has_changed_are_not_used(session: Ckks) -> None:
+    raw = session.kept.to_bytes()
+    found = HolderKey.from_bytes(raw)
+    assert found.unwrap(session.uploads[0].blocks[0], session.place(0, 0)) == session.inner(0)[0]
+    for at in (0, 31, 32, 100, 127, 128, 160, 170, len(raw) - 1):
+        bent = raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :]
+        with pytest.raises(MalformedError, match="damaged"):
+            HolderKey.from_bytes(bent).secret()
+    for cut in (b"", raw[:60], raw[:128], raw[:-1], raw + b"x", bytes(len(raw))):
+        with pytest.raises(MalformedError, match="damaged"):
+            HolderKey.from_bytes(cut).secret()
 
 
 def test_a_descriptor_with_a_key_of_another_ring_or_no_base64_is_refused(session: Ckks) -> None:

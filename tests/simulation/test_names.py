@@ -4,7 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from tests.simulation import bad_network, lying_clients, lying_keyholders, lying_servers
+from tests.simulation import bad_network, lying_ckks_clients, lying_clients, lying_keyholders, lying_servers
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "threat-model.md").read_text()
@@ -13,6 +13,7 @@ LIARS = {
     kind.__name__
     for kind in (
         *lying_clients.LIARS,
+        *lying_ckks_clients.LIARS,
         *lying_servers.LIARS,
         *lying_keyholders.LIARS,
         bad_network.BadLine,

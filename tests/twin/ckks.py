@@ -12,9 +12,12 @@ from decimal import ROUND_CEILING, Decimal, getcontext
 from functools import cache
 
 from tests.twin.sealed import join_bits, split_bits
+from tests.twin.statements import canonical
 
 MOST_CLIENTS = 100_000
 MOST_SCALE = 40
+WRAPPING = 1120 + 16
+"""§13.2.4: an encapsulated key of X25519 and ML-KEM-768, and a tag."""
 LEVELS = {"n8192q175": 130, "n4096q87": 131}
 
 
@@ -101,7 +104,7 @@ class Setting:
 
     @property
     def upload_bytes(self) -> int:
-        return self.blocks * self.ring.bytes_of(self.ring.primes)
+        return self.blocks * (self.ring.bytes_of(self.ring.primes) + WRAPPING)
 
 
 def fitted(ring: Ring, base: int, n_max: int, length: int) -> Setting | None:
@@ -167,6 +170,11 @@ def unpack(raw: bytes, degree: int, primes: Sequence[int]) -> list[Residues]:
             at += size
         found.append(rows)
     return found
+
+
+def block_info(context: dict[str, object]) -> bytes:
+    """§13.2.4: what HPKE binds a ciphertext to."""
+    return b"secagg/v1/ckks/block\0" + canonical(context).encode()
 
 
 def added(parts: Sequence[Residues], primes: Sequence[int]) -> Residues:

@@ -7,7 +7,7 @@ from typing import Any
 from tests.twin import ckks as twin
 from tests.twin import statements as signing
 from tests.twin.predictable import PredictableRandomness
-from tests.vectors.common import RANDOMNESS, Json, digest, uniform
+from tests.vectors.common import RANDOMNESS, Json, digest, fixed, uniform
 from tests.vectors.masked_certificates import name
 from tests.vectors.statements import HASHES, PRIVACY, refusals
 
@@ -39,7 +39,8 @@ def choices() -> Json:
     rings = [
         {
             "name": ring.name, "degree": ring.degree, "primes": list(ring.primes), "special": ring.special,
-            "block_bytes": ring.bytes_of(ring.primes), "key_bytes": ring.bytes_of((*ring.primes, ring.special)),
+            "block_bytes": ring.bytes_of(ring.primes), "wire_bytes": ring.bytes_of(ring.primes) + twin.WRAPPING,
+            "key_bytes": ring.bytes_of((*ring.primes, ring.special)),
             "security_bits": twin.LEVELS[ring.name],
         }
         for ring in twin.rings()
@@ -146,6 +147,33 @@ def wire() -> list[Json]:
     return found
 
 
+def wrapped() -> Json:
+    """§13.2.4. It was sealed once (fixed.json), around a short text in place of a ciphertext; here is what it holds."""
+    kept, seed = fixed()["ckks_block"], PredictableRandomness(b"ckks block")(96)
+    info = twin.block_info(kept["context"])
+    plain = signing.suite().decrypt(bytes.fromhex(kept["block"]), signing.session_key(seed), info=info)
+    assert len(kept["block"]) // 2 == len(plain) + twin.WRAPPING
+    return {
+        "session_key": seed.hex(), "public_key_sha256": digest(signing.session_public(seed)),
+        "context": kept["context"], "info": info.hex(), "added_bytes": twin.WRAPPING, "plaintext": plain.decode(),
+        "malformed": [
+            {"change": change, "code": "malformed"}
+            for change in (
+                "another ctx", "another client", "another index", "another key", "last byte changed",
+                "first byte changed", "last byte missing", "a byte more", "no bytes",
+            )
+        ],
+    }  # fmt: skip
+
+
+def sealed_block() -> Json:
+    """Seals what `wrapped` opens. Other bytes each time."""
+    seed, context = PredictableRandomness(b"ckks block")(96), {"ctx": HASHES[0], "client": HASHES[1], "index": 7}
+    key = signing.session_key(seed).public_key()
+    block = signing.suite().encrypt(b"in place of a ciphertext", key, info=twin.block_info(context))
+    return {"context": context, "block": block.hex()}
+
+
 def of_each_purpose() -> list[tuple[str, str, Json]]:
     """(type, purpose, statement), but for descriptors and releases."""
     ctx, client, root, holder, other, third = HASHES
@@ -153,10 +181,11 @@ def of_each_purpose() -> list[tuple[str, str, Json]]:
                      key=lambda one: one["client"])  # fmt: skip
     return [
         ("KeyOffer", "ckks-offer", {
-            "holder": holder, "ring": "n8192q175", "context": "AAEC", "created_at": 1, "expires_at": 2}),
+            "holder": holder, "ring": "n8192q175", "context": "AAEC", "hpke_key": "000102",
+            "created_at": 1, "expires_at": 2}),
         ("Approval", "ckks-approval", {"ctx": ctx, "holder": holder}),
         ("CkksUpload", "ckks-upload", {
-            "ctx": ctx, "client": client, "blocks": 3, "bytes": 976_896, "root": root, "privacy": PRIVACY}),
+            "ctx": ctx, "client": client, "blocks": 3, "bytes": 980_304, "root": root, "privacy": PRIVACY}),
         ("UploadSet", "ckks-set", {"ctx": ctx, "members": members}),
         ("SumOpening", "ckks-opening", {"ctx": ctx, "holder": holder, "set_digest": root, "sums": third}),
     ]  # fmt: skip
@@ -165,6 +194,8 @@ def of_each_purpose() -> list[tuple[str, str, Json]]:
 EDITS: tuple[tuple[str, str, Callable[[Json], Any]], ...] = (
     ("KeyOffer", "an unknown ring", lambda s: s.update(ring="n2048q60")),
     ("KeyOffer", "no key", lambda s: s.update(context="")),
+    ("KeyOffer", "no HPKE key", lambda s: s.pop("hpke_key")),
+    ("KeyOffer", "an HPKE key in capitals", lambda s: s.update(hpke_key="AB")),
     ("KeyOffer", "a negative time", lambda s: s.update(created_at=-1)),
     ("CkksUpload", "no blocks", lambda s: s.update(blocks=0)),
     ("CkksUpload", "2^32 blocks and one", lambda s: s.update(blocks=2**32 + 1)),
@@ -212,6 +243,7 @@ def document() -> Json:
         "blocks": blocks(),
         "openings": openings(),
         "malformed": wire(),
+        "wrapped": wrapped(),
         "sums_hash": {"sums": sums, "hash": digest(b"".join(value.to_bytes(4, "little") for value in sums))},
         "statements": statements(),
     }

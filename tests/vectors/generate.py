@@ -63,7 +63,11 @@ def render(name: str) -> str:
 def make_fixed() -> None:
     """Certificates first: the context of every box depends on them."""
     kept: Json = certificates.make()
-    for part, make in (("single_boxes", statements.single_boxes), ("session_boxes", session.session_boxes)):
+    for part, make in (
+        ("single_boxes", statements.single_boxes),
+        ("session_boxes", session.session_boxes),
+        ("ckks_block", ckks.sealed_block),
+    ):
         FIXED.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         kept[part] = make()
     FIXED.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

@@ -11,16 +11,15 @@ from secagg.ckks.messages import CkksUpload, SignedCkksApproval, SignedCkksUploa
 from secagg.ckks.parameters import CkksParameters
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.scheme import PublicContext
+from secagg.ckks.wrapping import BlockContext, wrap_block
 from secagg.client_noise.encoding import encode
 from secagg.encodings.registry import encoding_of
 from secagg.errors import (
     EncodingError,
     EndorsementInvalid,
     HashMismatch,
-    MalformedError,
     PolicyViolation,
     ProtocolViolation,
-    SecaggError,
     SessionClosed,
     SizeLimitError,
 )
@@ -33,7 +32,7 @@ from secagg.signing import Signer
 
 @dataclass(frozen=True, slots=True)
 class CkksSealed:
-    """All that a client ever sends: statement and ciphertexts. Only the key-holder could open it."""
+    """All that a client ever sends: statement, and ciphertexts sealed to the key-holder, who alone could open it."""
 
     signed: SignedCkksUpload
     blocks: tuple[bytes, ...] = field(repr=False)
@@ -55,7 +54,7 @@ def accept_session(
         raise EndorsementInvalid("the key-holder's approval is for another session")
     if now > descriptor.upload_deadline:
         raise SessionClosed(f"session {descriptor.ctx[:16]} takes no more uploads: its deadline has passed")
-    _ = descriptor.public  # a key that is no public key of these parameters is refused before anybody trains
+    descriptor.public.try_out(descriptor.parameters)  # a key that encrypts nothing is refused before anybody trains
     return descriptor
 
 
@@ -66,7 +65,7 @@ def seal_ckks(
     privacy: PrivacyStatement,
     random: Randomness,
 ) -> CkksSealed:
-    """Encode, encrypt under the key-holder's public key, and sign the commitment. `change` is float32 [plan.length].
+    """Encode, encrypt, seal to the key-holder, and sign the commitment. `change` is float32 [plan.length].
 
     Between the two comes this client's share of the noise for whole clients, if the session has it (§14).
 
@@ -83,7 +82,7 @@ def seal_ckks(
     else:
         encoded = encode(grid, vector, random, weight)
     try:
-        blocks = encrypt_values(parameters, descriptor.public, encoded.values)
+        blocks = wrap_blocks(descriptor, fingerprint, encrypt_values(parameters, descriptor.public, encoded.values))
     finally:
         encoded.values.fill(0)
     upload = CkksUpload(
@@ -107,41 +106,47 @@ def encrypt_values(parameters: CkksParameters, public: PublicContext, values: ND
     return blocks
 
 
+def wrap_blocks(descriptor: CkksDescriptor, client: str, blocks: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Ciphertexts of a client as they travel, each sealed to the key-holder (protocol.md §13.2.4)."""
+    return tuple(
+        wrap_block(block, descriptor.hpke_key, BlockContext(ctx=descriptor.ctx, client=client, index=index))
+        for index, block in enumerate(blocks)
+    )
+
+
 def blocks_root(blocks: Iterable[bytes]) -> str:
-    """Merkle root over ciphertexts, each a leaf, hex."""
+    """Merkle root over blocks as they travel, each a leaf, hex."""
     return root_of([leaf_hash(block) for block in blocks]).hex()
 
 
 def split_blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
-    """Ciphertexts of `size` bytes that follow one another; `read(size)` gives at most so many.
+    """Blocks of `size` bytes that follow one another; `read(size)` gives at most so many.
 
     Raises HashMismatch when the end cuts the last one short: nobody signs that.
     """
     while block := read(size):
         if len(block) != size:
-            raise HashMismatch("an upload ends in the middle of a ciphertext: it is not what its client signed")
+            raise HashMismatch("an upload ends in the middle of a block: it is not what its client signed")
         yield block
 
 
 def check_blocks(descriptor: CkksDescriptor, upload: CkksUpload, blocks: Iterable[bytes]) -> None:
-    """That the ciphertexts are those which the client signed, and are ciphertexts of this session (§13.2.2, §13.4.3).
+    """That the blocks are those which the client signed, each of this session's size (§13.4.3).
 
-    One at a time: memory is one ciphertext and a hash for each. Raises HashMismatch for what the client did not sign,
-    else SizeLimitError or MalformedError: those are the client's own doing.
+    What is in them only the key-holder sees: they are sealed to it. One at a time: memory is one block and a hash for
+    each. Raises HashMismatch for what the client did not sign, else SizeLimitError: that is the client's own doing.
     """
-    leaves, wrong = list[bytes](), list[SecaggError]()
+    size, leaves, wrong = descriptor.parameters.ring.wire_bytes, list[bytes](), list[int]()
     for block in blocks:
         if len(leaves) == upload.blocks:
-            raise HashMismatch("the upload has more ciphertexts than its client signed")
+            raise HashMismatch("the upload has more blocks than its client signed")
         leaves.append(leaf_hash(block))
-        try:
-            descriptor.public.read(block)
-        except (SizeLimitError, MalformedError) as error:
-            wrong.append(error)
+        if len(block) != size:
+            wrong.append(len(block))
     if len(leaves) != upload.blocks or root_of(leaves).hex() != upload.root:
-        raise HashMismatch(f"the ciphertexts of {upload.client[:16]} are not what the client signed")
+        raise HashMismatch(f"the blocks of {upload.client[:16]} are not what the client signed")
     if wrong:
-        raise wrong[0]
+        raise SizeLimitError(f"a block of {upload.client[:16]} has {wrong[0]} bytes; in this session it has {size}")
 
 
 def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> CkksUpload:
@@ -155,7 +160,7 @@ def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> C
         raise ProtocolViolation(f"the upload of {identity.title} is for another session or client")
     wanted = (descriptor.parameters.blocks, descriptor.parameters.upload_bytes)
     if (upload.blocks, upload.bytes) != wanted:
-        found = f"{upload.blocks} ciphertexts of {upload.bytes} bytes"
+        found = f"{upload.blocks} blocks of {upload.bytes} bytes"
         raise HashMismatch(f"{identity.title} announces {found}, not {wanted[0]} of {wanted[1]}")
     agreed, stated = descriptor.plan.training, upload.privacy
     weaker = agreed.epsilon is not None and (stated.epsilon is None or stated.epsilon > agreed.epsilon)

@@ -15,9 +15,11 @@ from secagg.signing import Signer
 
 
 def check_arrived(descriptor: CkksDescriptor, signed: SignedCkksUpload, blocks: Iterable[bytes]) -> None:
-    """An upload as it comes in: signed by its client, whole, and made of ciphertexts of this session (§13.4.3).
+    """An upload as it comes in: signed by its client, whole, and of this session's sizes (§13.4.3).
 
-    Raises what `check_ckks_upload` raises, HashMismatch, SizeLimitError or MalformedError.
+    Its blocks are sealed to the key-holder: whether they hold ciphertexts is for that one to see.
+
+    Raises what `check_ckks_upload` raises, HashMismatch or SizeLimitError.
     """
     check_blocks(descriptor, check_ckks_upload(descriptor, signed), blocks)
 

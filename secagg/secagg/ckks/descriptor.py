@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from secagg.boxes import check_public_key
 from secagg.canonical import canonical_bytes, tagged_hash
 from secagg.ckks.messages import SignedKeyOffer
 from secagg.ckks.parameters import MAX_CLIENTS, CkksParameters
@@ -105,6 +106,11 @@ class CkksDescriptor(Statement):
         """The key-holder's public key, its form checked. Raises MalformedError, SizeLimitError or ParameterError."""
         return PublicContext(self.offer.statement.raw, self.parameters.ring)
 
+    @property
+    def hpke_key(self) -> bytes:
+        """The key-holder's HPKE public key for this session, to which every ciphertext is sealed (§13.2.4)."""
+        return bytes.fromhex(self.offer.statement.hpke_key)
+
     @cached_property
     def layout(self) -> Layout:
         """Where each value of the vector is (protocol.md §2.1). Raises EncodingError."""
@@ -174,6 +180,7 @@ class CkksDescriptor(Statement):
         if len({identity.signing_key for identity, _ in roles}) != len(self.roster) + 2:
             raise MalformedError("roster, key-holder and coordinator must be distinct parties with distinct keys")
         offer = self.offer.verify(self.holder)
+        check_public_key(self.hpke_key)
         if offer.holder != self.holder.fingerprint:
             raise MalformedError("the key offer names another key-holder")
         if offer.expires_at < self.expires_at or offer.created_at > self.created_at:

@@ -1,11 +1,12 @@
 """The one key-holder of a ckks session: it adds every upload itself, opens the sum once, and rounds it (§13.5).
 
-It could open each upload that it is given, and the coordinator could give it one in place of a sum: so it takes only
-uploads that their clients signed, of one set of at least n_min, ever, and the two must not work together.
+Every ciphertext is sealed to it: nobody else ever has one. It could open each upload that it is given, and the
+coordinator could give it one in place of a sum: so it takes only uploads that their clients signed, of one set of at
+least n_min, ever, and the two must not work together.
 """
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from secagg.ckks.client import check_blocks, check_ckks_upload
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import (
     Approval,
     KeyOffer,
@@ -29,7 +31,8 @@ from secagg.ckks.parameters import ERROR_ROOM, CkksParameters
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.residues import U64, add_residues, primes_of, read_sums
 from secagg.ckks.scheme import SecretContext
-from secagg.errors import ConflictError, MalformedError, OpeningError, ProtocolViolation, SessionClosed
+from secagg.ckks.wrapping import BlockContext
+from secagg.errors import ConflictError, MalformedError, OpeningError, ProtocolViolation, SessionClosed, SizeLimitError
 from secagg.gaussian import SECRET_VARIANCE, gaussian, sample, stream_bytes
 from secagg.identity import check_issued_by
 from secagg.keyholder import Journal
@@ -44,21 +47,21 @@ U32 = NDArray[np.uint32]
 
 
 class ContextStore(Protocol):
-    """Secret session keys by the hash of their offer; `secagg.keyholder.KeyStore` for this protocol."""
+    """Both keys of a session by the hash of their offer; `secagg.keyholder.KeyStore` for this protocol."""
 
-    def put(self, offer_digest: str, key: SecretContext) -> None:
+    def put(self, offer_digest: str, key: HolderKey) -> None:
         """Store durably, readable by this party alone."""
 
-    def get(self, offer_digest: str) -> SecretContext:
-        """Load. Raises SessionClosed when it was erased."""
+    def get(self, offer_digest: str) -> HolderKey:
+        """Load. Raises SessionClosed when they were erased, MalformedError when they are damaged."""
 
     def erase(self, offer_digest: str) -> None:
-        """Destroy; does nothing when it is gone."""
+        """Destroy; does nothing when they are gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownUpload:
-    """One member's upload as the coordinator shows it: statement, and ciphertexts.
+    """One member's upload as the coordinator shows it: statement, and blocks.
 
     They are read twice, first to check all of them: so they lie in memory or in a file of the key-holder's own.
     """
@@ -78,17 +81,18 @@ class CkksKeyHolder:
     keys: ContextStore
 
     def offer(self, bits: int, n_max: int, length: int, now: int, seconds: int) -> SignedKeyOffer:
-        """A fresh key for one session of so many bits, clients and values (§13.3.1). Raises ParameterError."""
+        """Fresh keys for one session of so many bits, clients and values (§13.3.1). Raises ParameterError."""
         parameters = CkksParameters(bits, n_max, length)
-        secret = SecretContext.generate(parameters.ring)
+        keys = HolderKey.generate(parameters.ring)
         offer = KeyOffer(
             holder=self.signer.identity.fingerprint,
             ring=parameters.ring.name,
-            context=base64.b64encode(secret.public.raw).decode(),
+            context=base64.b64encode(keys.secret().public.raw).decode(),
+            hpke_key=keys.box.public_bytes.hex(),
             created_at=now,
             expires_at=now + seconds,
         )
-        self.keys.put(offer.digest, secret)
+        self.keys.put(offer.digest, keys)
         return self.signer.sign(offer)
 
     def approve(self, signed: SignedCkksDescriptor, now: int) -> SignedCkksApproval:
@@ -138,8 +142,9 @@ class CkksKeyHolder:
             raise ProtocolViolation("the set is of another session")
         self.policy.check_set(descriptor, tuple(member.client for member in chosen.members))
         self._once(f"ckks/{descriptor.ctx}/set", chosen.digest, "session", "set")
-        total = add_all(descriptor, chosen, shown)
-        secret = self.keys.get(descriptor.offer.statement.digest)  # not before every upload was checked
+        keys = self.keys.get(descriptor.offer.statement.digest)
+        total = add_all(descriptor, chosen, shown, keys)
+        secret = keys.secret()  # not before every upload was checked
         sums = round_sums(descriptor.parameters, total, secret, random)[: descriptor.parameters.length]
         if int(sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
             raise OpeningError("a sum is larger than its members can make it: some client sent values that are none")
@@ -152,27 +157,23 @@ class CkksKeyHolder:
         return Opened(self.signer.sign(statement), sums)
 
     def forget(self, descriptor: CkksDescriptor) -> None:
-        """The session is over: destroy its key (§13.5.6)."""
+        """The session is over: destroy its keys (§13.5.6)."""
         self.keys.erase(descriptor.offer.statement.digest)
 
 
-def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload]) -> list[U64]:
+def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload], keys: HolderKey) -> list[U64]:
     """The ciphertexts of every member added up, block by block; each is [2, k, N] (§13.5.3).
 
-    An upload is checked whole, against what its client signed, before anything of it is added.
+    An upload is checked whole, against what its client signed, before any of it is opened.
     """
     wanted = {member.client: member.upload for member in chosen.members}
-    ring, total = descriptor.parameters.ring, list[U64]()
-    primes = primes_of(ring)
+    total, primes = list[U64](), primes_of(descriptor.parameters.ring)
     for one in shown:
         upload = check_ckks_upload(descriptor, one.signed)
         if wanted.pop(upload.client, "") != upload.digest:
             raise ProtocolViolation(f"the coordinator shows an upload of {upload.client[:16]} that is not in the set")
-        try:
-            check_blocks(descriptor, upload, one.blocks)
-        except MalformedError as error:
-            raise MalformedError(f"client {upload.client[:16]} sent ciphertexts that are none: {error}") from error
-        vectors = map(descriptor.public.read, one.blocks)
+        check_blocks(descriptor, upload, one.blocks)
+        vectors = unwrapped(descriptor, upload.client, one.blocks, keys)
         if not total:
             total = list(vectors)
             continue
@@ -181,6 +182,20 @@ def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[Shown
     if wanted:
         raise ProtocolViolation(f"the coordinator does not show {len(wanted)} uploads of the set")
     return total
+
+
+def unwrapped(descriptor: CkksDescriptor, client: str, blocks: Iterable[bytes], keys: HolderKey) -> Iterator[U64]:
+    """The ciphertexts in a member's blocks, [2, k, N], one at a time, each of the right form (§13.2.2, §13.2.4).
+
+    Raises MalformedError that names the client: the blocks are those that it signed.
+    """
+    for index, block in enumerate(blocks):
+        context = BlockContext(ctx=descriptor.ctx, client=client, index=index)
+        try:
+            found = descriptor.public.read(keys.unwrap(block, context))
+        except (MalformedError, SizeLimitError) as error:
+            raise MalformedError(f"client {client[:16]} sent ciphertexts that are none: {error}") from error
+        yield found
 
 
 def round_sums(parameters: CkksParameters, total: list[U64], secret: SecretContext, random: Randomness) -> U32:

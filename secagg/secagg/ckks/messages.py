@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from secagg.ckks.parameters import MAX_CLIENTS, RingName
 from secagg.errors import MalformedError
-from secagg.messages import Seconds
+from secagg.messages import HexBytes, Seconds
 from secagg.plan import Frozen, Hash
 from secagg.privacy import PrivacyStatement
 from secagg.signing import Signed, Statement
@@ -19,11 +19,12 @@ MAX_CONTEXT = 500_000
 
 
 class KeyOffer(Statement):
-    """A key-holder's fresh public key in a ring, for one session (protocol.md §13.3.1)."""
+    """A key-holder's fresh public keys for one session: under CKKS, in a ring, and HPKE's (protocol.md §13.3.1)."""
 
     holder: Hash
     ring: RingName
     context: Annotated[str, Field(min_length=1, max_length=MAX_CONTEXT)]
+    hpke_key: HexBytes
     created_at: Seconds
     expires_at: Seconds
 
@@ -54,9 +55,8 @@ class Approval(Statement):
 
 
 class CkksUpload(Statement):
-    """A client's commitment to its one upload (protocol.md §13.4.2). `root` is over its ciphertexts, in order.
-
-    `bytes` are those of all of them.
+    """A client's commitment to its one upload (protocol.md §13.4.2). `root` is over its blocks, in order: they are
+    ciphertexts, each sealed to the key-holder. `bytes` are those of all of them.
     """
 
     ctx: Hash

@@ -23,6 +23,8 @@ MAX_SUM = (1 << 32) - 1
 """Sums are published as uint32."""
 MAX_CLIENTS = 100_000
 MAX_SCALE_LOG2 = 40
+WRAP_BYTES = 1136
+"""What sealing a ciphertext to the key-holder adds to it: an encapsulated key of 1120 bytes, a tag of 16 (§13.2.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,13 @@ class Ring:
 
     @property
     def block_bytes(self) -> int:
-        """One ciphertext on the wire: two polynomials."""
+        """One ciphertext: two polynomials."""
         return 2 * self.degree * sum(self.widths) // 8
+
+    @property
+    def wire_bytes(self) -> int:
+        """One ciphertext on the wire, sealed to the key-holder."""
+        return self.block_bytes + WRAP_BYTES
 
     @property
     def key_bytes(self) -> int:
@@ -120,13 +127,13 @@ class CkksParameters:
 
     @property
     def upload_bytes(self) -> int:
-        """All ciphertexts of an upload."""
-        return self.blocks * self.ring.block_bytes
+        """All of an upload: ciphertexts, each sealed to the key-holder."""
+        return self.blocks * self.ring.wire_bytes
 
 
 def upload_bytes(ring: Ring, limbs: int, length: int) -> int:
     """An upload of `length` values in a ring."""
-    return -(-length // (ring.degree * limbs)) * ring.block_bytes
+    return -(-length // (ring.degree * limbs)) * ring.wire_bytes
 
 
 def fit(ring: Ring, base: int, clients: int, length: int) -> tuple[int, int]:

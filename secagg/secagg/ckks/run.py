@@ -16,9 +16,9 @@ from secagg.ckks.client import CkksSealed, accept_session, seal_ckks
 from secagg.ckks.coordinator import check_arrived, check_opening, fix_set
 from secagg.ckks.descriptor import CkksSpec, SignedCkksDescriptor, create_ckks_session
 from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.opened import Opened
 from secagg.ckks.policy import CkksPolicy
-from secagg.ckks.scheme import SecretContext
 from secagg.descriptor import RosterMember
 from secagg.encodings.registry import encoding_of
 from secagg.errors import SessionClosed
@@ -30,19 +30,19 @@ from secagg.run import DAY, MemoryJournal, Parties, certify
 
 
 class MemoryContexts:
-    """Secret contexts in memory."""
+    """Keys of sessions in memory."""
 
     def __init__(self) -> None:
         self._keys = dict[str, bytes]()
 
-    def put(self, offer_digest: str, key: SecretContext) -> None:
+    def put(self, offer_digest: str, key: HolderKey) -> None:
         """Store."""
         self._keys[offer_digest] = key.to_bytes()
 
-    def get(self, offer_digest: str) -> SecretContext:
+    def get(self, offer_digest: str) -> HolderKey:
         """Load, or raise SessionClosed when it was erased."""
         try:
-            return SecretContext.from_bytes(self._keys[offer_digest])
+            return HolderKey.from_bytes(self._keys[offer_digest])
         except KeyError:
             raise SessionClosed("the session key is erased") from None
 
@@ -102,14 +102,14 @@ def run_ckks(
         policy = policy.model_copy(update={"assumed_corrupt_clients": assumed})
     keyholder = CkksKeyHolder(parties.holders[0], policy, parties.authority, MemoryJournal(), MemoryContexts())
 
-    # Key-holder: a fresh key (§13.3.1). Coordinator: the descriptor (§13.3.2). Key-holder: approves it (§13.3.3).
+    # Key-holder: fresh keys (§13.3.1). Coordinator: the descriptor (§13.3.2). Key-holder: approves it (§13.3.3).
     offer = keyholder.offer(spec.bits, spec.n_max, encoding_of(plan).layout(plan).length, now, spec.expiry_seconds)
     roster = [RosterMember(certificate=signer.identity.pem) for signer in parties.clients.values()]
     holder_pem = keyholder.signer.identity.pem
     session = create_ckks_session(spec, plan, roster, holder_pem, offer, parties.coordinator, now, random)
     approval = keyholder.approve(session, now)
 
-    # Clients: check the session, encrypt, sign, once (§13.4). Coordinator: checks what arrives.
+    # Clients: check the session, encrypt, seal, sign, once (§13.4). Coordinator: checks what arrives.
     sealed = dict[str, CkksSealed]()
     for name in sorted(set(changes) - set(vanish)):
         descriptor = accept_session(session, approval, policy, parties.authority, now)

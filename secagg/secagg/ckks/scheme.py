@@ -6,6 +6,8 @@ together here from residues that were checked. SEAL reads and writes files only;
 Its randomness is its own generator, seeded by the operating system: it takes none from us.
 """
 
+import hashlib
+import hmac
 import os
 import zlib
 from functools import lru_cache
@@ -121,6 +123,19 @@ def body_of(raw: bytes) -> bytes:
         return bytes(stream.read())
 
 
+def with_digest(raw: bytes) -> bytes:
+    """Stored bytes of a key, behind their SHA-256."""
+    return hashlib.sha256(raw).digest() + raw
+
+
+def without_digest(raw: bytes) -> bytes:
+    """What `with_digest` was given. Raises MalformedError when a bit of it has changed since."""
+    digest, kept = raw[:32], raw[32:]
+    if not hmac.compare_digest(digest, hashlib.sha256(kept).digest()):
+        raise MalformedError("the stored session key is damaged")
+    return kept
+
+
 @lru_cache(maxsize=len(RINGS))
 def _seal(ring: Ring) -> _Seal:
     return _Seal(ring)
@@ -134,8 +149,8 @@ class PublicContext:
     def __init__(self, raw: bytes, ring: Ring) -> None:
         """Raises SizeLimitError or MalformedError for anything but a public key's form. Needs no TenSEAL."""
         self._key = unpack(raw, ring.degree, (*ring.primes, ring.special), "a public key")
-        if not (self._key[0].any() and self._key[1].any()):
-            raise MalformedError("a public key has a polynomial that is zero")
+        if not self._key.any(axis=2).all():  # it would encrypt in the clear, modulo that prime
+            raise MalformedError("a public key has a polynomial that is zero modulo a prime")
         self.raw, self.ring = raw, ring
         self._encryptor: Any = None
 
@@ -143,17 +158,31 @@ class PublicContext:
         return f"PublicContext({self.ring.name}, {len(self.raw)} bytes)"
 
     def encrypt(self, parameters: CkksParameters, limbs: NDArray[np.uint32]) -> bytes:
-        """One ciphertext of values [limbs, N] as it is sent: an encryption of zero, and the values added to it."""
-        seal = _seal(self.ring)
-        if self._encryptor is None:
-            key = seal.load(seal.api.PublicKey, seal.key_prefix, self._key)
-            self._encryptor = seal.api.Encryptor(seal.context, key)
-        zero = seal.api.Ciphertext()
-        self._encryptor.encrypt_zero(zero)
-        residues = seal.residues(zero)
+        """One ciphertext of values [limbs, N]: an encryption of zero, and the values added to it.
+
+        Raises MalformedError when SEAL does not encrypt under this key: it may have the form of one and be none.
+        """
+        residues = self._zero()
         scale = np.uint64(1 << parameters.scale_log2)
         embed_limbs(limbs, np.uint64(parameters.base), scale, primes_of(self.ring), residues[0])
         return pack(residues, self.ring.widths)
+
+    def _zero(self) -> U64:
+        """An encryption of zero, [2, k, N]. Raises MalformedError."""
+        seal = _seal(self.ring)
+        zero = seal.api.Ciphertext()
+        try:
+            if self._encryptor is None:
+                key = seal.load(seal.api.PublicKey, seal.key_prefix, self._key)
+                self._encryptor = seal.api.Encryptor(seal.context, key)
+            self._encryptor.encrypt_zero(zero)
+            return seal.residues(zero)
+        except (RuntimeError, ValueError) as error:  # SEAL's own, as TenSEAL passes them on
+            raise MalformedError(f"the key-holder's public key encrypts nothing: SEAL says {error}") from error
+
+    def try_out(self, parameters: CkksParameters) -> None:
+        """Encrypt once, and look at what comes out. Raises MalformedError for a key that hides nothing."""
+        self.read(self.encrypt(parameters, np.zeros((parameters.limbs, self.ring.degree), np.uint32)))
 
     def read(self, raw: bytes) -> U64:
         """A ciphertext from outside, [2, k, N]. Raises SizeLimitError or MalformedError."""
@@ -180,7 +209,7 @@ class SecretContext:
     @classmethod
     def from_bytes(cls, raw: bytes) -> "SecretContext":
         """What `to_bytes` gave, from the key-holder's own disk. Raises MalformedError."""
-        name, _, kept = raw.partition(b"\n")
+        name, _, kept = without_digest(raw).partition(b"\n")
         ring = next((one for one in RINGS.values() if one.name.encode() == name), None)
         if ring is None:
             raise MalformedError("the stored session key is damaged")
@@ -195,7 +224,7 @@ class SecretContext:
 
     def to_bytes(self) -> bytes:
         """For the key-holder's own disk, and nothing else."""
-        return self.ring.name.encode() + b"\n" + saved(self._secret)
+        return with_digest(self.ring.name.encode() + b"\n" + saved(self._secret))
 
     @property
     def public(self) -> PublicContext:

@@ -135,8 +135,8 @@ def _check_adapter(content: Mapping[str, bytes], certificate: CkksCertificate, d
 
 
 def _check_uploads(certificate: CkksCertificate, read_upload: ReadUpload) -> None:
-    """Hash them again, a ciphertext at a time."""
-    size = certificate.session.statement.parameters.ring.block_bytes
+    """Hash them again, a block at a time: what is in one only the key-holder saw."""
+    size = certificate.session.statement.parameters.ring.wire_bytes
     for signed in certificate.uploads:
         most = signed.statement.blocks + 1  # one more, and the root is another
         if blocks_root(islice(read_upload(signed.signer, size), most)) != signed.statement.root:

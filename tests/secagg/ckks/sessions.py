@@ -8,15 +8,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.ckks.client import CkksSealed, blocks_root, seal_ckks
+from secagg.ckks.client import CkksSealed, blocks_root, seal_ckks, wrap_blocks
 from secagg.ckks.coordinator import fix_set
 from secagg.ckks.descriptor import CkksDescriptor, CkksSpec, SignedCkksDescriptor, create_ckks_session
 from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import SignedUploadSet
 from secagg.ckks.opened import Opened
 from secagg.ckks.residues import pack, read_block
 from secagg.ckks.run import MemoryContexts, policy_for_ckks
 from secagg.ckks.scheme import SecretContext
+from secagg.ckks.wrapping import BlockContext
 from secagg.descriptor import RosterMember
 from secagg.encodings.registry import encoding_of
 from secagg.plan import Plan
@@ -33,15 +35,26 @@ PARTIES = certify([f"Hospital {i}" for i in range(1, 6)], 2, NOW)
 
 
 class CountedContexts(MemoryContexts):
-    """Secret contexts in memory; `used` counts how often one was asked for."""
+    """Keys of sessions in memory; `used` counts how often one under CKKS was loaded, to decrypt with it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.used = 0
 
-    def get(self, offer_digest: str) -> SecretContext:
-        self.used += 1
-        return super().get(offer_digest)
+    def get(self, offer_digest: str) -> HolderKey:
+        key = super().get(offer_digest)
+        return CountedKey(key.box, key.stored, self)
+
+
+@dataclass(frozen=True)
+class CountedKey(HolderKey):
+    """Says when it is loaded."""
+
+    counter: CountedContexts
+
+    def secret(self) -> SecretContext:
+        self.counter.used += 1
+        return super().secret()
 
 
 @dataclass
@@ -117,8 +130,28 @@ class Ckks:
         holder.approve(self.signed, NOW)
         return other
 
+    @property
+    def kept(self) -> HolderKey:
+        """What the key-holder has on its disk, and nobody else."""
+        return self.keys.get(self.descriptor.offer.statement.digest)
+
+    def inner(self, index: int) -> tuple[bytes, ...]:
+        """The ciphertexts in an upload, which its client and the key-holder know."""
+        return tuple(
+            self.kept.unwrap(block, self.place(index, number))
+            for number, block in enumerate(self.uploads[index].blocks)
+        )
+
+    def place(self, index: int, number: int) -> BlockContext:
+        """What block `number` of a client is bound to."""
+        return BlockContext(ctx=self.descriptor.ctx, client=self.signers[index].identity.fingerprint, index=number)
+
+    def encrypted(self, index: int, ciphertexts: Iterable[bytes]) -> CkksSealed:
+        """What a client makes of ciphertexts of its own choice: sealed to the key-holder, and signed."""
+        return self.lied(index, wrap_blocks(self.descriptor, self.signers[index].identity.fingerprint, ciphertexts))
+
     def lied(self, index: int, blocks: tuple[bytes, ...], **update: object) -> CkksSealed:
-        """What a client signs in place of an honest upload."""
+        """What a client signs in place of an honest upload: blocks as they travel."""
         statement = self.uploads[index].signed.statement.model_copy(
             update={"root": blocks_root(blocks), "blocks": len(blocks), "bytes": sum(map(len, blocks)), **update}
         )

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from secagg.boxes import SessionKey
 from secagg.ckks import messages
+from secagg.ckks.keys import HolderKey
 from secagg.ckks.opened import sums_hash
-from secagg.ckks.parameters import ERROR_ROOM, RINGS, CkksParameters, Ring
+from secagg.ckks.parameters import ERROR_ROOM, RINGS, WRAP_BYTES, CkksParameters, Ring
 from secagg.ckks.residues import U64, add_residues, embed_limbs, pack, primes_of, read_block, read_sums
 from secagg.ckks.scheme import PublicContext
+from secagg.ckks.wrapping import BlockContext, wrap_block
 from secagg.errors import SecaggError
 from secagg.identity import Identity, Role
 from secagg.signing import Signed, Statement
 from tests.twin.predictable import PredictableRandomness
-from tests.vectors.common import Json, digest, uniform
+from tests.vectors.common import Json, digest, fixed, uniform
 from tests.vectors.reading import load, of_array, title
 
 WANTED = load("ckks")
@@ -42,6 +45,7 @@ def test_rings() -> None:
         assert (ring.name, ring.degree, list(ring.primes)) == (wanted["name"], wanted["degree"], wanted["primes"])
         assert (ring.special, ring.security_bits) == (wanted["special"], wanted["security_bits"])
         assert (ring.block_bytes, ring.key_bytes) == (wanted["block_bytes"], wanted["key_bytes"])
+        assert ring.wire_bytes == wanted["wire_bytes"]
 
 
 @pytest.mark.parametrize("case", WANTED["parameters"]["chosen"], ids=str)
@@ -120,6 +124,50 @@ def test_what_nobody_reads(case: Json) -> None:
     if case["what"] == "key":
         reader = lambda: PublicContext(raw, ring)  # noqa: E731
     refused(case["code"], reader)
+
+
+# -- blocks that are sealed, §13.2.4 -------------------------------------------------------------------------------
+
+
+def wrapped_parts() -> tuple[bytes, HolderKey, BlockContext]:
+    wanted, kept = WANTED["wrapped"], fixed()["ckks_block"]
+    key = HolderKey(SessionKey.from_bytes(bytes.fromhex(wanted["session_key"])), b"")
+    return bytes.fromhex(kept["block"]), key, BlockContext(**wanted["context"])
+
+
+def test_a_sealed_block() -> None:
+    block, key, context = wrapped_parts()
+    wanted = WANTED["wrapped"]
+    assert digest(key.box.public_bytes) == wanted["public_key_sha256"]
+    assert context.info.hex() == wanted["info"]
+    assert key.unwrap(block, context) == wanted["plaintext"].encode()
+    again = wrap_block(wanted["plaintext"].encode(), key.box.public_bytes, context)
+    assert len(again) == len(block) == len(wanted["plaintext"]) + wanted["added_bytes"]
+    assert key.unwrap(again, context) == wanted["plaintext"].encode()
+    assert wanted["added_bytes"] == WRAP_BYTES
+
+
+@pytest.mark.parametrize("case", WANTED["wrapped"]["malformed"], ids=title)
+def test_a_sealed_block_that_does_not_open(case: Json) -> None:
+    block, key, context = wrapped_parts()
+    match case["change"].split():
+        case ["another", "key"]:
+            key = HolderKey(SessionKey.generate(), b"")
+        case ["another", "index"]:
+            context = context.model_copy(update={"index": context.index + 1})
+        case ["another", field]:
+            context = context.model_copy(update={field: "ab" * 32})
+        case ["last", "byte", "changed"]:
+            block = block[:-1] + bytes([block[-1] ^ 1])
+        case ["first", "byte", "changed"]:
+            block = bytes([block[0] ^ 1]) + block[1:]
+        case ["last", "byte", "missing"]:
+            block = block[:-1]
+        case ["a", "byte", "more"]:
+            block += b"\0"
+        case _:
+            block = b""
+    refused(case["code"], lambda: key.unwrap(block, context))
 
 
 def test_hash_of_the_sums() -> None:
