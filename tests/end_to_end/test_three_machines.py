@@ -157,7 +157,7 @@ def test_the_recipe_works_on_three_machines(tmp_path: Path) -> None:
             f"--- {path.parent.name}/{path.name}\n{path.read_text()[-2000:]}" for path in tmp_path.glob("*/*.log")
         )
         assert set(ended.values()) == {0}, f"{ended}\n{logs}"
-        checks = [commands_with("verify received")[0], *commands_with("verify release --trust")]
+        checks = [commands_with("verify received --trust policy.toml\n")[0], *commands_with("verify release --trust")]
         for machine in net.values():
             assert "NOT linked" in machine.run(checks[0])
         assert "3 uploads were hashed" in net["north"].run(checks[1])
