@@ -141,9 +141,12 @@ def degree_check(descriptor: Descriptor, parts: ReleaseParts) -> DegreeCheck:
     return remaining_members(descriptor, parts.candidate.statement, settled.answers, settled.degree_answers).degree
 
 
-def holder_faults(descriptor: Descriptor, parts: ReleaseParts) -> tuple[HolderFault, ...]:
-    """Key-holders whose share sums are off, and whether that is certainly their doing (protocol.md §9.1a)."""
-    check, settled, opened = degree_check(descriptor, parts), parts.settlement, parts.opened
+def holder_faults(descriptor: Descriptor, parts: ReleaseParts, check: DegreeCheck) -> tuple[HolderFault, ...]:
+    """Key-holders whose share sums are off, and whether that is certainly their doing (protocol.md §9.1a).
+
+    `check`: what `degree_check` gives.
+    """
+    settled, opened = parts.settlement, parts.opened
     answered = {answer.signer for answer in settled.degree_answers}
     agreeing = sum(share.signed.signer in answered for share in opened.used)
     needed = descriptor.threshold + descriptor.corrupt_keyholders
@@ -161,13 +164,13 @@ _CULPRITS = {
 }
 
 
-def excluded_members(descriptor: Descriptor, parts: ReleaseParts) -> tuple[Excluded, ...]:
-    """Every roster member that is not in U, with the reason."""
+def excluded_members(descriptor: Descriptor, parts: ReleaseParts, check: DegreeCheck) -> tuple[Excluded, ...]:
+    """Every roster member that is not in U, with the reason; `check`: what `degree_check` gives."""
     final = {member.client for member in parts.settlement.final.statement.members}
     uploaded = {upload.statement.client for upload in parts.uploads}
     accused = complaints_by_client(answer.statement for answer in parts.settlement.answers)
     earlier = _earlier_places(parts.progress)
-    culprits = degree_check(descriptor, parts).left_out
+    culprits = check.left_out
     reasons = list[Excluded]()
     for fingerprint, identity in sorted(descriptor.clients.items()):
         if fingerprint in final:
@@ -234,17 +237,17 @@ def draft_certificate(parts: ReleaseParts, software: dict[str, str]) -> ReleaseC
         key=lambda upload: upload.statement.client,
     )
     kept = tuple(upload for upload in uploads if upload.statement.client in chosen)
-    parameters = descriptor.parameters
+    parameters, check = descriptor.parameters, degree_check(descriptor, parts)
     return ReleaseCertificate(
         session=parts.session,
         ctx=descriptor.ctx,
         uploads=tuple(uploads),
-        excluded=excluded_members(descriptor, parts),
+        excluded=excluded_members(descriptor, parts, check),
         candidate=parts.candidate,
         candidate_endorsements=parts.settlement.answers,
         degree_answers=parts.settlement.degree_answers,
-        degree_check=degree_check(descriptor, parts),
-        holder_faults=holder_faults(descriptor, parts),
+        degree_check=check,
+        holder_faults=holder_faults(descriptor, parts, check),
         final=parts.settlement.final,
         final_endorsements=parts.final_endorsements,
         share_sums=tuple(share.signed for share in parts.opened.shares),

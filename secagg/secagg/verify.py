@@ -297,11 +297,11 @@ def _check_statements(
     final = parts.settlement.final.statement
     members = {member.client for member in final.members}
     kept = tuple(upload for upload in certificate.uploads if upload.statement.client in members)
-    parameters = descriptor.parameters
+    parameters, check = descriptor.parameters, release.degree_check(descriptor, parts)
     derived = (
-        ("degree_check", certificate.degree_check, release.degree_check(descriptor, parts)),
-        ("holder_faults", certificate.holder_faults, release.holder_faults(descriptor, parts)),
-        ("excluded", certificate.excluded, release.excluded_members(descriptor, parts)),
+        ("degree_check", certificate.degree_check, check),
+        ("holder_faults", certificate.holder_faults, release.holder_faults(descriptor, parts, check)),
+        ("excluded", certificate.excluded, release.excluded_members(descriptor, parts, check)),
         ("committee_note", certificate.committee_note, release.committee_note(descriptor)),
         ("security_bits", certificate.security_bits, parameters.security_bits),
         ("security_note", certificate.security_note, parameters.security_note),
