@@ -44,6 +44,8 @@ from secagg_protos.v1 import secagg_pb2_grpc as services
 
 CALL_SECONDS = 30.0
 STREAM_SECONDS = 120.0
+EVIDENCE_SECONDS = 3600.0
+"""Bounds how long a coordinator that begins to answer, and stops, can keep a session key past its expiry."""
 SLOWEST_BYTES_PER_SECOND = 16 * 1024
 
 T = TypeVar("T")
@@ -267,7 +269,7 @@ class CommitteeCalls:
         which = pb.SET_STAGE_CANDIDATE if stage == "candidate" else pb.SET_STAGE_FINAL
         request = pb.GetEvidenceRequest(ctx=bytes.fromhex(ctx), stage=which, release=release)
         with translated():
-            for item in self._stub.GetEvidence(request):
+            for item in self._stub.GetEvidence(request, timeout=EVIDENCE_SECONDS):
                 if len(item.path) > MAX_DEPTH:
                     raise MalformedError(f"a Merkle path of {len(item.path)} steps")
                 yield MemberEvidence(SignedUpload.parse(item.signed_upload_json), item.box, tuple(item.path))

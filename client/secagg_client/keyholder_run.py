@@ -148,7 +148,7 @@ class KeyHolderRun:
                 self.patience.ask(lambda: self.committee.approve(approval), until=descriptor.expires_at)
                 log.emit("approved", session=descriptor.ctx, index=index)
             except SessionClosed:  # too late: learn how it ended, so that the key goes now and not at expiry
-                if not self.committee.work(descriptor.ctx, 0).state.ended:
+                if not self._look(descriptor).state.ended:
                     raise
             self._work(descriptor)
 
@@ -174,8 +174,12 @@ class KeyHolderRun:
         try:
             self.patience.ask(partial(self._answer, descriptor, task), until=descriptor.expires_at)
         except SessionClosed:
-            if self.patience.clock() > descriptor.expires_at or self.committee.work(descriptor.ctx, 0).task == task:
+            if self.patience.clock() > descriptor.expires_at or self._look(descriptor).task == task:
                 raise
+
+    def _look(self, descriptor: Descriptor) -> Work:
+        """Where the session is now, without waiting for more."""
+        return self.patience.ask(lambda: self.committee.work(descriptor.ctx, 0), until=descriptor.expires_at)
 
     def _answer(self, descriptor: Descriptor, task: Task) -> None:
         now = self.patience.now

@@ -7,6 +7,7 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import quote, unquote, urlsplit
 
 from cryptography import x509
@@ -120,6 +121,7 @@ def load_certificate(pem: bytes | str) -> x509.Certificate:
         raise MalformedError(f"not a PEM certificate: {error}") from error
 
 
+@lru_cache(maxsize=4096)  # every statement of a session names its party by the same few certificates
 def identify(pem: bytes | str) -> Identity:
     """Read a party's identity out of its certificate. Says nothing about trust.
 

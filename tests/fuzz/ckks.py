@@ -7,6 +7,7 @@ import numpy as np
 
 from secagg import certificate
 from secagg.ckks import messages
+from secagg.ckks.certificate import CkksCertificate, SignedCkksRelease
 from secagg.ckks.client import accept_session, check_ckks_upload, split_blocks
 from secagg.ckks.coordinator import check_arrived, check_opening
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
@@ -15,10 +16,12 @@ from secagg.ckks.keys import HolderKey
 from secagg.ckks.opened import Opened
 from secagg.ckks.release import CkksParts, build_ckks_release
 from secagg.ckks.scheme import PublicContext
-from secagg.ckks.verify import opened_of, verify_ckks
+from secagg.ckks.verify import _check_adapter, verify_ckks
 from secagg.ckks.wrapping import wrap_block
 from secagg.signing import Signer
+from secagg.verify import check_files
 from tests.fuzz.mutate import frame, parts_of
+from tests.fuzz.releases import PROSE, hashes_of, whole_way
 from tests.fuzz.target import Target, genuine
 from tests.secagg.ckks.sessions import Ckks
 from tests.small import NOW
@@ -262,23 +265,52 @@ def release() -> dict[str, bytes]:
     return build_ckks_release(parts, session().parties.coordinator, {"secagg": "0"}, lambda _: b"page")
 
 
+@cache
+def release_certificate() -> CkksCertificate:
+    """Its certificate."""
+    return SignedCkksRelease.parse(release()[certificate.CERTIFICATE]).statement
+
+
 def release_seeds() -> list[bytes]:
-    """Each file of it; the first part says which."""
-    return [frame([bytes([number]), raw]) for number, (_, raw) in enumerate(sorted(release().items()))]
+    """Each file of it; the first part says which, and whether a lying coordinator signs again."""
+    files = enumerate(sorted(release().items()))
+    return [frame([bytes([number, again]), raw]) for number, (_, raw) in files for again in (0, 1)]
+
+
+def signed_again(content: dict[str, bytes]) -> dict[str, bytes]:
+    """The release with its certificate signed by the coordinator itself, hashes of the files made anew."""
+    raw = content[certificate.CERTIFICATE]
+    known = raw == release()[certificate.CERTIFICATE]
+    statement = release_certificate() if known else SignedCkksRelease.parse(raw).statement
+    signed = session().parties.coordinator.sign(statement.model_copy(update={"files": hashes_of(content)}))
+    return {**content, certificate.CERTIFICATE: signed.to_bytes()}
 
 
 def run_release(data: bytes) -> object:
-    """Verify a release of which one file is changed."""
+    """Verify a release of which one file is changed; of the certificate itself the whole, of others what reads them."""
     how, raw = parts_of(data, 2)
     names = sorted(release())
     name = names[(how[0] if how else 0) % len(names)]
-    content = {**release(), name: raw}
-    if name == certificate.OPENING:
-        found = verify_ckks(release(), session().holder.policy).certificate
-        opened_of(raw, found)
+    content, again = {**release(), name: raw}, how[1:2] == b"\1"
+    if name != certificate.CERTIFICATE and not whole_way(data):
+        return read_release(content, name, again)
+    if again:
+        return verify_ckks(signed_again(content), session().holder.policy)
     report = verify_ckks(content, session().holder.policy)
     genuine(content == release(), True)
     return report
+
+
+def read_release(content: dict[str, bytes], name: str, again: bool) -> object:
+    """The part of `verify_ckks` that reads the file, under a certificate that is right, or signed again."""
+    known = release_certificate()
+    if again:
+        known = known.model_copy(update={"files": hashes_of(content)})
+    check_files(content, known.files, set(certificate.FILES))
+    found = None if name in PROSE else _check_adapter(content, known, descriptor())
+    if not again:
+        genuine(content == release(), True)
+    return found
 
 
 TARGETS: tuple[Target, ...] = (

@@ -1,18 +1,22 @@
 """Inputs near valid ones. Fuzzing only: its randomness is seeded and anyone's.
 
-An input is a frame: parts, each after its length in four bytes. A part that is JSON is bent as JSON half of the time.
+An input is a frame: parts, each after its length in four bytes. A part that is JSON is bent as JSON half of the time;
+a seed's JSON is read once, and each of its values is then bent where it stands in the text.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any
+
+from tests.fuzz.json_places import Edit, JsonText, place_values
 
 MAX_CHANGES = 4
 UNCHANGED = 0.01
 SMALL, SPARED = 3, 0.9
 JSON_SHARE = 0.6
-MOST_ITEMS = 40
+MOST_ITEMS, MOST_TEXTS = 40, 256
 
 ATOMS: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 7, 255, 256, 2**31, 2**32, 2**53, 2**53 + 1, 2**63, 2**64, 10**30, -(2**63),
@@ -30,6 +34,13 @@ TOKENS = (
 )  # fmt: skip
 
 
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value).encode("utf-8", "surrogatepass")
+
+
+ATOM_TEXTS = tuple(map(_dumped, ATOMS))
+
+
 def frame(parts: Sequence[bytes]) -> bytes:
     """Parts as one input."""
     return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
@@ -45,46 +56,52 @@ def parts_of(data: bytes, count: int | None = None) -> list[bytes]:
     return parts + [b""] * ((count or 0) - len(parts))
 
 
-def _places(whole: list[Any]) -> list[tuple[Any, Any]]:
-    """Every place in a JSON value that is the one item of `whole`: the list or mapping that holds it, and its key."""
-    found: list[tuple[Any, Any]] = [(whole, 0)]
-    for holder, key in found:  # it grows on the way
-        value = holder[key]
-        if isinstance(value, dict):
-            found += [(value, inner) for inner in value]
-        elif isinstance(value, list):
-            found += [(value, index) for index in range(min(len(value), MOST_ITEMS))]
-    return found
-
-
 class Mutator:
     """Bends seeds. The same `random` gives the same inputs."""
 
     def __init__(self, seeds: Sequence[bytes], random: Random) -> None:
         self.random = random
         self.seeds = [parts_of(seed) for seed in seeds]
+        self.texts = dict[bytes, JsonText | None]()
 
     def next(self) -> bytes:
         """One input; now and then a seed as it is."""
         parts = list(self.random.choice(self.seeds))
         changes = 0 if self.random.random() < UNCHANGED else self.random.randint(1, MAX_CHANGES)
+        chosen = Counter[int]()
         for _ in range(changes):
             at = self.random.randrange(len(parts))
             if len(parts[at]) <= SMALL and self.random.random() < SPARED:
                 at = len(parts) - 1  # the first part often only says which decoder it is for
-            parts[at] = self.bend(parts[at])
+            chosen[at] += 1
+        for at, count in chosen.items():
+            parts[at] = self.bend(parts[at], count)
         if self.random.random() < 0.02:
             parts = self._bend_frame(parts)
         return frame(parts)
 
-    def bend(self, part: bytes) -> bytes:
-        """One part, changed once."""
-        if self.random.random() < JSON_SHARE and part.startswith((b"{", b"[")):
+    def bend(self, part: bytes, count: int) -> bytes:
+        """One part, changed so many times: first as JSON, if it is that, then as bytes."""
+        as_json = 0
+        if part.startswith((b"{", b"[")):
+            as_json = sum(self.random.random() < JSON_SHARE for _ in range(count))
+        if as_json and (text := self._placed(part)) is not None:
+            part = text.edited([self._bend_json(text) for _ in range(as_json)])
+            count -= as_json
+        for _ in range(count):
+            part = self._bend_bytes(part)
+        return part
+
+    def _placed(self, part: bytes) -> JsonText | None:
+        """Where its values stand; None for what is no JSON."""
+        if part not in self.texts:
+            if len(self.texts) >= MOST_TEXTS:  # a guided engine gives new parts without end
+                self.texts.clear()
             try:
-                return self._bend_json([json.loads(part)])
+                self.texts[part] = place_values(json.loads(part), MOST_ITEMS)
             except (ValueError, RecursionError):
-                pass  # it is JSON no more
-        return self._bend_bytes(part)
+                self.texts[part] = None
+        return self.texts[part]
 
     def _bend_frame(self, parts: list[bytes]) -> list[bytes]:
         at = self.random.randrange(len(parts))
@@ -96,25 +113,19 @@ class Mutator:
             case _:
                 return [*parts[:at], self.random.choice(self.random.choice(self.seeds)), *parts[at + 1 :]]
 
-    def _bend_json(self, whole: list[Any]) -> bytes:
-        holder, key = self.random.choice(_places(whole))
-        which = self.random.randrange(6)
-        if which == 2 and isinstance(holder, list):
-            which = 6
-        match which:
+    def _bend_json(self, text: JsonText) -> Edit:
+        place = self.random.choice(text.places)
+        match self.random.randrange(6):
             case 0:
-                del holder[key]
+                return text.without(place)
             case 1:
-                holder[key] = [holder[key]]
-            case 6:
-                holder.append(holder[key])
+                return text.with_value(place, b"[" + text.value(place) + b"]")
             case 2:
-                holder[str(key) + "x"] = holder[key]
+                return text.with_twin(place)
             case 3:
-                holder[key] = self._bend_atom(holder[key])
+                return text.with_value(place, _dumped(self._bend_atom(json.loads(text.value(place)))))
             case _:
-                holder[key] = self.random.choice(ATOMS)
-        return json.dumps(whole[0]).encode("utf-8", "surrogatepass") if whole else b""
+                return text.with_value(place, self.random.choice(ATOM_TEXTS))
 
     def _bend_atom(self, value: Any) -> Any:
         if isinstance(value, bool) or value is None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import drive
+from tests.fuzz.json_places import place_values
 from tests.fuzz.mutate import Mutator, frame, parts_of
 from tests.fuzz.target import Target, attempt
 
@@ -88,6 +89,35 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     made = [first.next() for _ in range(50)]
     assert made == [second.next() for _ in range(50)]
     assert len(set(made)) > 40
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+)
+
+
+@given(JSON, st.data())
+def test_a_value_is_changed_where_it_stands_and_the_text_stays_json(value: object, data: st.DataObject) -> None:
+    text = place_values(value, 40)
+    assert json.loads(text.raw) == value
+    place = data.draw(st.sampled_from(text.places))
+    assert json.loads(text.value(place)) in [value, *_inside(value)]
+    for edit in (text.with_value(place, b"[17]"), text.with_twin(place), *([text.without(place)] * (place.start > 0))):
+        assert json.loads(text.edited([edit])) != value or value == [17]
+
+
+def _inside(value: object) -> list[object]:
+    """All values in a value."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [*inner, *(one for item in inner for one in _inside(item))]
+
+
+def test_of_edits_that_overlap_the_first_is_made() -> None:
+    text = place_values({"a": [1, 2]}, 40)
+    outer, first, second = text.places[1:]
+    assert text.edited([text.with_value(second, b"3"), text.with_value(first, b"0")]) == b'{"a":[0,3]}'
+    assert text.edited([text.with_value(first, b"0"), text.with_value(outer, b"[]")]) == b'{"a":[]}'
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5))

@@ -129,6 +129,13 @@ class Quicker(Hub):
         raise SessionClosed("nothing more is taken")
 
 
+class Late(Hub):
+    """The release is made when it comes to approve."""
+
+    def approve(self, approval: SignedApproval) -> None:
+        raise SessionClosed("the session is released: nothing more is taken")
+
+
 def test_what_was_closed_without_it_is_passed_over(shelf: Shelf) -> None:
     """The release is made, or another one is being closed: it asks what is to be done now."""
     small = on_disk(shelf)
@@ -136,6 +143,21 @@ def test_what_was_closed_without_it_is_passed_over(shelf: Shelf) -> None:
     hub = Quicker(small, asked[0], asked[3])
     serve(small, shelf, hub)
     assert len(hub.given) == 1, "the approval alone"
+
+
+def test_a_lost_line_while_it_asks_why_is_no_end(shelf: Shelf) -> None:
+    small = on_disk(shelf)
+    asked = tasks(small)
+    hub = Quicker(small, asked[0], TransportError("away"), asked[3], asked[3])
+    serve(small, shelf, hub)
+    assert len(hub.given) == 2, "the approval and the shares"
+
+
+def test_a_lost_line_after_the_end_is_no_end_either(shelf: Shelf) -> None:
+    small = on_disk(shelf)
+    serve(small, shelf, Late(small, TransportError("away")))
+    with pytest.raises(SessionClosed, match="erased"):
+        shelf.keys.get(small.members[0].offer.statement.digest)
 
 
 def test_a_refusal_of_what_is_still_asked_ends_it(shelf: Shelf) -> None:
@@ -273,12 +295,8 @@ def test_the_key_goes_when_the_session_ends_without_a_release(shelf: Shelf) -> N
 
 
 def test_one_that_comes_after_the_release_erases_its_key_all_the_same(shelf: Shelf) -> None:
-    class Over(Hub):
-        def approve(self, approval: SignedApproval) -> None:
-            raise SessionClosed("the session is released: nothing more is taken")
-
     small = on_disk(shelf)
-    serve(small, shelf, Over(small))
+    serve(small, shelf, Late(small))
     with pytest.raises(SessionClosed, match="erased"):
         shelf.keys.get(small.members[0].offer.statement.digest)
 

@@ -121,7 +121,7 @@ class Parties:
                 thread.start()
             for thread in threads:
                 thread.join(90)
-                assert not thread.is_alive(), "a party did not end"
+                assert not thread.is_alive(), f"a party did not end; others ended with {self.errors}"
         for shelf in self.shelves:
             shelf.close()
 
