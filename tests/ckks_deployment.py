@@ -42,6 +42,7 @@ from secagg_server.server import Coordinator, listen
 from secagg_server.session import Checkpoint, Host, no_checkpoint
 from tests.client.runner import CountedTraining, nap
 from tests.deployment import HOUR, Deployment
+from tests.driving import await_end
 from tests.masked_deployment import FixedTraining, Gone
 from tests.small import changes, small_plan
 
@@ -213,8 +214,7 @@ def run_together(deployment: CkksDeployment, participants: list[Participant], ad
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(90)
-        assert not thread.is_alive(), "a party did not end"
+        await_end(thread)
 
 
 def main() -> None:

@@ -1,10 +1,24 @@
-"""A coordinator of `tests.deployment` that moves on by itself, as the deployed one does."""
+"""A coordinator of `tests.deployment` that moves on by itself, as the deployed one does; and waiting for parties."""
 
 import contextlib
+import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 
 from tests.deployment import Running
+
+PATIENCE_SECONDS = 300
+"""Ten times what the longest takes beside three more of its kind: it tells a hang from a busy machine."""
+
+
+def await_end(thread: threading.Thread, errors: Sequence[BaseException | None] = ()) -> None:
+    """Wait for a party. When it does not end: who failed, and where everybody is."""
+    thread.join(PATIENCE_SECONDS)
+    if thread.is_alive():
+        stacks = ["".join(traceback.format_stack(frame)[-6:]) for frame in sys._current_frames().values()]
+        failed = [error for error in errors if error is not None]
+        raise AssertionError("\n\n".join((f"a party did not end; errors of others: {failed}", *stacks)))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from secagg_server.server import Coordinator, listen
 from secagg_server.session import Checkpoint, Host, no_checkpoint
 from tests.client.runner import CountedTraining, nap
 from tests.deployment import HOUR, Deployment
+from tests.driving import await_end
 from tests.small import changes, small_plan
 
 
@@ -207,5 +208,4 @@ def together(participants: list[MaskedParticipant], address: str) -> Iterator[No
         thread.start()
     yield
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a client did not end"
+        await_end(thread)

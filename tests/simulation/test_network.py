@@ -32,7 +32,7 @@ from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
 from tests.client.runner import SMALL_CHUNK, make_run, nap
 from tests.deployment import Deployment
-from tests.driving import advancing
+from tests.driving import advancing, await_end
 from tests.masked_deployment import FixedTraining, MaskedDeployment, everybody
 from tests.simulation.bad_network import BadLine, LateAndTwice
 from tests.small import changes, small_plan
@@ -120,8 +120,7 @@ class Parties:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(90)
-                assert not thread.is_alive(), f"a party did not end; others ended with {self.errors}"
+                await_end(thread, self.errors)
         for shelf in self.shelves:
             shelf.close()
 
