@@ -18,7 +18,7 @@ from secagg.warm import warm_up
 from secagg_client.cli_ledger import ledger
 from secagg_client.client_config import ClientConfig
 from secagg_client.plan_defaults import DEFAULT_RANK, DEFAULT_TRAINING
-from secagg_client.policies import load_policy
+from secagg_client.policies import load_policy, naming_policy
 from secagg_host.config import load_toml
 from secagg_host.durable import DurableJournal, FolderLock, write_atomic
 from secagg_host.events import EventLog
@@ -128,8 +128,9 @@ def run(config_file: Path, as_json: bool) -> None:
         try:
             take_part(config, party, log)
         except SecaggError as error:
-            log.emit("failed", code=error.code, reason=str(error))
-            raise
+            refused = naming_policy(error, config.policy)
+            log.emit("failed", code=refused.code, reason=str(refused))
+            raise refused from error.__cause__
         finally:
             log.close()
 

@@ -16,7 +16,7 @@ from secagg_client.calls import CommitteeCalls
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.keyholder_run import KeyHolderRun, Shelf, load_config, load_holder, make_offer
 from secagg_client.patience import Patience
-from secagg_client.policies import protocol_of
+from secagg_client.policies import naming_policy, protocol_of
 from secagg_host.config import read_toml
 from secagg_host.durable import DurableJournal, FolderLock, read_file, write_atomic
 from secagg_host.events import EventLog
@@ -108,8 +108,9 @@ def run(config_file: Path, as_json: bool) -> None:
             with channel(config.coordinator, party) as line:
                 KeyHolderRun(holder, shelf, CommitteeCalls(line), patience).run(config.session)
         except SecaggError as error:
-            log.emit("failed", code=error.code, reason=str(error))
-            raise
+            refused = naming_policy(error, config.policy)
+            log.emit("failed", code=refused.code, reason=str(refused))
+            raise refused from error.__cause__
         finally:
             shelf.close()
             log.close()
@@ -131,8 +132,9 @@ def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> N
                 keys = contexts_of(config)
                 CkksHolderRun(holder, CkksCalls(line), keys, spool, patience, secrets.token_bytes).run(config.session)
         except SecaggError as error:
-            log.emit("failed", code=error.code, reason=str(error))
-            raise
+            refused = naming_policy(error, config.policy)
+            log.emit("failed", code=refused.code, reason=str(refused))
+            raise refused from error.__cause__
         finally:
             journal.close()
             log.close()

@@ -84,7 +84,8 @@ class EvaluationSection(DataSection):
 
 
 class TrainingSection(Frozen):
-    """What does not touch the result's privacy. `seed` is for sessions with seeded noise: experiments only.
+    """How this machine trains. `seed` is for sessions with seeded noise, experiments only: who knows it can take the
+    noise away; nothing else here touches the result's privacy.
 
     `micro_batch` examples at most go through the model at a time; left out, as many as memory holds. `threads` are
     those of one client, when several share a machine; left out, all processors.

@@ -3,26 +3,21 @@
 from pathlib import Path
 
 from secagg.ckks.policy import CkksAnchors, CkksPolicy
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, PolicyViolation, SecaggError
 from secagg.masked.policy import MaskedAnchors, MaskedPolicy
 from secagg.policy import Anchors, Policy
-from secagg_host.config import check_config, read_toml
+from secagg_host.config import check_for_protocol, read_toml
 
-PROTOCOLS = ("sealed", "masked", "ckks")
 AnyPolicy = Policy | MaskedPolicy | CkksPolicy
 AnyAnchors = Anchors | MaskedAnchors | CkksAnchors
+POLICIES: dict[str, type[AnyPolicy]] = {"sealed": Policy, "masked": MaskedPolicy, "ckks": CkksPolicy}
+ANCHORS: dict[str, type[AnyAnchors]] = {"sealed": Anchors, "masked": MaskedAnchors, "ckks": CkksAnchors}
 
 
 def load_policy(path: Path) -> AnyPolicy:
     """A client's policy. Raises ConfigError."""
     plain = read_toml(path)
-    match protocol_of(plain, path):
-        case "masked":
-            return check_config(plain, MaskedPolicy, path)
-        case "ckks":
-            return check_config(plain, CkksPolicy, path)
-        case _:
-            return check_config(plain, Policy, path)
+    return check_for_protocol(plain, POLICIES, protocol_of(plain, path), path)
 
 
 def load_anchors(path: Path) -> AnyAnchors:
@@ -30,18 +25,17 @@ def load_anchors(path: Path) -> AnyAnchors:
     plain = read_toml(path)
     if "max_epsilon" in plain:
         return load_policy(path)
-    match protocol_of(plain, path):
-        case "masked":
-            return check_config(plain, MaskedAnchors, path)
-        case "ckks":
-            return check_config(plain, CkksAnchors, path)
-        case _:
-            return check_config(plain, Anchors, path)
+    return check_for_protocol(plain, ANCHORS, protocol_of(plain, path), path)
 
 
 def protocol_of(plain: dict[str, object], path: Path) -> str:
     """The one protocol that the file is for: `sealed`, unless `protocols` says otherwise. Raises ConfigError."""
     named = plain.get("protocols", ["sealed"])
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in PROTOCOLS:
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in list(POLICIES):
         raise ConfigError(f'{path}: protocols must be ["sealed"], ["masked"] or ["ckks"]: each has a file of its own')
     return str(named[0])
+
+
+def naming_policy(error: SecaggError, path: Path) -> SecaggError:
+    """The same error; where a policy refused, with the file that says so."""
+    return PolicyViolation(f"{error} (by {path})") if type(error) is PolicyViolation else error

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -52,6 +53,20 @@ def read_toml(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: is not TOML: {error}") from error
+
+
+def check_for_protocol(plain: dict[str, object], models: Mapping[str, type[M]], protocol: str, path: Path) -> M:
+    """Check values read from `path` against the model of its protocol. Raises ConfigError.
+
+    A setting of another protocol is no misspelt one, and the message says whose it is.
+    """
+    for name in plain:
+        owners = [other for other, model in models.items() if name in model.model_fields]
+        if owners and protocol not in owners:
+            raise ConfigError(
+                f"{path}: {name}: is a setting of {' and '.join(owners)} sessions, and this file is for {protocol} ones"
+            )
+    return check_config(plain, models[protocol], path)
 
 
 def check_config(plain: dict[str, object], model: type[M], path: Path) -> M:

@@ -34,6 +34,7 @@ from secagg_server.clock import check_clock
 from secagg_server.masked_storage import CkksStore
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
+from secagg_server.tasks import uploads_in_words
 
 SUMS = "sums.bin"
 PROGRESS_STEPS = 20
@@ -95,7 +96,7 @@ class CkksSession:
 
     def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
         """Log an event of this session."""
-        self.host.events.emit(event, ctx=self.ctx, **fields)
+        self.host.events.emit(event, session=self.ctx, **fields)
 
     def move(self, state: SessionState, reason: str, what: str, party: str | None = None) -> None:
         """Record a new state."""
@@ -108,6 +109,9 @@ class CkksSession:
         state, reason = self.store.state()
         if state == SessionState.PROPOSED:
             reason = f"waiting for the approval of {self.descriptor.holder.title}"
+        elif state == SessionState.OPEN:
+            come, descriptor = self.store.count("upload"), self.descriptor
+            reason = uploads_in_words(come, self.close_at, descriptor.n_min, descriptor.upload_deadline)
         elif state == SessionState.CLOSING:
             reason = self.problem or f"waiting for {self.descriptor.holder.title} to open the sum"
         return state, reason

@@ -120,7 +120,7 @@ class MaskedSession:
 
     def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
         """Log an event of this session."""
-        self.host.events.emit(event, ctx=self.ctx, **fields)
+        self.host.events.emit(event, session=self.ctx, **fields)
 
     def status(self) -> tuple[SessionState, str]:
         """State and reason; while it runs, what is waited for."""

@@ -78,7 +78,7 @@ class MessageStore(StateStore):
     ) -> None:
         """Record a message that was checked."""
         match = (MaskedMessageRow.ctx == self.ctx) & (MaskedMessageRow.step == step)
-        with self._store.write() as db:
+        with self.write() as db:
             number = db.scalar(select(func.count()).select_from(MaskedMessageRow).where(match)) or 0
             raw = None if receipt is None else receipt.to_bytes()
             row = MaskedMessageRow(ctx=self.ctx, step=step, client=client, number=number, body=body, receipt=raw)
@@ -87,7 +87,7 @@ class MessageStore(StateStore):
 
     def forget(self, step: str, client: str) -> None:
         """Drop a message that was refused after all."""
-        with self._store.write() as db:
+        with self.write() as db:
             row = db.get(MaskedMessageRow, (self.ctx, step, client))
             if row is not None:
                 db.delete(row)
@@ -114,7 +114,7 @@ class MessageStore(StateStore):
         self, step: str, at: int, note: TimelineEvent, signed: bytes | None = None, *, closing: bool = False
     ) -> None:
         """Record that a round is over; `closing`: with it the session closes for newcomers."""
-        with self._store.write() as db:
+        with self.write() as db:
             db.add(MaskedRoundRow(ctx=self.ctx, step=step, at=at, signed=signed))
             if closing:
                 self._set_state(db, SessionState.CLOSING, "")

@@ -38,6 +38,7 @@ from secagg_server.masked_driver import MaskedDriver
 from secagg_server.masked_services import Masked, MaskedDirectory
 from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import CkksStore, MaskedStore
+from secagg_server.pace import Pace
 from secagg_server.services import Committee, Contribution, Directory, Publication
 from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
 from secagg_server.storage import Store
@@ -215,11 +216,13 @@ class Coordinator:
         if self.masked:
             warm_masked(os.urandom)
 
-    def advance(self) -> None:
-        """Let every session take the steps that it can take now."""
+    def advance(self, pace: Pace | None = None) -> None:
+        """Let every session take the steps that it can take now; with a `pace`, those that are due a look."""
         now = self.host.clock()
         for driver in self.drivers:
-            driver.advance(now)
+            store = driver.session.store
+            if pace is None or pace.due(store.ctx, store.recorded):
+                driver.advance(now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +286,9 @@ def serve(
             address=f"{listener.host}:{listener.port}",
             sessions=[*coordinator.sessions, *coordinator.masked, *coordinator.ckks],
         )
+        pace = Pace()
         while not stop.is_set():
-            coordinator.advance()
+            coordinator.advance(pace)
             stop.wait(TICK_SECONDS)
     events.emit("stopped")
 

@@ -31,7 +31,7 @@ from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
 from secagg_server.storage import SessionState, SessionStore
-from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task, Waiting
+from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task, Waiting, uploads_in_words
 
 DEGREE_CHECK_SECONDS = 60
 Checkpoint = Callable[[str], None]
@@ -144,7 +144,7 @@ class ServedSession:
 
     def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
         """Log an event of this session."""
-        self.host.events.emit(event, ctx=self.ctx, **fields)
+        self.host.events.emit(event, session=self.ctx, **fields)
 
     def announce_change(self) -> None:
         """Wake everyone who waits for this session. The caller holds the lock."""
@@ -160,6 +160,10 @@ class ServedSession:
             reason = self.problem or (waiting.reason if waiting else reason)
         if self.descriptor.releases > 1 and state in (SessionState.OPEN, SessionState.CLOSING):
             reason = self._progress_reason(state, reason)
+        elif state == SessionState.OPEN:
+            reason = uploads_in_words(
+                self.store.count_complete(), self.close_at, self.descriptor.n_min, self.descriptor.upload_deadline
+            )
         return state, reason
 
     def _progress_reason(self, state: SessionState, reason: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import create_engine, event, func, select, update
@@ -159,9 +160,19 @@ class StateStore:
 
     def __init__(self, store: Store, ctx: str) -> None:
         self._store, self.ctx = store, ctx
+        self._writes = count(1)
+        self.recorded = 0
+        self._state: tuple[int, tuple[SessionState, str]] | None = None
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction, committed durably at the end; `recorded` is another number after it. Raises StorageError."""
+        with self._store.write() as db:
+            yield db
+        self.recorded = next(self._writes)
 
     def _add(self, row: Base, note: TimelineEvent | None = None) -> None:
-        with self._store.write() as db:
+        with self.write() as db:
             db.add(row)
             self._note(db, note)
 
@@ -173,7 +184,13 @@ class StateStore:
         db.execute(update(SessionRow).where(SessionRow.ctx == self.ctx).values(state=state.value, reason=reason))
 
     def state(self) -> tuple[SessionState, str]:
-        """State and reason."""
+        """State and reason. Asked at every call and every look, so read again only after a write."""
+        recorded = self.recorded  # before reading: a write meanwhile makes what was read old, not new
+        if self._state is None or self._state[0] != recorded:
+            self._state = (recorded, self._read_state())
+        return self._state[1]
+
+    def _read_state(self) -> tuple[SessionState, str]:
         with self._store.read() as db:
             row = db.get(SessionRow, self.ctx)
             if row is None:
@@ -182,7 +199,7 @@ class StateStore:
 
     def move(self, state: SessionState, reason: str, note: TimelineEvent) -> None:
         """Record a new state."""
-        with self._store.write() as db:
+        with self.write() as db:
             self._set_state(db, state, reason)
             self._note(db, note)
 
@@ -226,7 +243,7 @@ class SessionStore(StateStore):
 
     def announce(self, uploads: Sequence[SignedUpload]) -> None:
         """Record what clients are about to send."""
-        with self._store.write() as db:
+        with self.write() as db:
             db.add_all(
                 UploadRow(ctx=self.ctx, client=signed.signer, signed=signed.to_bytes(), receipt=None)
                 for signed in uploads
@@ -234,14 +251,14 @@ class SessionStore(StateStore):
 
     def forget_upload(self, client: str) -> None:
         """Drop an announced upload that was refused."""
-        with self._store.write() as db:
+        with self.write() as db:
             row = db.get(UploadRow, (self.ctx, client))
             if row is not None and row.receipt is None:
                 db.delete(row)
 
     def add_receipts(self, receipts: Sequence[tuple[SignedReceipt, TimelineEvent]]) -> None:
         """Mark clients' uploads complete, all or none of them."""
-        with self._store.write() as db:
+        with self.write() as db:
             for signed, note in receipts:
                 match = (UploadRow.ctx == self.ctx) & (UploadRow.client == signed.statement.client)
                 db.execute(update(UploadRow).where(match).values(receipt=signed.to_bytes()))
@@ -287,7 +304,7 @@ class SessionStore(StateStore):
 
     def fix_candidate(self, signed: SignedCandidate, note: TimelineEvent) -> None:
         """Record the candidate set of a release and that it is being closed, in one."""
-        with self._store.write() as db:
+        with self.write() as db:
             db.add(CandidateRow(ctx=self.ctx, release=signed.statement.release, signed=signed.to_bytes()))
             self._set_state(db, SessionState.CLOSING, "")
             self._note(db, note)
@@ -383,7 +400,7 @@ class SessionStore(StateStore):
 
     def publish(self, release: int, state: SessionState, note: TimelineEvent) -> None:
         """Record that the folder of a release is written, and what the session does next, in one."""
-        with self._store.write() as db:
+        with self.write() as db:
             db.add(PublishedRow(ctx=self.ctx, release=release))
             self._set_state(db, state, "")
             self._note(db, note)

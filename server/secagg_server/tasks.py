@@ -1,5 +1,6 @@
 """What is asked of key-holders, and what a session waits for (protocol.md §8)."""
 
+import time
 from dataclasses import dataclass
 
 from secagg.coordinator import Settlement
@@ -59,3 +60,10 @@ class Waiting:
         if self.have >= self.needed:
             return f"{self.have} {self.what}, {self.needed} are enough; none so far from {', '.join(self.missing)}"
         return f"{self.have} of {self.needed} {self.what}; waiting for {', '.join(self.missing)}"
+
+
+def uploads_in_words(come: int, close_at: int | None, n_min: int, deadline: int) -> str:
+    """What an open session waits for. `deadline` in seconds since 1970."""
+    until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(deadline))
+    wanted = f"it closes with {close_at}" if close_at is not None else f"at least {n_min} are needed"
+    return f"{come} uploads have come, and are taken until {until}; {wanted}"

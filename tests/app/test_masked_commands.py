@@ -9,14 +9,14 @@ from click.testing import CliRunner, Result
 
 from secagg.canonical import pretty_bytes
 from secagg.certificate import Evaluation, Metric
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, PolicyViolation, TransportError
 from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
 from secagg.masked.policy import MaskedAnchors, MaskedPolicy
 from secagg.policy import Policy
 from secagg_app.main import cli
 from secagg_attacks.aggregation.certified import Certified
 from secagg_attacks.releases import ReleasedRound
-from secagg_client.policies import load_anchors, load_policy
+from secagg_client.policies import load_anchors, load_policy, naming_policy
 from secagg_client.published import read_any_certificate
 from tests.masked_deployment import MaskedDeployment
 from tests.server.test_masked_server import play
@@ -82,8 +82,10 @@ def test_a_masked_session_is_made_and_shown(made: MaskedDeployment, tmp_path: Pa
         ({"dropout_rate": 0.6}, "dropouts of 5 clients leave fewer"),
         ({"n_min": 2}, "n_min"),
         ({"round_seconds": 100_000}, "do not fit between"),
-        ({"corrupt_keyholders": 1}, "corrupt_keyholders"),
-        ({"protocol": "unheard"}, "protocol"),
+        ({"corrupt_keyholders": 1}, "corrupt_keyholders: is a setting of sealed sessions, and this file is for masked"),
+        ({"n_max": 5}, "n_max: is a setting of sealed and ckks sessions, and this file is for masked"),
+        ({"protocol": "maskd"}, 'protocol: must be "sealed", "masked" or "ckks"'),
+        ({"protocol": 3}, 'protocol: must be "sealed", "masked" or "ckks"'),
     ],
 )
 def test_numbers_that_no_graph_serves_are_refused(
@@ -163,4 +165,15 @@ def test_a_policy_says_which_protocol_it_is_for(made: MaskedDeployment, tmp_path
     sealed.write_text((made.folder / "policy.toml").read_text().replace('["masked"]', '["sealed"]'))
     with pytest.raises(ConfigError, match="committee"):
         load_policy(sealed)
+    of_sealed = tmp_path / "of-sealed.toml"
+    of_sealed.write_text("corrupt_keyholders = 1\n" + (made.folder / "policy.toml").read_text())
+    with pytest.raises(ConfigError, match="corrupt_keyholders: is a setting of sealed sessions, and this file is for "):
+        load_policy(of_sealed)
     assert not issubclass(MaskedPolicy, Policy)
+
+
+def test_a_refusal_by_a_policy_names_its_file(tmp_path: Path) -> None:
+    refused = naming_policy(PolicyViolation("n_min is 3, at least 4 is asked for"), tmp_path / "policy.toml")
+    assert str(refused) == f"n_min is 3, at least 4 is asked for (by {tmp_path / 'policy.toml'})"
+    other = TransportError("away")
+    assert naming_policy(other, tmp_path / "policy.toml") is other

@@ -99,6 +99,12 @@ def test_show_refuses_an_altered_file(study: Study, tmp_path: Path) -> None:
         ("n_min = 3", 'n_min = "3"', "n_min: Input should be a valid integer"),
         ("corrupt_keyholders = 1", "corrupt_keyholders = 2", "leave no quorum"),
         ("corrupt_keyholders = 1", "surprise = 1", "surprise: there is no such setting"),
+        (
+            "corrupt_keyholders = 1",
+            "dropout_rate = 0.1",
+            "dropout_rate: is a setting of masked sessions",
+        ),
+        ("corrupt_keyholders = 1", 'protocol = "seald"', 'protocol: must be "sealed", "masked" or "ckks"'),
         ("expiry_minutes = 120", "expiry_minutes = 1", "times must be in the order"),
         ("client-1/identity/certificate.pem", "client-2/identity/certificate.pem", "distinct parties"),
         ("client-1/identity/certificate.pem", "nowhere.pem", "nowhere.pem: it does not exist"),

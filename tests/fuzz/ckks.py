@@ -307,10 +307,11 @@ def read_release(content: dict[str, bytes], name: str, again: bool) -> object:
     if again:
         known = known.model_copy(update={"files": hashes_of(content)})
     check_files(content, known.files, set(certificate.FILES))
-    found = None if name in PROSE else _check_adapter(content, known, descriptor())
+    if name not in PROSE:
+        _check_adapter(content, known, descriptor())
     if not again:
         genuine(content == release(), True)
-    return found
+    return known
 
 
 TARGETS: tuple[Target, ...] = (

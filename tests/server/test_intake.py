@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -303,3 +304,16 @@ def test_a_whole_upload_without_a_receipt_is_taken_from_its_end(running: Running
         caller.send(upload, upload.ciphertext.nbytes)
     kept = b"".join(running.session.files.blocks(client, 1 << 20))
     assert kept == upload.ciphertext.tobytes()
+
+
+def test_an_open_session_says_what_it_waits_for(tmp_path: Path) -> None:
+    """Clients see it in their logs while others still train."""
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all(2)
+        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(deployment.descriptor.upload_deadline))
+        with running.client(0) as client:
+            assert client.status().reason == f"2 uploads have come, and are taken until {until}; it closes with 4"
+        running.session.close_at = None
+        assert running.session.status()[1].endswith("at least 3 are needed")

@@ -212,10 +212,15 @@ def run(settings: DemoSettings, view: View) -> Outcome:
     return Outcome(settings, folder, task.split, results, exposure, _verify(folder))
 
 
+def uploads_of(folder: RunFolder) -> Path:
+    """Where the coordinator keeps what the clients sent."""
+    return folder.root / COORDINATOR / "state" / "uploads"
+
+
 def _verify(folder: RunFolder) -> tuple[str, ...]:
     log = folder.logs / "verify.log"
-    uploads = folder.root / COORDINATOR / "state" / "uploads"
-    said = run_command(log, "verify", folder.release, "--trust", folder.anchors, "--uploads", uploads, "--json")
+    trust = ("--trust", folder.anchors, "--uploads", uploads_of(folder))
+    said = run_command(log, "verify", folder.release, *trust, "--json")
     return tuple(json.loads(said)["checks"])
 
 
@@ -288,7 +293,7 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
         ("certificates, policies, configuration, logs", folder.root),
     ):
         console.print(f"  {name}: {path}", soft_wrap=True, highlight=False)
-    again = f"{as_typed()} verify {folder.release} --trust {folder.anchors}"
+    again = f"{as_typed()} verify {folder.release} --trust {folder.anchors} --uploads {uploads_of(folder)}"
     console.print(f"  check it again: {again}", soft_wrap=True, highlight=False)
 
 

@@ -129,7 +129,7 @@ _WORDS = {
     "advertised": "advertised its keys",
     "key-shared": "shared its mask key with {holders} others",
     "opened": "opened the sum of {members} uploads",
-    "unmasked": "gave its shares: {shares}",
+    "unmasked": "gave {shares} shares",
     "late": "was late: {reason}",
     "round": "round '{closed}' closed: {have} of {of}",
     "erased": "erased its session key",
