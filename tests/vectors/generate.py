@@ -22,6 +22,7 @@ from tests.vectors import (
     masked_liars,
     masked_session,
     masked_statements,
+    releases,
     session,
     statements,
 )
@@ -45,6 +46,7 @@ DOCUMENTS: Mapping[str, Callable[[], Json]] = {
     "sealed": arithmetic.sealed,
     "client_noise": client_noise.document,
     "session": liars.document,
+    "releases": releases.document,
     "masked_parameters": masked.parameters,
     "masked": masked.document,
     "masked_statements": masked_statements.document,
