@@ -27,22 +27,23 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log lines go to stder
 import grpc as grpc  # noqa: E402, PLC0414
 
 MAX_MESSAGE_BYTES = 4 << 20
+"""What the coordinator takes in one message: any party of the authority could fill its memory."""
+MAX_ANSWER_BYTES = 256 << 20
+"""What a party takes from its coordinator: a descriptor has the certificates of the whole roster, 1 KB each."""
 MAX_CHUNK_BYTES = 1 << 20
 PROBE_SECONDS = 5.0
 
-_OPTIONS: tuple[tuple[str, int], ...] = (
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-)
-SERVER_OPTIONS = (
-    *_OPTIONS,
+    ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 30_000),
 )
-CHANNEL_OPTIONS = (
-    *_OPTIONS,
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),

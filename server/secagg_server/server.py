@@ -24,7 +24,7 @@ from secagg.warm import warm_masked, warm_opening
 from secagg_host.durable import FolderLock, guard, make_folder, read_file
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
-from secagg_host.tls import MAX_MESSAGE_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
+from secagg_host.tls import MAX_ANSWER_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import CALLS_AT_ONCE, RoleInterceptor
 from secagg_server.blobs import UploadFiles
@@ -46,7 +46,8 @@ from secagg_server.storage import Store
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 2.0
 MAX_WORKERS = 256
-ROOM_FOR_APPROVALS = 1 << 20
+MAX_SESSION_BYTES = MAX_ANSWER_BYTES // 2
+"""The rest is for approvals, and for the sets of so many clients with every key-holder's answers."""
 
 
 Proposal = Signed[Descriptor] | SignedMaskedDescriptor | SignedCkksDescriptor
@@ -55,8 +56,11 @@ Proposal = Signed[Descriptor] | SignedMaskedDescriptor | SignedCkksDescriptor
 def load_session(path: Path, files: PartyFiles) -> Proposal:
     """Read and check a signed session file, of whichever protocol. Raises ConfigError or VerificationError."""
     raw = read_file(path)
-    if len(raw) > MAX_MESSAGE_BYTES - ROOM_FOR_APPROVALS:
-        raise SizeLimitError(f"{path}: {len(raw)} bytes do not fit a message; embed less in the plan")
+    if len(raw) > MAX_SESSION_BYTES:
+        raise SizeLimitError(
+            f"{path}: has {len(raw)} bytes, and {MAX_SESSION_BYTES} fit a message; embed less in the plan, or have "
+            "fewer clients on the roster"
+        )
     proposal: Proposal
     try:
         if is_ckks(raw):

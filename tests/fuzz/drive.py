@@ -36,6 +36,7 @@ ALL = {
 }
 SLOW_SECONDS = 1.0
 KEPT_BYTES = 4096
+PROGRESS_INPUTS = 50_000
 
 
 @dataclass
@@ -110,6 +111,9 @@ def own(target: Target, inputs: int, seed: int) -> Tally:
     mutator, tally = Mutator(target.seeds(), Random(seed)), Tally(target, "own")
     while tally.inputs < inputs:
         tally.take(mutator.next())
+        if tally.inputs % PROGRESS_INPUTS == 0:
+            took = time.monotonic() - tally.began
+            print(f"{target.name}: {tally.inputs:,} of {inputs:,} inputs, {took:.0f} s", file=sys.stderr, flush=True)
     return tally
 
 

@@ -21,6 +21,7 @@ from secagg_host.tls import MAX_MESSAGE_BYTES, check_refuses_tls12, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.authorisation import ALLOWED, CALLS_AT_ONCE
 from tests.deployment import Caller, Deployment, Running, issue_party
+from tests.small import small_plan
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 METHODS = {f"/{service.full_name}/{method.name}": method for service in SERVICES.values() for method in service.methods}
@@ -229,6 +230,17 @@ def test_a_message_over_the_limit_is_refused(opened: Running) -> None:
     request = pb.EnrolRequest(signed_enrolment_json=bytes(MAX_MESSAGE_BYTES + 1))
     with opened.client(0) as caller, pytest.raises(SecaggError, match="larger than"):
         caller.ask(caller.contribution.Enrol, request)
+
+
+def test_a_session_larger_than_a_message_to_the_coordinator_reaches_every_party(tmp_path: Path) -> None:
+    """As that of some thousand clients is, whose certificates are all in it."""
+    plan = small_plan()
+    plan = plan.model_copy(update={"adapter_config": {**plan.adapter_config, "note": "x" * (MAX_MESSAGE_BYTES + 1)}})
+    deployment = Deployment(tmp_path, plan=plan)
+    with deployment.running() as running:
+        running.approve()
+        with running.client(0) as client:
+            assert client.session().check(approved=True).ctx == deployment.descriptor.ctx
 
 
 def test_a_party_that_opens_streams_and_sends_nothing_keeps_nobody_else_out(opened: Running) -> None:

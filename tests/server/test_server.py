@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from secagg.errors import CertificateInvalid, ConfigError, MalformedError, StorageError, TransportError
+from secagg.errors import CertificateInvalid, ConfigError, MalformedError, SizeLimitError, StorageError, TransportError
 from secagg.identity import Role
 from secagg_host.config import load_toml
 from secagg_host.durable import FolderLock
 from secagg_host.identity import PartyFiles
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server import server
 from secagg_server.config import ServerConfig
 from secagg_server.server import Coordinator, listen, load_session
 from secagg_server.storage import SessionState
@@ -104,6 +105,17 @@ def test_an_altered_session_file_is_refused(tmp_path: Path) -> None:
         load_session(path, deployment.coordinator_files)
     with pytest.raises(StorageError, match="does not exist"):
         load_session(tmp_path / "none.json", deployment.coordinator_files)
+
+
+def test_a_session_that_fits_no_message_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = Deployment(tmp_path)
+    deployment.write_config()
+    path = tmp_path / "session.json"
+    monkeypatch.setattr(server, "MAX_SESSION_BYTES", path.stat().st_size)
+    load_session(path, deployment.coordinator_files)
+    monkeypatch.setattr(server, "MAX_SESSION_BYTES", path.stat().st_size - 1)
+    with pytest.raises(SizeLimitError, match="have fewer clients on the roster"):
+        load_session(path, deployment.coordinator_files)
 
 
 def test_a_session_with_parties_of_another_authority_is_refused(tmp_path: Path) -> None:
