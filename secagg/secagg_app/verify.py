@@ -15,6 +15,7 @@ from secagg.ckks.descriptor import is_ckks
 from secagg.ckks.verify import NOT_LINKED as NOT_HASHED
 from secagg.ckks.verify import NOT_PROVED, CkksReport, verify_ckks
 from secagg.errors import (
+    ConfigError,
     HashMismatch,
     PolicyViolation,
     ProtocolViolation,
@@ -187,6 +188,8 @@ def _reader(folder: Path | None, content: Mapping[str, bytes]) -> ReadUpload | N
     """Reads stored ciphertexts from `folder`, or from the session's folder in it, as the coordinator keeps them."""
     if folder is None or CERTIFICATE not in content:
         return None
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder of uploads; the coordinator keeps them in STATE/uploads")
     raw = content[CERTIFICATE]
     inner = folder / parse_any(raw).ctx
     chosen = inner if inner.is_dir() else folder

@@ -14,13 +14,14 @@ def server() -> None:
     """Run the coordinator: it collects sealed uploads and can open nothing alone."""
 
 
-@server.command("run")
+@server.command("run", epilog="Example: secagg server run --config server.toml")
 @click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="server.toml")
 @click.option("--json", "as_json", is_flag=True, help="Show events as JSON lines.")
 def run_server(path: Path, *, as_json: bool) -> None:
-    """Serve the sessions of a configuration file until SIGTERM.
+    """Serve the sessions of a configuration file until SIGTERM or SIGINT.
 
-    Example: secagg server run --config server.toml
+    Exit status 0 after a signal; 1 with the reason when it cannot start. A session that ends, however, ends nothing
+    else: its release can be fetched. May be killed and started again at any time.
     """
     # gRPC, SQLAlchemy and matplotlib are loaded only by the command that needs them.
     from secagg_server.server import run

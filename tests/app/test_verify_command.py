@@ -137,8 +137,11 @@ def test_anchors_that_pin_somebody_else(made: Deployment, release: Path) -> None
     assert "error[policy]: the coordinator is not the one that is pinned" in result.stderr
 
 
-def test_a_folder_that_is_not_there(made: Deployment, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there(made: Deployment, release: Path, tmp_path: Path) -> None:
     assert verify(made, tmp_path / "nowhere").exit_code == 1
+    without = verify(made, release, "--uploads", tmp_path / "nowhere")
+    assert without.exit_code == 1
+    assert "there is no such folder of uploads" in without.stderr
 
 
 # -- receipts
