@@ -10,12 +10,13 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -104,12 +105,12 @@ class Tally:
         return bool(self.errors) or self.slowest > SLOW_SECONDS
 
 
-def own(target: Target, inputs: int, seed: int) -> Tally:
-    """Bend seeds at random."""
+def own(target: Target, inputs: int, seed: int, stop: Sequence[int] = ()) -> Tally:
+    """Bend seeds at random, until something is in `stop`."""
     for valid in target.seeds():  # compiles what is compiled on first use: not the input's fault
         attempt(target, valid)
     mutator, tally = Mutator(target.seeds(), Random(seed)), Tally(target, "own")
-    while tally.inputs < inputs:
+    while tally.inputs < inputs and not stop:
         tally.take(mutator.next())
         if tally.inputs % PROGRESS_INPUTS == 0:
             took = time.monotonic() - tally.began
@@ -158,7 +159,7 @@ def atheris_(target: Target, inputs: int, seed: int) -> None:
         atheris.Fuzz()
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, stop: Sequence[int] = ()) -> int:
     """Run one target; 1 when something was found."""
     parser = argparse.ArgumentParser(description="fuzz one decoder")
     parser.add_argument("--target", choices=[*ALL, "all"], required=True)
@@ -170,11 +171,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.engine == "atheris" or (options.engine == "auto" and has_atheris and options.target != "all"):
         atheris_(ALL[options.target], options.inputs, options.seed)
     chosen = ALL.values() if options.target == "all" else [ALL[options.target]]
-    tallies = [own(target, options.inputs, options.seed) for target in chosen]
+    tallies = [own(target, options.inputs, options.seed, stop) for target in chosen]
     reports = [tally.report() for tally in tallies]
     print(json.dumps(reports if options.target == "all" else reports[0], indent=1))
     return int(any(tally.failed for tally in tallies))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    signals = list[int]()
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))  # what was found so far is told
+    raise SystemExit(main(stop=signals))
