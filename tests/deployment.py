@@ -364,11 +364,12 @@ class Caller:
     def get_work(self, wait: float = 0) -> Any:
         return self.ask(self.committee.GetWork, pb.GetWorkRequest(wait_milliseconds=int(wait * 1000)))
 
-    def work_once(self, holder: KeyHolder, now: int, wait: float = 0) -> bool:
-        """Do what is asked; False when nothing is."""
+    def work_once(self, holder: KeyHolder, clock: int | Callable[[], int], wait: float = 0) -> bool:
+        """Do what is asked; False when nothing is. A clock that a test sets meanwhile is looked at once it is asked."""
         answer = self.ask(self.committee.GetProposal, pb.GetProposalRequest())
         descriptor = parse_model(SignedDescriptor, answer.signed_descriptor_json).check(approved=False)
         work = self.get_work(wait)
+        now = clock if isinstance(clock, int) else clock()
         match work.WhichOneof("work"):
             case "candidate":
                 candidate = SignedCandidate.parse(work.candidate.signed_candidate_json)

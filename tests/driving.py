@@ -48,7 +48,7 @@ def serving(running: Running, *holders: int) -> Iterator[None]:
         holder = running.deployment.committee[index]
         with running.holder(index) as caller:
             while not stop.wait(0.05):
-                caller.work_once(holder, running.deployment.clock())
+                caller.work_once(holder, running.deployment.clock)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in holders]
     for thread in threads:

@@ -267,7 +267,9 @@ class ClientRun:
         """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
         status = self._wait(descriptor)
         release = status.own_release if descriptor.releases > 1 else 1
-        if not _is_made(descriptor, status):
+        if not _is_made(descriptor, status) and self._is_dropped(descriptor, folder, status):
+            release = status.releases  # that contradicts the receipt: kept, and the end below says so
+        elif not _is_made(descriptor, status):
             if status.state is SessionState.RELEASED:  # of several releases, none holds this client's upload
                 status = Status(SessionState.EXPIRED, f"{LEFT_OVER}: {status.reason}", status.receipt)
             error = ending(status.state, status.reason)
@@ -280,6 +282,13 @@ class ClientRun:
         self.training.after_release(stored, descriptor)
         end_with_release(folder, verdict, self.signer.identity.title, stored)
         self.checkpoint("ended")
+
+    def _is_dropped(self, descriptor: Descriptor, folder: SessionFolder, status: Status) -> bool:
+        """Whether the last of several releases shows that this upload should have been in one (protocol.md §10.4)."""
+        if status.state is not SessionState.RELEASED or not status.releases:
+            return False
+        last = self.releases.look_at(descriptor, status.releases).certificate
+        return judge_receipt(last, folder.receipt()).fate is Fate.DROPPED
 
     def _wait(self, descriptor: Descriptor) -> Status:
         said = ""

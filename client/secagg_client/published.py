@@ -62,16 +62,24 @@ class Releases:
         Where the session has several, those before it are fetched and verified with it (protocol.md §10.3a).
         Raises a VerificationError, PolicyViolation or ProtocolViolation for what does not hold, StorageError.
         """
-        earlier = [self._fetch(descriptor, number) for number in range(1, release)]
-        content = self._fetch(descriptor, release)
-        report = self._verify(content, descriptor.ctx, earlier)
-        if report.certificate.final.statement.release != release:
-            raise ProtocolViolation(f"the coordinator gave another release than release {release}")
+        content, report = self._fetch_verified(descriptor, release)
         folder = self.place(descriptor, release)
         certificate = folder / files.CERTIFICATE
         if not (certificate.exists() and read_file(certificate) == content[files.CERTIFICATE]):
             write_folder(folder, content, PUBLIC_FILE)
         return report
+
+    def look_at(self, descriptor: Descriptor, release: int) -> VerificationReport:
+        """Fetch and verify a release that is not this client's, and keep nothing. Raises as `receive`."""
+        return self._fetch_verified(descriptor, release)[1]
+
+    def _fetch_verified(self, descriptor: Descriptor, release: int) -> tuple[dict[str, bytes], VerificationReport]:
+        earlier = [self._fetch(descriptor, number) for number in range(1, release)]
+        content = self._fetch(descriptor, release)
+        report = self._verify(content, descriptor.ctx, earlier)
+        if report.certificate.final.statement.release != release:
+            raise ProtocolViolation(f"the coordinator gave another release than release {release}")
+        return content, report
 
     def _fetch(self, descriptor: Descriptor, release: int) -> dict[str, bytes]:
         limit = self._limit(descriptor)

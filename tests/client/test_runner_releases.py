@@ -6,14 +6,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from secagg.certificate import CERTIFICATE, parse_certificate
-from secagg.errors import HashMismatch, SessionClosed
+from secagg.errors import HashMismatch, SessionClosed, UploadDropped
 from secagg_client.calls import ContributionCalls, PublicationCalls
 from secagg_host.tls import channel
+from secagg_server.tables import UploadRow
 from tests.client.runner import make_run
 from tests.deployment import Deployment, Running
-from tests.driving import advancing, serving
+from tests.driving import advancing, await_end, serving
 
 
 def take_part(running: Running, folder: Path, number: int) -> None:
@@ -43,16 +45,14 @@ def test_each_client_gets_the_release_that_holds_its_upload(tmp_path: Path) -> N
             if cohort == (1, 3):
                 break
             for thread in threads:
-                thread.join(60)
-            assert not any(thread.is_alive() for thread in threads)
+                await_end(thread)
         take_part_later = threading.Thread(target=take_part, args=(running, tmp_path, 5))
         take_part_later.start()
         while running.session.store.count_complete() < 6:
             take_part_later.join(0.05)
         deployment.clock.now = deployment.descriptor.upload_deadline + 1
         for thread in (*threads, take_part_later):
-            thread.join(60)
-            assert not thread.is_alive()
+            await_end(thread)
     for number in (0, 2, 4):
         kept = tmp_path / f"c{number}" / "release" / "release-1"
         assert parse_certificate((kept / CERTIFICATE).read_bytes()).statement.progress is not None
@@ -84,11 +84,33 @@ def test_a_client_that_is_left_over_is_told_so_with_its_receipt(tmp_path: Path) 
             thread.join(0.05)
         stack.enter_context(advancing(running))
         deployment.clock.now = deployment.descriptor.upload_deadline + 1
-        thread.join(60)
+        await_end(thread)
     assert len(failed) == 1
     assert "in none of its releases; it was opened by nobody, and the receipt says that it came" in str(failed[0])
     assert list((tmp_path / "c3").glob("state/sessions/*/receipt.json"))
     assert not (tmp_path / "c3" / "release").exists()
+
+
+def test_a_client_that_is_said_to_be_left_over_and_was_there_in_time_has_proof(tmp_path: Path) -> None:
+    """The coordinator signs for its upload, fixes a set without it, and says that it came too late (§10.4)."""
+    deployment = Deployment(tmp_path / "hub", clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        files = deployment.client_files[3]
+        with channel(running.address, files) as line:
+            run = make_run(tmp_path / "c3", files, deployment.policy, ContributionCalls(line), PublicationCalls(line))
+            run.run(wait_for_release=False)
+            with running.coordinator.store.write() as db:
+                db.execute(delete(UploadRow).where(UploadRow.client == files.identity.fingerprint))
+            deployment.clock.now += 60
+            running.upload_all(3)
+            running.work()
+            deployment.clock.now = deployment.descriptor.upload_deadline + 1
+            running.advance()
+            with pytest.raises(UploadDropped, match="Keep both: together they prove it"):
+                run.run()
+    (kept,) = (tmp_path / "c3" / "release").iterdir()
+    assert (kept / CERTIFICATE).is_file()
 
 
 def test_a_client_of_the_second_cohort_refuses_a_running_mean_that_is_not_of_the_first(tmp_path: Path) -> None:
