@@ -243,10 +243,10 @@ class CkksSession:
             return self.files.stored(peer.fingerprint)
 
     def check_offset(self, peer: Identity, offset: int) -> None:
-        """Raise ProtocolViolation unless the stream goes on where the stored part ends."""
+        """Raise NotReady unless the stream goes on where the stored part ends."""
         stored = self.files.stored(peer.fingerprint)
         if offset != stored:
-            raise ProtocolViolation(f"the stream starts at byte {offset}, but {stored} are stored; resume there")
+            raise NotReady(f"the stream starts at byte {offset}, but {stored} are stored: ask again where to resume")
 
     def receive(self, peer: Identity, total: int, chunk: bytes | memoryview, writer: PartWriter) -> None:
         """Append a chunk. Raises SizeLimitError, SessionClosed or StorageError."""

@@ -8,7 +8,7 @@ from secagg.errors import (
     ConflictError,
     HashMismatch,
     MalformedError,
-    ProtocolViolation,
+    NotReady,
     SecaggError,
     SizeLimitError,
 )
@@ -46,7 +46,7 @@ class _Slot:
 
     def check(self, turn: int) -> None:
         if self.turn != turn:
-            raise ConflictError("a newer stream of this client took over; this one is dropped")
+            raise NotReady("a newer stream of this client took over: ask again where to resume")
 
 
 class Intake:
@@ -83,7 +83,7 @@ class Intake:
         """Open a stream that starts at `offset` of the ciphertext; `cut` ends it when a newer one comes.
 
         Raises what `begin` raises, HashMismatch or SizeLimitError for boxes that are not the signed ones, and
-        ProtocolViolation for an offset that is not where the stored part ends.
+        NotReady for an offset that is not where the stored part ends.
         """
         session, slot, client = self._session, self._slots[peer.fingerprint], peer.fingerprint
         upload = check_upload(self._session.descriptor, signed, peer.fingerprint)
@@ -94,7 +94,9 @@ class Intake:
             if stored.receipt is None:
                 size = session.files.stored(client)
                 if offset != size:
-                    raise ProtocolViolation(f"the stream starts at byte {offset}, but {size} are stored; resume there")
+                    raise NotReady(
+                        f"the stream starts at byte {offset}, but {size} are stored: ask again where to resume"
+                    )
                 for piece in session.files.blocks(client, MAX_CHUNK_BYTES) if size else ():
                     arrival.feed(piece)
         return UploadStream(session, peer, stored, boxes, arrival, (slot, turn), self._receipts.do)
@@ -188,7 +190,7 @@ class UploadStream:
         return self._session.files.writer(self._peer.fingerprint)
 
     def receive(self, chunk: bytes | memoryview, writer: PartWriter) -> None:
-        """Append a chunk, and check and hash it. Raises SizeLimitError, ConflictError or StorageError."""
+        """Append a chunk, and check and hash it. Raises SizeLimitError, NotReady (overtaken) or StorageError."""
         total, before = self.stored.signed.statement.ciphertext_bytes, self._arrival.size
         if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
             raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")

@@ -271,10 +271,10 @@ class MaskedSession:
         self.host.checkpoint("chunk-stored")
 
     def check_offset(self, peer: Identity, offset: int) -> None:
-        """Raise ProtocolViolation unless the stream goes on where the stored part ends."""
+        """Raise NotReady unless the stream goes on where the stored part ends."""
         stored = self.files.stored(peer.fingerprint)
         if offset != stored:
-            raise ProtocolViolation(f"the stream starts at byte {offset}, but {stored} are stored; resume there")
+            raise NotReady(f"the stream starts at byte {offset}, but {stored} are stored: ask again where to resume")
 
     def finish_upload(self, peer: Identity, header: bytes) -> SignedReceipt:
         """Verify the whole vector, add it to the sum, make it durable, and sign for it (protocol.md §12.5.4).

@@ -10,7 +10,15 @@ import pytest
 
 import secagg_client.calls as calls
 from secagg.agreed import Agreed
-from secagg.errors import LedgerError, ProtocolViolation, SessionClosed, StorageError, TransportError, UploadDropped
+from secagg.errors import (
+    LedgerError,
+    ProtocolViolation,
+    SessionClosed,
+    SizeLimitError,
+    StorageError,
+    TransportError,
+    UploadDropped,
+)
 from secagg.messages import SignedReceipt, SignedUpload
 from secagg.receipts import Fate, judge_receipt
 from secagg.verify import verify_release
@@ -73,6 +81,25 @@ class Repeating(Flaky):
         return receipt
 
 
+class Overtaken(Flaky):
+    """After the first answer of where to begin, the network brings an earlier stream late, and cuts it again."""
+
+    def begin_upload(self, upload: SignedUpload) -> int | SignedReceipt:
+        answer = super().begin_upload(upload)
+        self.asked = (upload, answer) if len(self.announced) == 1 else None
+        return answer
+
+    def upload(
+        self, upload: SignedUpload, boxes: tuple[bytes, ...], offset: int, chunks: Iterator[bytes | memoryview]
+    ) -> SignedReceipt:
+        if self.asked is None:
+            return super().upload(upload, boxes, offset, chunks)
+        whole = list(chunks)
+        with pytest.raises(SizeLimitError, match="the stream ended after"):
+            self.inner.upload(upload, boxes, offset, iter(whole[:2]))
+        return self.inner.upload(upload, boxes, offset, iter(whole))
+
+
 class WrongReceipt(Flaky):
     """Answers with another client's receipt."""
 
@@ -128,6 +155,19 @@ def test_a_lost_receipt_is_asked_for_again_without_sending_twice(running: Runnin
     stored = running.session.receipt(running.deployment.client_files[0].identity.fingerprint)
     assert stored is not None
     assert receipt.read_bytes() == stored.to_bytes()
+
+
+def test_a_stream_that_comes_late_costs_another_question_and_no_more(
+    running: Running, line: Any, tmp_path: Path
+) -> None:
+    overtaken = Overtaken(ContributionCalls(line), 0, 0)
+    client(running, line, tmp_path, overtaken).run(wait_for_release=False)
+    (receipt,) = tmp_path.glob("state/sessions/*/receipt.json")
+    stored = running.session.receipt(running.deployment.client_files[0].identity.fingerprint)
+    assert stored is not None
+    assert receipt.read_bytes() == stored.to_bytes()
+    ((resumed, _),) = overtaken.sent
+    assert resumed == 2 * SMALL_CHUNK, "what the late one brought is not sent again"
 
 
 def test_a_receipt_for_another_upload_is_not_taken(running: Running, line: Any, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from secagg.errors import (
     ConflictError,
     HashMismatch,
     MalformedError,
+    NotReady,
     PolicyViolation,
-    ProtocolViolation,
     SessionClosed,
     SignatureInvalid,
     SizeLimitError,
@@ -115,7 +115,7 @@ def test_a_truncated_stream_keeps_what_came_and_says_how_much(running: Running) 
 
 
 def test_a_stream_from_another_offset_is_refused(running: Running) -> None:
-    with running.client(0) as caller, pytest.raises(ProtocolViolation, match="0 are stored; resume there"):
+    with running.client(0) as caller, pytest.raises(NotReady, match="0 are stored: ask again where to resume"):
         caller.send(running.deployment.uploads[0], CHUNK)
 
 
