@@ -138,6 +138,7 @@ def run(config_file: Path, as_json: bool) -> None:
 def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     """One session with the real training, over the network; the policy says of which protocol."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    from secagg_client.clipping import warm_clipping
     from secagg_client.local_training import LocalTraining
     from secagg_client.patience import Patience
     from secagg_host.tls import channel
@@ -148,6 +149,7 @@ def take_part(config: ClientConfig, party: PartyFiles, log: EventLog) -> None:
     training = LocalTraining(config, policy, log, party.identity.fingerprint, os.urandom)
     training.ledger.entries()  # one that is missing or altered is said before anything is asked of the coordinator
     warm_up(os.urandom, _protocol(policy))
+    warm_clipping()
     with channel(config.coordinator, party) as line:
         if isinstance(policy, CkksPolicy):
             _take_ckks(config, party, policy, patience, training, line)

@@ -11,7 +11,7 @@ from secagg.encodings.registry import encoding_of
 from secagg.errors import ConfigError, SecaggError
 from secagg.plan import Plan
 from secagg.signing import parse_model
-from secagg.warm import warm_sharing
+from secagg.warm import warm_ckks, warm_sharing
 from secagg_client.calls import CommitteeCalls
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.keyholder_run import KeyHolderRun, Shelf, load_config, load_holder, make_offer
@@ -127,6 +127,7 @@ def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> N
         patience = Patience(log, config.patience_minutes)
         try:
             holder = load_ckks_holder(config, journal, patience.now)
+            warm_ckks(secrets.token_bytes)
             with channel(config.coordinator, party) as line:
                 spool = Spool(config.state / "ckks-spool")
                 keys = contexts_of(config)

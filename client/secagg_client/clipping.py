@@ -41,6 +41,11 @@ def clipped_sum(gradients: list[Tensor], clip: float) -> list[Tensor]:
     return [torch.from_numpy(total) for total in totals]
 
 
+def warm_clipping() -> None:
+    """Call every kernel of this file once, so that no training compiles or loads one (`secagg.warm`)."""
+    clipped_sum([torch.ones(1, 1)], 1.0)
+
+
 def _factors(views: list[NDArray[np.float32]], clip: float) -> NDArray[np.float64]:
     """What each example's gradient is multiplied by, float64 [n]; 0 where it is not finite."""
     squares = np.zeros(len(views[0]))

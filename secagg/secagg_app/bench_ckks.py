@@ -14,7 +14,7 @@ from secagg.ckks.residues import U64, add_residues, primes_of, read_block
 from secagg.ckks.wrapping import BlockContext, wrap_block
 from secagg.codec import Quantiser
 from secagg.errors import OpeningError
-from secagg_app.bench_timing import SchemeCost, measure
+from secagg_app.bench_timing import SchemeCost, measure, room
 
 
 def measure_ckks(
@@ -58,7 +58,7 @@ def measure_ckks(
     opening = measure(lambda: round_sums(parameters, scratch, secret, os.urandom), repeats)
     sums = round_sums(parameters, scratch, secret, os.urandom)[:length]
     error = float(np.abs(quantiser.decode_mean(sums, len(updates)) - mean).max())
-    if error > quantiser.step(quantiser.parts[0]):
+    if error > room(quantiser):
         raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
     adding = measure(lambda: add(uploads[0]), repeats)
     size = parameters.upload_bytes / length

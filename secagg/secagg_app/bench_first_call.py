@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from secagg.errors import ProcessFailed
 
 _SCRIPT = """
-import json, os, time
+import json, os, sys, time
 start = time.perf_counter()
 from secagg.warm import warm_up
 imported = time.perf_counter()
-warm_up(os.urandom, "sealed"); warm_up(os.urandom, "masked")
+for protocol in sys.argv[1:]: warm_up(os.urandom, protocol)
 first = time.perf_counter()
-warm_up(os.urandom, "sealed"); warm_up(os.urandom, "masked")
+for protocol in sys.argv[1:]: warm_up(os.urandom, protocol)
 print(json.dumps([imported - start, first - imported, time.perf_counter() - first]))
 """
 
 
 @dataclass(frozen=True, slots=True)
 class FirstCall:
-    """Seconds to call every kernel of `sealed` and `masked` once on a few values, after the packages are imported.
+    """Seconds to call every kernel of `protocols` once on a few values, after the package is imported.
 
     `compiled`: with an empty cache, once a machine. `cached`: with a full one, once a process, at its start.
     `again`: when they are there, which is what is left inside a round.
@@ -33,19 +33,20 @@ class FirstCall:
     cached: float
     again: float
     imports: float
+    protocols: tuple[str, ...]
 
 
-def measure_first_call() -> FirstCall:
-    """Two fresh processes with a cache of their own. Raises ProcessFailed."""
+def measure_first_call(protocols: tuple[str, ...]) -> FirstCall:
+    """Two fresh processes with a cache of their own; `ckks` loads TenSEAL too. Raises ProcessFailed."""
     with tempfile.TemporaryDirectory(prefix="secagg-numba-") as folder:
-        _, compiled, _ = _run(folder)
-        imports, cached, again = _run(folder)
-    return FirstCall(compiled, cached, again, imports)
+        _, compiled, _ = _run(folder, protocols)
+        imports, cached, again = _run(folder, protocols)
+    return FirstCall(compiled, cached, again, imports, protocols)
 
 
-def _run(folder: str) -> list[float]:
+def _run(folder: str, protocols: tuple[str, ...]) -> list[float]:
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT],
+        [sys.executable, "-c", _SCRIPT, *protocols],
         capture_output=True,
         text=True,
         check=False,

@@ -10,16 +10,16 @@ from secagg.codec import Quantiser
 from secagg.errors import OpeningError
 from secagg.masked.keys import BoxContext, PairContext, SessionKeys, pair_seed, public_key, seal
 from secagg.masked.masks import Mask, add_masks
-from secagg.masked.parameters import Graph, choose_graph, width
+from secagg.masked.parameters import MAX_WIDTH, Graph, choose_graph, width
 from secagg.masked.sharing import SECRET_BYTES, Secret, combine, split
 from secagg.masked.vectors import MaskedTotal, Shape, mask_update, vector_root
-from secagg_app.bench_timing import MILLION, SchemeCost, Threaded, Timing, measure
+from secagg_app.bench_timing import MILLION, SchemeCost, Threaded, Timing, measure, room
 
 MORE = 8
 """Neighbours that are added to see what one of them costs."""
 LEAF_BYTES = 96
 GRAPHS = (100, 1000)
-"""Cohorts whose graphs are measured: the largest complete one, and a sparse one."""
+"""Cohorts whose graphs are measured, if their sums fit: the largest complete one, and a sparse one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def measure_masked(
         total.add(upload)
     off = [Mask(mask.key, negative=True) for mask in own]
     error = float(np.abs(quantiser.decode_mean(total.opened(off, quantiser), count) - mean).max())
-    if error > quantiser.step(quantiser.parts[0]):
+    if error > room(quantiser):
         raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
 
     def server(threads: int) -> tuple[Timing, Timing]:
@@ -107,8 +107,13 @@ def measure_masked(
         count - 1,
         (longer.minimum - alone.minimum) / MORE * MILLION / length,
         measure(lambda: vector_root(shape, uploads[0]), repeats).per_million(length),
-        tuple(measure_graph(size, updates[0], quantiser, repeats) for size in GRAPHS),
+        tuple(measure_graph(size, updates[0], quantiser, repeats) for size in GRAPHS if fits(size, quantiser.bits)),
     )
+
+
+def fits(clients: int, bits: int) -> bool:
+    """Whether sums of so many values of `bits` bits can be masked."""
+    return clients * ((1 << bits) - 1) < 1 << MAX_WIDTH
 
 
 def graph_of(clients: int) -> Graph:

@@ -37,7 +37,7 @@ def plot(result: "BenchResult", path: Path) -> None:
     _steps(axes[2], result)
     machine = result.machine
     on = f"{machine['cpu']}, {machine['cores']} cores"
-    figure.suptitle(f"A client's work on {result.params:,} values of 16 bits ({on})", fontsize=11)
+    figure.suptitle(f"A client's work on {result.params:,} values of {result.bits} bits ({on})", fontsize=11)
     figure.tight_layout()
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(path, dpi=130, metadata=metadata)

@@ -1,9 +1,9 @@
 """`secagg bench protocols`: time and size of one upload, sum and opening of the three protocols, in one run.
 
 Beside them TenSEAL CKKS as NVFlare sets it and, if asked for, the primitives of Flower's SecAgg+ in an environment of
-their own. Everything is measured on one thread and, where there is a parallel path, on all. `sealed` covers quantising,
-sampling, sealing and hashing, and with `keyholder_bytes_per_client` the real HPKE boxes; CKKS covers encoding,
-encryption under the public key and serialisation, as its users call it.
+their own. Everything is measured on one thread and, where there is a parallel path, on all; `ckks` has none. `sealed`
+covers quantising, sampling, sealing and hashing, and with `keyholder_bytes_per_client` the real HPKE boxes; CKKS covers
+encoding, encryption under the public key and serialisation, as its users call it.
 """
 
 from collections.abc import Callable
@@ -42,12 +42,18 @@ class Asked:
     flower: Path | None = None
     first_call: bool = True
 
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Those whose first calls are measured."""
+        return ("sealed", "masked", "ckks") if self.tenseal else ("sealed", "masked")
+
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
     """One run. `keyholder`: milliseconds for one key-holder to open and sum the boxes of all clients."""
 
     params: int
+    bits: int
     clients: int
     n_max: int
     limbs: int
@@ -96,9 +102,14 @@ class BenchResult:
 
 
 def run_bench(
-    params_count: int, clients: int = 4, n_max: int = 1000, repeats: int = 7, asked: Asked | None = None
+    params_count: int,
+    clients: int = 4,
+    n_max: int = 1000,
+    repeats: int = 7,
+    asked: Asked | None = None,
+    bits: int = BITS,
 ) -> BenchResult:
-    """Measure `params_count` values from `clients` clients under the parameters for `n_max` of 16 bits.
+    """Measure `params_count` values of `bits` bits from `clients` clients under the parameters for `n_max`.
 
     Raises:
         ParameterError: no parameter set carries these numbers.
@@ -107,14 +118,15 @@ def run_bench(
     """
     asked = asked or Asked()
     host = machine()
-    parameters = choose(BITS, n_max, params_count)
-    quantiser = Quantiser.uniform(params_count, CLIP, BITS)
+    parameters = choose(bits, n_max, params_count)
+    quantiser = Quantiser.uniform(params_count, CLIP, bits)
     generator = np.random.default_rng(SEED)
     updates = [generator.uniform(-CLIP, CLIP, params_count).astype(np.float32) for _ in range(clients)]
     mean = np.stack(updates).astype(np.float64).mean(axis=0)
     sealed = measure_sealed(parameters, quantiser, updates, mean, repeats)
     return BenchResult(
         params=params_count,
+        bits=bits,
         clients=clients,
         n_max=n_max,
         limbs=parameters.limbs,
@@ -124,8 +136,8 @@ def run_bench(
         masked=measure_masked(updates, mean, quantiser, n_max, repeats),
         ckks=measure_ckks(updates, mean, quantiser, n_max, repeats) if asked.tenseal else None,
         tenseal=measure_tenseal(updates, mean, repeats) if asked.tenseal else None,
-        flower=measure_flower(asked.flower, params_count, CLIP, BITS, SEED, min(repeats, 3)) if asked.flower else None,
-        first_call=measure_first_call() if asked.first_call else None,
+        flower=measure_flower(asked.flower, params_count, CLIP, bits, SEED, min(repeats, 3)) if asked.flower else None,
+        first_call=measure_first_call(asked.protocols) if asked.first_call else None,
         machine=host,
     )
 
@@ -137,8 +149,9 @@ def _cell(timing: Timing) -> str:
 def print_result(result: BenchResult, console: Console) -> None:
     """The tables for people."""
     console.print(
-        f"{result.params:,} values of {BITS} bits, {result.clients} clients, parameters for up to {result.n_max} "
-        f"({result.limbs} limbs, {result.security_bits} bits of core-SVP); one thread, medians (min to max)"
+        f"{result.params:,} values of {result.bits} bits, {result.clients} clients, parameters for up to "
+        f"{result.n_max} ({result.limbs} limbs, {result.security_bits} bits of core-SVP); one thread, medians "
+        "(min to max)"
     )
     schemes = result.schemes()
     table = Table("", *(name for name, _ in schemes))
@@ -173,8 +186,9 @@ def print_result(result: BenchResult, console: Console) -> None:
     _print_masking(result, console)
     if (first := result.first_call) is not None:
         console.print(
-            f"first call of every kernel: {first.compiled:.1f} s to compile, once a machine; {first.cached:.2f} s from "
-            f"the cache, at the start of a process; {first.again * 1e3:.0f} ms after that"
+            f"first call of every kernel of {', '.join(first.protocols)}: {first.compiled:.1f} s to compile, once a "
+            f"machine; {first.cached:.2f} s from the cache, at the start of a process; {first.again * 1e3:.0f} ms "
+            "after that"
         )
     console.print(
         f"[dim]{result.machine['cpu']}, {result.machine['system']}, Python {result.machine['python']}, "
@@ -221,6 +235,8 @@ def _print_masking(result: BenchResult, console: Console) -> None:
 )
 @click.option("--params", type=click.IntRange(1), default=MILLION, show_default=True, help="Values in a vector.")
 @click.option("--clients", type=click.IntRange(2), default=4, show_default=True, help="Uploads in the sum.")
+@click.option("--bits", type=click.IntRange(2, 24), default=BITS, show_default=True, help="Of a value; with 24, "
+              "masked and ckks carry no more than some 250 clients: set --n-max.")  # fmt: skip
 @click.option("--n-max", type=click.IntRange(2), default=1000, show_default=True, help="Cohort the parameters carry.")
 @click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Runs behind each median.")
 @click.option("--tenseal/--no-tenseal", default=True, show_default=True, help="Also measure ckks, and TenSEAL CKKS.")
@@ -234,6 +250,7 @@ def _print_masking(result: BenchResult, console: Console) -> None:
 def protocols(
     params: int,
     clients: int,
+    bits: int,
     n_max: int,
     repeats: int,
     tenseal: bool,
@@ -245,7 +262,7 @@ def protocols(
 ) -> None:
     """Measure sealing, adding and opening under each protocol on this machine, beside TenSEAL CKKS and Flower."""
     python = flwr if with_flwr is None else make_environment(with_flwr)
-    result = run_bench(params, clients, max(n_max, clients), repeats, Asked(tenseal, python, first_call))
+    result = run_bench(params, clients, max(n_max, clients), repeats, Asked(tenseal, python, first_call), bits)
     print_result(result, Console(stderr=json_file == SCREEN))
     if plot_file is not None:
         plot(result, plot_file)

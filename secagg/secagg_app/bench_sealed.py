@@ -20,7 +20,7 @@ from secagg.parameters import SealedParameters
 from secagg.randomness import fresh_keystream
 from secagg.sealing import Sealed, ShortKey, message_factors, multiply_key, seal_update
 from secagg.sealing import add_message as add_message_kernel
-from secagg_app.bench_timing import MILLION, SchemeCost, Threaded, Timing, measure
+from secagg_app.bench_timing import MILLION, SchemeCost, Threaded, Timing, measure, room
 
 HOLDERS = 4
 THRESHOLD = 3
@@ -114,7 +114,7 @@ def _key_sum(shares: list[tuple[shamir.KeyShare, ...]]) -> NDArray[np.int64]:
 
 def _opening_error(quantiser: Quantiser, opening: Opening, clients: int, mean: NDArray[np.float64]) -> float:
     error = float(np.abs(quantiser.decode_mean(opening.sums, clients) - mean).max())
-    if error > quantiser.step(quantiser.parts[0]):
+    if error > room(quantiser):
         raise OpeningError(f"the opened mean is off by {error:.2e}, more than one step of the quantiser")
     return error
 

@@ -5,6 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from secagg.codec import Quantiser
+
 MILLION = 1_000_000
 
 
@@ -73,3 +77,9 @@ def measure(operation: Callable[[], object], repeats: int) -> Timing:
         operation()
         times.append((time.perf_counter() - start) * 1e3)
     return Timing(statistics.median(times), min(times), max(times), repeats)
+
+
+def room(quantiser: Quantiser) -> float:
+    """How far an opened mean may be off: one step of a quantiser with one clip, and the rounding to float32."""
+    (part,) = quantiser.parts
+    return quantiser.step(part) + float(np.spacing(np.float32(part.clip))) / 2

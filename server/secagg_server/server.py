@@ -20,7 +20,7 @@ from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor, i
 from secagg.policy import check_authority
 from secagg.rounds import check_start
 from secagg.signing import Signed, parse_model
-from secagg.warm import warm_masked, warm_opening
+from secagg.warm import warm_ckks_serving, warm_masked, warm_opening
 from secagg_host.durable import FolderLock, guard, make_folder, read_file
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
@@ -219,6 +219,8 @@ class Coordinator:
             warm_opening(os.urandom)
         if self.masked:
             warm_masked(os.urandom)
+        if self.ckks:
+            warm_ckks_serving()
 
     def advance(self, pace: Pace | None = None) -> None:
         """Let every session take the steps that it can take now; with a `pace`, those that are due a look."""

@@ -67,6 +67,16 @@ def test_tenseal_can_be_left_out() -> None:
     assert result.sealed.scheme.mean_error < 1e-6
 
 
+def test_more_bits_leave_out_cohorts_whose_sums_do_not_fit() -> None:
+    options = ["--params", "500", "--repeats", "1", "--bits", "24", "--n-max", "100", "--no-first-call", "--json"]
+    result = CliRunner().invoke(protocols, options)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(result.stdout)
+    assert numbers["detail"]["bits"] == 24
+    assert [graph["clients"] for graph in numbers["detail"]["masked"]["graphs"]] == [100]
+    assert numbers["ckks_seal_ms_per_million"] > 0
+
+
 def test_a_python_without_flower_is_said(tmp_path: Path) -> None:
     """This environment has no Flower: its packages would pull ours down."""
     options = ["--params", "5000", "--repeats", "1", "--no-tenseal", "--no-first-call", "--flwr", sys.executable]

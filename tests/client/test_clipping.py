@@ -1,6 +1,8 @@
 """The one-pass clipped sum against the naive one, and against Opacus."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,6 +57,20 @@ def test_the_bound_is_checked_on_the_integers(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(clipping, "clip_radius", lambda _dimension: GRID + 2.0)
     with pytest.raises(TrainingError, match="longer than the clipping norm"):
         clipped_sum(gradients(2, (3,), 10.0, 3), 1.0)
+
+
+def test_after_the_warm_up_nothing_is_compiled() -> None:
+    script = (
+        "import torch\n"
+        "from secagg_client.clipping import _add_rounded, _add_squares, clipped_sum, warm_clipping\n"
+        "warm_clipping()\n"
+        "before = len(_add_squares.overloads), len(_add_rounded.overloads)\n"
+        "clipped_sum([torch.ones(5, 70), torch.ones(5, 3)], 1.0)\n"
+        "clipped_sum([torch.ones(6, 4).T, torch.ones(4, 2, requires_grad=True)], 0.1)\n"
+        "assert (len(_add_squares.overloads), len(_add_rounded.overloads)) == before == (1, 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_clips_as_opacus_does() -> None:
