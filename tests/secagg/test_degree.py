@@ -28,6 +28,7 @@ from secagg.messages import DegreeAnswer, SetMember, SignedDegreeAnswer
 from secagg.policy import Anchors
 from secagg.run import MemoryJournal
 from secagg.sealing import fresh_key
+from secagg.sets import remaining_members
 from secagg.verify import verify_release
 from tests.small import Small, content, inconsistent, lying, reboxed
 from tests.twin import sealed as twin
@@ -84,6 +85,45 @@ def test_t_answers_prove_nothing_and_the_release_says_so() -> None:
     assert members(small) == names(small)
     small.shares = [small.share(holder) for holder in small.committee[1:]]
     assert check(small) == "unchecked"
+
+
+@pytest.mark.parametrize(
+    ("holders", "corrupt", "answers", "words"),
+    [
+        (4, 1, 3, "UNCHECKED, 3 answers are too few"),
+        (4, 1, 4, "consistent by 4 answers, if all who answered are honest"),
+        (6, 1, 5, "consistent by 5 answers, if all who answered are honest"),
+        (6, 1, 6, "consistent by 6 answers"),
+        (3, 0, 3, "consistent by 3 answers"),
+    ],
+)
+def test_the_words_say_whether_it_holds_against_liars(holders: int, corrupt: int, answers: int, words: str) -> None:
+    """From t + f + 1 answers on (protocol.md §8.4.5). With f = 0 all are honest by assumption."""
+    spec = Small().session_spec.model_copy(update={"corrupt_keyholders": corrupt})
+    small = Small(holders=holders, spec=spec)
+    small.degree_answers = [small.answer_degree_check(holder) for holder in small.committee[:answers]]
+    checks = verify_release(small.release, Anchors.model_validate(anchors_of(small))).checks
+    found = next(line for line in checks if line.startswith("degree check: "))
+    assert words in found
+    assert ("if all who answered are honest" in found) is ("if all who answered are honest" in words)
+
+
+def test_a_key_holder_that_works_with_a_client_and_answers_last_passes_it_where_the_words_say_if() -> None:
+    """The reason for the words: four answers fit, and the client's shares do not; the session is burnt."""
+    small = Small()
+    small.uploads = [inconsistent(small, 0, [0]), *small.uploads[1:]]
+    honest = [np.frombuffer(bytes.fromhex(a.statement.values), "<u4").astype(np.uint64) for a in small.degree_answers]
+    points = {place + 1: values for place, values in enumerate(honest[:3])}
+    fitting = shamir.interpolate(points, [1, 2, 3], 4).astype("<u4").tobytes().hex()
+    last = small.degree_answers[3].statement.model_copy(update={"values": fitting})
+    small.degree_answers = [*small.degree_answers[:3], small.committee[3].signer.sign(last)]
+    assert members(small) == names(small)
+    settled = small.settled
+    found = remaining_members(small.descriptor, small.candidate.statement, settled.answers, settled.degree_answers)
+    assert found.degree.in_words(small.descriptor).endswith("consistent by 4 answers, if all who answered are honest")
+    small.shares = small.shares[:3]  # the fourth gives none
+    with pytest.raises(OpeningError, match="burnt"):
+        assert small.opened
 
 
 def test_answers_are_what_the_twin_computes() -> None:
