@@ -2,8 +2,12 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
+from math import comb
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ from hypothesis import strategies as st
 
 from secagg import shamir
 from secagg.certificate import CERTIFICATE, certificate_file, parse_certificate
-from secagg.coordinator import mean_change, settle
+from secagg.coordinator import MAX_SUBSETS, _groups, mean_change, settle
 from secagg.degree import challenge, verdict_over, verify_answers
+from secagg.descriptor import quorum
 from secagg.errors import (
     ConflictError,
     EndorsementInvalid,
@@ -308,6 +313,48 @@ def test_a_client_and_a_key_holder_together_do_not_make_liars_of_honest_ones() -
     assert [(fault.holder, fault.finding) for fault in certificate.holder_faults] == [
         (small.committee[place].signer.identity.fingerprint, "disagrees") for place in (3, 4)
     ]
+
+
+@pytest.mark.parametrize(("limit", "opens"), [(29, True), (28, False)])
+def test_groups_of_share_sums_are_tried_up_to_the_limit_and_no_further(
+    limit: int, opens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """m = 7, f = 2: 1 + 7 + 21 groups, and with the first two wrong only the last one is right (protocol.md §9.1)."""
+    spec = Small().session_spec.model_copy(update={"corrupt_keyholders": 2})
+    small = Small(holders=7, spec=spec)
+    wrong = [resigned(small, place, shamir.sum_shares([small.shares[place].share] * 2)) for place in (0, 1)]
+    small.shares = [*wrong, *small.shares[2:]]
+    monkeypatch.setattr("secagg.coordinator.MAX_SUBSETS", limit)
+    if not opens:
+        with pytest.raises(OpeningError, match="none of 28 groups of share sums leaves a small"):
+            assert small.opened
+        return
+    assert exact(small)
+    assert [share.signed.statement.index for share in small.opened.disagreeing] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("holders", "faulty", "wrong"),
+    [
+        (4, 1, 1),
+        (7, 2, 2),
+        (10, 3, 3),
+        (13, 4, 4),
+        (16, 5, 5),
+        (17, 5, 5),
+        (18, 5, 4),
+        (19, 6, 4),
+        (140, 46, 2),
+        (141, 46, 1),
+    ],
+)
+def test_the_limit_is_reached_where_the_protocol_says(holders: int, faulty: int, wrong: int) -> None:
+    """Groups that leave out up to `wrong` are all among those that are tried; the next size is not, or none follows."""
+    groups = _groups([cast("ShareAnswer", None)] * holders, quorum(holders, faulty), faulty)
+    tried = Counter(holders - len(group) for group in islice(groups, MAX_SUBSETS))
+    whole = [away for away in sorted(tried) if tried[away] == comb(holders, away)]
+    assert whole == list(range(wrong + 1))
+    assert (next(groups, None) is None) is (wrong == faulty)
 
 
 def resigned(small: Small, place: int, share: bytes) -> ShareAnswer:
