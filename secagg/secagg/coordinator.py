@@ -49,7 +49,7 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.opening import Opening, open_sum
-from secagg.parameters import choose
+from secagg.parameters import MAX_BITS, MAX_COHORT, MIN_BITS, choose
 from secagg.plan import Frozen, Plan
 from secagg.randomness import Randomness
 from secagg.rounds import Round
@@ -65,8 +65,8 @@ class SessionSpec(Frozen):
     """What the coordinator's operator decides; times in seconds from creation."""
 
     n_min: int = Field(ge=2)
-    n_max: int = Field(ge=2)
-    bits: int = Field(ge=2, le=24, default=16)
+    n_max: int = Field(ge=2, le=MAX_COHORT)
+    bits: int = Field(ge=MIN_BITS, le=MAX_BITS, default=16)
     corrupt_keyholders: int = Field(ge=0, default=1)
     upload_seconds: int = Field(ge=1)
     expiry_seconds: int = Field(ge=2)
