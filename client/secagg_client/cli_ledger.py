@@ -80,6 +80,7 @@ def _as_text(
             f"{entry.round_number + 1} attempt {entry.attempt}  {entry.name}: {mechanism.steps} steps, rate "
             f"{mechanism.rate:.4g}, sigma {mechanism.sigma:.4g}, {entry.noise} noise"
             + (f", client-level rho {entry.client_level.rho:.4g}" if entry.client_level is not None else "")
+            + (f", in one of up to {entry.releases} releases" if entry.releases > 1 else "")
         )
     most = limits.total_client_epsilon
     lines.append(

@@ -25,6 +25,7 @@ class Spend:
 
     `records` and `users` are hashes; there are no users where the institution named none. `epsilon` is for one `unit`.
     `client_level` is what the run's release spends of the institution as a whole, where the session adds such noise.
+    `releases` is how many the session may have, of which one at most holds the run's vector.
     """
 
     session: str
@@ -39,6 +40,7 @@ class Spend:
     unit: Unit = "record"
     users: tuple[bytes, ...] = field(default=(), repr=False)
     client_level: ClientLevelRecord | None = None
+    releases: int = 1
 
     @classmethod
     def of(
@@ -144,6 +146,7 @@ class Ledger:
                 "mechanism": {"rate": mechanism.rate, "sigma": mechanism.sigma, "steps": mechanism.steps},
                 "epsilon": spend.epsilon, "delta": spend.delta, "noise": spend.noise,
                 "unit": spend.unit, "users": bool(spend.users), "client_level": spend.client_level,
+                "releases": spend.releases,
             }  # fmt: skip
             return book.append(content, self._clock())
 

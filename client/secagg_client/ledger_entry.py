@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from secagg.messages import MAX_RELEASES
 from secagg.plan import Frozen, Hash, Unit
 
 Kind = Literal["begun", "sealed", "abandoned"]
@@ -56,6 +57,8 @@ class LedgerEntry(Frozen):
     of a run count once. `records` of the data are in a file named by `data`, their keyed fingerprint; so are its users,
     where `users` says that they were known. `unit` is what epsilon is for. `client_level` stands beside it where the
     session adds noise for whole clients; lines of other sessions, and those from before it was written, have none.
+    `releases` is how many the session may have (protocol.md §8.7), left out where it is one and in lines from before it
+    was written; what is charged does not depend on it, as a run's vector is in one of them at most.
     """
 
     number: int = Field(ge=0)
@@ -73,6 +76,7 @@ class LedgerEntry(Frozen):
     unit: Unit = Field(default="record", exclude_if=lambda unit: unit == "record")
     users: bool = Field(default=False, exclude_if=lambda known: not known)
     client_level: ClientLevelRecord | None = Field(default=None, exclude_if=lambda level: level is None)
+    releases: int = Field(ge=1, le=MAX_RELEASES, default=1, exclude_if=lambda most: most == 1)
     upload_root: Hash | None = None
     previous: Hash
     mac: Hash

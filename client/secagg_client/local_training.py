@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from secagg.agreed import Agreed
+from secagg.descriptor import Descriptor
 from secagg.errors import ConfigError, StorageError
 from secagg.plan import Plan, TrainingSettings
 from secagg.policy import TrainingLimits
@@ -172,6 +173,7 @@ class LocalRun:
         spend = Spend.of(
             session.series, owner.config.data_name, self.data, mechanism, self.plan.training, session.number, level
         )
+        spend = replace(spend, releases=session.releases if isinstance(session, Descriptor) else 1)
         entry = owner.ledger.begin(spend, owner.config.ledger_limits(owner.policy))
         owner.log.emit("charged", attempt=entry.attempt, epsilon=entry.epsilon, delta=entry.delta)
 

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ from secagg.messages import (
     SignedUpload,
 )
 from secagg.opening import Opening, open_sum
-from secagg.parameters import choose
+from secagg.parameters import MAX_BITS, MAX_COHORT, MIN_BITS, choose
 from secagg.plan import Frozen, Plan
 from secagg.randomness import Randomness
 from secagg.rounds import Round
@@ -58,14 +58,15 @@ from secagg.signing import Signer
 from secagg.validation import first_problem
 
 MAX_SUBSETS = 10_000
+"""Groups of share sums that are tried, at most, to open the sum (protocol.md §9.1)."""
 
 
 class SessionSpec(Frozen):
     """What the coordinator's operator decides; times in seconds from creation."""
 
     n_min: int = Field(ge=2)
-    n_max: int = Field(ge=2)
-    bits: int = Field(ge=2, le=24, default=16)
+    n_max: int = Field(ge=2, le=MAX_COHORT)
+    bits: int = Field(ge=MIN_BITS, le=MAX_BITS, default=16)
     corrupt_keyholders: int = Field(ge=0, default=1)
     upload_seconds: int = Field(ge=1)
     expiry_seconds: int = Field(ge=2)
@@ -215,9 +216,9 @@ def check_share_answer(descriptor: Descriptor, final: FinalSet, answer: ShareAns
 def open_with_shares(
     descriptor: Descriptor, final: FinalSet, shares: Sequence[ShareAnswer], total: Accumulator
 ) -> OpenedSum:
-    """Interpolate sum(s) and open (protocol.md §9). Tries t-subsets when the shares do not agree.
+    """Interpolate sum(s) and open (protocol.md §9). Tries groups of at least t when the shares do not agree.
 
-    Raises ShareError with fewer than t shares, OpeningError when no t of them open the sum.
+    Raises ShareError with fewer than t shares, OpeningError when none of the first MAX_SUBSETS groups opens the sum.
     """
     for share in shares:
         check_share_answer(descriptor, final, share)
@@ -225,9 +226,8 @@ def open_with_shares(
     if len(shares) < t:
         raise ShareError(f"{len(shares)} share sums are at hand; {t} are needed")
     ordered = sorted(shares, key=lambda share: share.signed.statement.index)
-    for tried, group in enumerate(_groups(ordered, t, descriptor.corrupt_keyholders)):
-        if tried > MAX_SUBSETS:
-            break
+    groups = _groups(ordered, t, descriptor.corrupt_keyholders)
+    for group in islice(groups, MAX_SUBSETS):
         try:
             points = {share.signed.statement.index: share.share for share in group}
             key_sum = shamir.reconstruct(t, points)
@@ -239,8 +239,11 @@ def open_with_shares(
         agreeing = tuple(share for share in others if _agrees(t, points, share))
         used = tuple(share for share in ordered if share in group or share in agreeing)
         return OpenedSum(opening, key_sum, used, tuple(share for share in others if share not in agreeing))
+    tried = (
+        "no t share sums leave" if next(groups, None) is None else f"none of {MAX_SUBSETS} groups of share sums leaves"
+    )
     raise OpeningError(
-        "no t share sums leave a small sum(e): a client shared another key than it used, or a share or ciphertext "
+        f"{tried} a small sum(e): a client shared another key than it used, or a share or ciphertext "
         "is wrong. The session is burnt; start a new one"
     )
 

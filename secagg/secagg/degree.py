@@ -58,15 +58,20 @@ class DegreeCheck(Frozen):
     culprits: tuple[Culprit, ...] = ()
     contradictions: tuple[Contradiction, ...] = ()
 
-    @property
-    def in_words(self) -> str:
-        """What was checked, and what came of it."""
+    def holds_against_liars(self, descriptor: Descriptor) -> bool:
+        """Whether what it found stands whatever up to f of those who answered did (protocol.md §8.4.5)."""
+        return self.outcome == "checked" and self.answers > descriptor.threshold + descriptor.corrupt_keyholders
+
+    def in_words(self, descriptor: Descriptor) -> str:
+        """What was checked, what came of it, and what it takes for granted (protocol.md §8.4.5)."""
         if self.outcome == "unchecked":
             return (
                 f"degree check: UNCHECKED, {self.answers} answers are too few; a member with inconsistent shares would "
                 "have burnt the session"
             )
         found = f"degree check: the shares of every member are consistent by {self.answers} answers"
+        if not self.holds_against_liars(descriptor):
+            found += ", if all who answered are honest"
         if self.culprits:
             found += f"; {len(self.culprits)} uploads with inconsistent ones were left out and are named"
         if self.contradictions:

@@ -15,7 +15,7 @@ from secagg.encodings.registry import encoding_of
 from secagg.errors import EndorsementInvalid, MalformedError, RoleViolation, SecaggError, VerificationError
 from secagg.identity import Identity, Role, identify
 from secagg.messages import MAX_RELEASES, Seconds, SignedApproval, SignedOffer
-from secagg.parameters import MAX_LIMBS, SealedParameters
+from secagg.parameters import MAX_BITS, MAX_COHORT, MAX_LIMBS, MIN_BITS, SealedParameters
 from secagg.plan import Frozen, Hash, Plan
 from secagg.rounds import Previous, Round, round_steps
 from secagg.signing import Signed, Statement
@@ -42,7 +42,7 @@ class RingChoice(Frozen):
 
     name: str = Field(min_length=1, max_length=60)
     limbs: int = Field(ge=1, le=MAX_LIMBS)
-    bits: int = Field(ge=2, le=24)
+    bits: int = Field(ge=MIN_BITS, le=MAX_BITS)
     security_bits: int = Field(ge=128)
 
 
@@ -79,8 +79,8 @@ class Descriptor(Statement):
     plan: Plan
     ring: RingChoice
     n_min: int = Field(ge=2)
-    n_max: int = Field(ge=2, le=1_000_000)
-    roster: tuple[RosterMember, ...] = Field(min_length=2, max_length=1_000_000)
+    n_max: int = Field(ge=2, le=MAX_COHORT)
+    roster: tuple[RosterMember, ...] = Field(min_length=2, max_length=MAX_COHORT)
     committee: tuple[CommitteeMember, ...] = Field(min_length=1, max_length=255)
     corrupt_keyholders: int = Field(ge=0)
     threshold: int = Field(ge=1)

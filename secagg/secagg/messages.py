@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from secagg.canonical import tagged_hash
+from secagg.parameters import MAX_COHORT
 from secagg.plan import Frozen, Hash
 from secagg.privacy import PrivacyStatement
 from secagg.signing import Signed, Statement
@@ -98,7 +99,7 @@ class SetMember(Frozen):
     upload_root: Hash
 
 
-Members = Annotated[tuple[SetMember, ...], Field(max_length=1_000_000)]
+Members = Annotated[tuple[SetMember, ...], Field(max_length=MAX_COHORT)]
 
 
 def _check_sorted(members: tuple[SetMember, ...]) -> None:

@@ -12,10 +12,13 @@ PIPELINES = {
 """What model hubs call a kind of task; others have no name there."""
 
 
-def model_card(certificate: Certificate, how: str = "under encryption in one round", audit: str = "") -> bytes:
+def model_card(
+    certificate: Certificate, how: str = "under encryption in one round", audit: str = "", checked: str = ""
+) -> bytes:
     """`README.md`, a model card with the front matter that model hubs read.
 
-    `how` the updates were summed, and what was reserved for an `audit`, are put into words by the caller.
+    `how` the updates were summed, what was reserved for an `audit`, and what the parties `checked` while they summed,
+    are put into words by the caller.
     """
     plan = certificate.plan
     pipeline = PIPELINES.get(plan.task.kind)
@@ -51,6 +54,7 @@ def model_card(certificate: Certificate, how: str = "under encryption in one rou
         "`release.json` is the signed certificate. `secagg verify FOLDER --trust ANCHORS.toml` checks it offline, "
         "against anchors that you have from the parties themselves.",
         "",
+        *([f"{checked}.", ""] if checked else []),
     ]
     if certificate.evaluation is not None:
         lines += ["## Quality", "", certificate.evaluation.description, ""]

@@ -22,10 +22,12 @@ from secagg.errors import ParameterError
 
 MIN_SECURITY_BITS = 128
 MAX_FAILURE_LOG2 = -60.0
+MIN_BITS = 2
 MAX_BITS = 24
-MAX_LIMBS = 52
-"""What fits for the smallest values there are: 1 bit, two contributors."""
-MAX_COHORT = 1 << 20
+MAX_LIMBS = 29
+"""What fits for the smallest values there are: 2 bits, two contributors."""
+MAX_COHORT = 100_000
+"""Clients of a session; rosters and sets have the same bound."""
 MAX_LENGTH = 1 << 36
 RESIDUE_BITS = 30
 SHARE_BITS = 31
@@ -81,7 +83,7 @@ class SealedParameters:
             raise ParameterError(f"{self.name!r} with these primes is in no table; known rings: {', '.join(RINGS)}")
         for field, low, high in (
             ("limbs", 1, MAX_LIMBS),
-            ("bits", 1, MAX_BITS),
+            ("bits", MIN_BITS, MAX_BITS),
             ("n_max", 2, MAX_COHORT),
             ("length", 1, MAX_LENGTH),
         ):

@@ -277,7 +277,8 @@ def sealed_card(certificate: ReleaseCertificate) -> bytes:
             f"those of the releases before it: {total} institutions in all"
         )
     audit = descriptor.audit.summary if descriptor.audit is not None else ""
-    return model_card(certificate, how, audit)
+    checked = certificate.degree_check.in_words(descriptor)
+    return model_card(certificate, how, audit, checked[0].upper() + checked[1:])
 
 
 def build_release(

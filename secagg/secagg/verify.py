@@ -85,7 +85,7 @@ def verify_release(
     uploads = _check_uploads(certificate, descriptor)
     _check_sets(certificate, descriptor, anchors)
     checks.append(f"candidate and final set were each endorsed by {descriptor.threshold} or more key-holders")
-    checks.append(certificate.degree_check.in_words)
+    checks.append(certificate.degree_check.in_words(descriptor))
     checks += verified_in_words(descriptor)
     total, before = _check_opening(content, certificate, descriptor)
     checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")

@@ -13,6 +13,7 @@ from secagg.descriptor import AuditReserve
 from secagg.errors import ConfigError
 from secagg.masked.descriptor import MaskedSpec
 from secagg.messages import MAX_RELEASES
+from secagg.parameters import MAX_BITS, MAX_COHORT, MIN_BITS
 from secagg.plan import Frozen
 from secagg.rounds import MAX_ROUNDS
 from secagg_host.config import LocalPath, check_for_protocol, read_toml
@@ -48,8 +49,8 @@ class SessionConfig(Frozen):
     committee: tuple[CommitteeEntry, ...] = Field(min_length=1)
     corrupt_keyholders: int = Field(ge=0, default=1)
     n_min: int = Field(ge=2)
-    n_max: int = Field(ge=2)
-    bits: int = Field(ge=2, le=24, default=16)
+    n_max: int = Field(ge=2, le=MAX_COHORT)
+    bits: int = Field(ge=MIN_BITS, le=MAX_BITS, default=16)
     rounds: int = Field(ge=1, le=MAX_ROUNDS, default=1)
     releases: int = Field(ge=1, le=MAX_RELEASES, default=1)
     upload_minutes: float = Field(gt=0, le=MAX_MINUTES)

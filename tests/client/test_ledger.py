@@ -1,5 +1,6 @@
 """The institution's own ledger: entered before training, composed over sessions and rounds, refused beyond limits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,16 @@ def test_a_ledger_is_never_made_on_the_way(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="no ledger was made yet; `secagg client ledger init` makes it"):
         ledger_in(tmp_path).check(quick(A, 1), ONCE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_says_how_many_releases_its_session_may_have_and_charges_one(tmp_path: Path) -> None:
+    """A vector is in one of them at most (protocol.md §8.7.5); lines that do not say are of one release."""
+    ledger = new_ledger(tmp_path)
+    many = replace(quick(A, 1), releases=3)
+    begun = ledger.begin(many, AGAIN)
+    assert ledger.mark_sealed(A, ROOT).releases == begun.releases == 3
+    assert [line.releases for line in ledger_in(tmp_path).entries()] == [3, 3]
+    one = new_ledger(tmp_path / "one")
+    assert one.begin(replace(many, releases=1), AGAIN).releases == 1
+    assert '"releases"' not in (tmp_path / "one" / "ledger" / "ledger.jsonl").read_text()
+    assert one.spent(AGAIN) == ledger.spent(AGAIN)

@@ -1,6 +1,7 @@
 """`secagg client ledger`: made once, shown to people and machines, asked for by `secagg client run`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,12 @@ def test_entries_spending_and_limits_are_shown(study: Study) -> None:
     book, data = Ledger(config.ledger_files, lambda: 1_700_000_000), examples(5, LM)
     book.begin(spend(A, data, "ward 7"), AGAIN)
     book.mark_sealed(A, ROOT)
-    book.begin(spend(B, data, "ward 7", round_number=2), AGAIN)
+    book.begin(replace(spend(B, data, "ward 7", round_number=2), releases=4), AGAIN)
     text = ledger(study, "client-3", "show").stdout
     assert "3 lines, verified" in text
     assert "2023-11-14 22:13  sealed" in text
     assert "round 3 attempt 1  ward 7: 20 steps, rate 0.2, sigma 1.6, secure noise" in text
+    assert text.count("secure noise, in one of up to 4 releases") == text.count("in one of up to") == 1
     assert "limits: epsilon 8 at delta 1e-05; further sessions allowed" in text
     shown = json.loads(ledger(study, "client-3", "show", "--json").stdout)
     (spent,) = shown["spent"]

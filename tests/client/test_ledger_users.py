@@ -147,4 +147,5 @@ def test_lines_without_users_are_what_they_always_were(ledger: Ledger, tmp_path:
     line = (tmp_path / "ledger" / "ledger.jsonl").read_text()
     assert '"unit"' not in line
     assert '"users"' not in line
+    assert '"releases"' not in line
     assert not (tmp_path / "ledger" / "users").exists()

@@ -122,6 +122,17 @@ def test_the_same_data_are_not_used_for_a_second_session(small: Small, tiny_bert
         local.prepare(second.descriptor, second.plan).charge()
 
 
+def test_the_ledger_says_how_many_releases_the_session_may_have(
+    plan: Plan, tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    spec = SessionSpec(n_min=3, n_max=10, upload_seconds=DAY, expiry_seconds=2 * DAY, releases=2)
+    several = Small(clients=6, plan=plan, spec=spec)
+    several.policy = several.policy.model_copy(update={"max_releases": 2})
+    local = training(several, tmp_path, tiny_bert_dir)
+    local.prepare(several.descriptor, plan).charge()
+    assert [entry.releases for entry in local.ledger.entries()] == [2]
+
+
 def test_an_abandoned_session_has_spent_nothing(small: Small, tiny_bert_dir: Path, tmp_path: Path) -> None:
     local = training(small, tmp_path, tiny_bert_dir)
     local.prepare(small.descriptor, small.plan).charge()

@@ -2,8 +2,12 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
+from math import comb
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ from hypothesis import strategies as st
 
 from secagg import shamir
 from secagg.certificate import CERTIFICATE, certificate_file, parse_certificate
-from secagg.coordinator import mean_change, settle
+from secagg.coordinator import MAX_SUBSETS, _groups, mean_change, settle
 from secagg.degree import challenge, verdict_over, verify_answers
+from secagg.descriptor import quorum
 from secagg.errors import (
     ConflictError,
     EndorsementInvalid,
@@ -28,6 +33,7 @@ from secagg.messages import DegreeAnswer, SetMember, SignedDegreeAnswer
 from secagg.policy import Anchors
 from secagg.run import MemoryJournal
 from secagg.sealing import fresh_key
+from secagg.sets import remaining_members
 from secagg.verify import verify_release
 from tests.small import Small, content, inconsistent, lying, reboxed
 from tests.twin import sealed as twin
@@ -84,6 +90,45 @@ def test_t_answers_prove_nothing_and_the_release_says_so() -> None:
     assert members(small) == names(small)
     small.shares = [small.share(holder) for holder in small.committee[1:]]
     assert check(small) == "unchecked"
+
+
+@pytest.mark.parametrize(
+    ("holders", "corrupt", "answers", "words"),
+    [
+        (4, 1, 3, "UNCHECKED, 3 answers are too few"),
+        (4, 1, 4, "consistent by 4 answers, if all who answered are honest"),
+        (6, 1, 5, "consistent by 5 answers, if all who answered are honest"),
+        (6, 1, 6, "consistent by 6 answers"),
+        (3, 0, 3, "consistent by 3 answers"),
+    ],
+)
+def test_the_words_say_whether_it_holds_against_liars(holders: int, corrupt: int, answers: int, words: str) -> None:
+    """From t + f + 1 answers on (protocol.md §8.4.5). With f = 0 all are honest by assumption."""
+    spec = Small().session_spec.model_copy(update={"corrupt_keyholders": corrupt})
+    small = Small(holders=holders, spec=spec)
+    small.degree_answers = [small.answer_degree_check(holder) for holder in small.committee[:answers]]
+    checks = verify_release(small.release, Anchors.model_validate(anchors_of(small))).checks
+    found = next(line for line in checks if line.startswith("degree check: "))
+    assert words in found
+    assert ("if all who answered are honest" in found) is ("if all who answered are honest" in words)
+
+
+def test_a_key_holder_that_works_with_a_client_and_answers_last_passes_it_where_the_words_say_if() -> None:
+    """The reason for the words: four answers fit, and the client's shares do not; the session is burnt."""
+    small = Small()
+    small.uploads = [inconsistent(small, 0, [0]), *small.uploads[1:]]
+    honest = [np.frombuffer(bytes.fromhex(a.statement.values), "<u4").astype(np.uint64) for a in small.degree_answers]
+    points = {place + 1: values for place, values in enumerate(honest[:3])}
+    fitting = shamir.interpolate(points, [1, 2, 3], 4).astype("<u4").tobytes().hex()
+    last = small.degree_answers[3].statement.model_copy(update={"values": fitting})
+    small.degree_answers = [*small.degree_answers[:3], small.committee[3].signer.sign(last)]
+    assert members(small) == names(small)
+    settled = small.settled
+    found = remaining_members(small.descriptor, small.candidate.statement, settled.answers, settled.degree_answers)
+    assert found.degree.in_words(small.descriptor).endswith("consistent by 4 answers, if all who answered are honest")
+    small.shares = small.shares[:3]  # the fourth gives none
+    with pytest.raises(OpeningError, match="burnt"):
+        assert small.opened
 
 
 def test_answers_are_what_the_twin_computes() -> None:
@@ -268,6 +313,48 @@ def test_a_client_and_a_key_holder_together_do_not_make_liars_of_honest_ones() -
     assert [(fault.holder, fault.finding) for fault in certificate.holder_faults] == [
         (small.committee[place].signer.identity.fingerprint, "disagrees") for place in (3, 4)
     ]
+
+
+@pytest.mark.parametrize(("limit", "opens"), [(29, True), (28, False)])
+def test_groups_of_share_sums_are_tried_up_to_the_limit_and_no_further(
+    limit: int, opens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """m = 7, f = 2: 1 + 7 + 21 groups, and with the first two wrong only the last one is right (protocol.md §9.1)."""
+    spec = Small().session_spec.model_copy(update={"corrupt_keyholders": 2})
+    small = Small(holders=7, spec=spec)
+    wrong = [resigned(small, place, shamir.sum_shares([small.shares[place].share] * 2)) for place in (0, 1)]
+    small.shares = [*wrong, *small.shares[2:]]
+    monkeypatch.setattr("secagg.coordinator.MAX_SUBSETS", limit)
+    if not opens:
+        with pytest.raises(OpeningError, match="none of 28 groups of share sums leaves a small"):
+            assert small.opened
+        return
+    assert exact(small)
+    assert [share.signed.statement.index for share in small.opened.disagreeing] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("holders", "faulty", "wrong"),
+    [
+        (4, 1, 1),
+        (7, 2, 2),
+        (10, 3, 3),
+        (13, 4, 4),
+        (16, 5, 5),
+        (17, 5, 5),
+        (18, 5, 4),
+        (19, 6, 4),
+        (140, 46, 2),
+        (141, 46, 1),
+    ],
+)
+def test_the_limit_is_reached_where_the_protocol_says(holders: int, faulty: int, wrong: int) -> None:
+    """Groups that leave out up to `wrong` are all among those that are tried; the next size is not, or none follows."""
+    groups = _groups([cast("ShareAnswer", None)] * holders, quorum(holders, faulty), faulty)
+    tried = Counter(holders - len(group) for group in islice(groups, MAX_SUBSETS))
+    whole = [away for away in sorted(tried) if tried[away] == comb(holders, away)]
+    assert whole == list(range(wrong + 1))
+    assert (next(groups, None) is None) is (wrong == faulty)
 
 
 def resigned(small: Small, place: int, share: bytes) -> ShareAnswer:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from secagg.digits import DigitReader
 from secagg.parameters import SealedParameters, choose
 
-CASES = [(16, 1000), (16, 1030), (16, 10), (8, 10), (8, 300), (1, 2), (24, 4096), (24, 1 << 20), (2, 2), (20, 100_000)]
+CASES = [(16, 1000), (16, 1030), (16, 10), (8, 10), (8, 300), (24, 4096), (24, 100_000), (2, 2), (20, 100_000)]
 
 
 def read(parameters: SealedParameters, values: list[int]) -> tuple[int, int, list[list[int]]]:

@@ -23,7 +23,7 @@ from secagg.errors import (
 from secagg.evidence import BLINDING_BYTES, MemberEvidence
 from secagg.keyholder import KeyHolder
 from secagg.merkle import leaf_hash, path, root
-from secagg.messages import Candidate, SignedCandidate
+from secagg.messages import Candidate, SignedCandidate, SignedEndorsement, SignedFinalSet
 from secagg.release import committee_note
 from secagg.run import MemoryJournal, MemoryKeys
 from tests.small import DAY, Small, reboxed, small_plan
@@ -36,11 +36,88 @@ def candidate_of(small: Small, keep: slice) -> SignedCandidate:
     return small.parties.coordinator.sign(statement)
 
 
-def test_share_sum_is_recorded_and_answered_with_the_same_bytes_ever_after() -> None:
+def test_the_share_sum_is_in_the_journal_and_answered_from_there_ever_after() -> None:
+    """Key erased, session expired: the second answer can come from the record alone."""
     small = Small()
-    first = small.share(small.committee[0])
-    second = small.share(small.committee[0])
-    assert first == second
+    holder = small.committee[0]
+    first = small.share(holder)
+    stored = holder.journal.get(f"share/{small.descriptor.ctx}/1")
+    assert stored == len(first.share).to_bytes(4, "little") + first.share + first.signed.to_bytes()
+    holder.erase(small.descriptor)
+    small.now = small.descriptor.expires_at + 1
+    assert small.share(holder) == first
+    with pytest.raises(SessionClosed):
+        small.share(replace(holder, journal=MemoryJournal()))
+
+
+class FullDisk(MemoryJournal):
+    """Takes no share sum."""
+
+    def record(self, key: str, value: bytes) -> bytes:
+        """Raise OSError for a share sum."""
+        if key.startswith("share/"):
+            raise OSError("no space left on device")
+        return super().record(key, value)
+
+
+def test_a_share_sum_that_cannot_be_recorded_is_not_given() -> None:
+    small = Small()
+    assert small.endorsed
+    full = replace(small.committee[0], journal=FullDisk())
+    full.approve(small.proposal, small.now)
+    with pytest.raises(OSError, match="no space left"):
+        small.share(full)
+
+
+def another_final(small: Small) -> tuple[SignedFinalSet, list[SignedEndorsement]]:
+    """U less its first member, endorsed by t key-holders as if they endorsed twice."""
+    chosen = small.settled.final.statement
+    fewer = chosen.model_copy(update={"members": chosen.members[1:]})
+    endorsed = [
+        holder.signer.sign(one.statement.model_copy(update={"set_digest": fewer.digest}))
+        for holder, one in zip(small.committee, small.endorsed, strict=True)
+    ]
+    return small.parties.coordinator.sign(fewer), endorsed
+
+
+def test_no_share_sum_for_a_second_set_though_t_key_holders_endorsed_it() -> None:
+    """The difference of two sums would be one member's share; with t of them, its key."""
+    small = Small()
+    holder = small.committee[0]
+    first = small.share(holder)
+    other, endorsed = another_final(small)
+    shown = small.shown(holder, small.chosen[1:])
+    with pytest.raises(ConflictError, match="given for another set"):
+        holder.sum_shares(small.descriptor, other, endorsed, shown, small.now)
+    assert small.share(holder) == first
+
+    fresh = small.committee[1]
+    given = fresh.sum_shares(
+        small.descriptor, other, endorsed, small.shown(fresh, small.chosen[1:]), small.now
+    )  # who was asked for that set first answers it, and no other
+    assert given.signed.statement.final_digest == other.statement.digest
+    with pytest.raises(ConflictError, match="given for another set"):
+        small.share(fresh)
+
+
+class AskedTwiceAtOnce(MemoryJournal):
+    """Shows nothing recorded until something is to be recorded: another thread was there in between."""
+
+    def get(self, key: str) -> bytes | None:
+        """None for a share sum."""
+        return None if key.startswith("share/") else super().get(key)
+
+
+def test_of_two_sets_asked_for_at_once_one_share_sum_is_given() -> None:
+    small = Small()
+    assert small.endorsed
+    holder = replace(small.committee[0], journal=AskedTwiceAtOnce())
+    holder.approve(small.proposal, small.now)
+    first = small.share(holder)
+    other, endorsed = another_final(small)
+    with pytest.raises(ConflictError, match="given for another set"):
+        holder.sum_shares(small.descriptor, other, endorsed, small.shown(holder, small.chosen[1:]), small.now)
+    assert small.share(holder) == first
 
 
 def test_endorsement_is_given_once_per_release_and_stage() -> None:

@@ -1,12 +1,19 @@
 """Parameter sets: what is chosen, what is refused, and how sure the opening is (protocol.md §3)."""
 
 import math
+from typing import Annotated
 
 import pytest
+from annotated_types import MaxLen
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from secagg import gaussian
+from secagg.coordinator import SessionSpec
+from secagg.descriptor import Descriptor, RingChoice
 from secagg.errors import ParameterError
+from secagg.messages import Members
 from secagg.parameters import MAX_FAILURE_LOG2, RINGS, SealedParameters, choose
+from secagg_app.session_config import SessionConfig
 
 
 def test_every_ring_in_the_table_meets_the_bar() -> None:
@@ -17,7 +24,7 @@ def test_every_ring_in_the_table_meets_the_bar() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "n_max", "limbs"), [(16, 1000, 3), (16, 10, 4), (8, 10, 7), (8, 100, 5), (24, 4096, 2), (24, 1 << 20, 1)]
+    ("bits", "n_max", "limbs"), [(16, 1000, 3), (16, 10, 4), (8, 10, 7), (8, 100, 5), (24, 4096, 2), (24, 100_000, 1)]
 )
 def test_choose_packs_as_many_limbs_as_are_safe(bits: int, n_max: int, limbs: int) -> None:
     chosen = choose(bits, n_max, 1_000_000)
@@ -47,13 +54,13 @@ def test_a_million_values_cost_less_than_3_9_bytes_each() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("bits", 0),
+        ("bits", 1),
         ("bits", 25),
         ("n_max", 1),
-        ("n_max", 1 << 21),
+        ("n_max", 100_001),
         ("length", 0),
         ("limbs", 0),
-        ("limbs", 53),
+        ("limbs", 30),
         ("bits", 16.0),
     ],
 )
@@ -73,7 +80,34 @@ def test_a_ring_that_is_in_no_table_is_refused() -> None:
 
 def test_choose_refuses_what_no_set_carries() -> None:
     with pytest.raises(ParameterError):
-        choose(16, 1 << 21, 100)
+        choose(16, 100_001, 100)
+
+
+@pytest.mark.parametrize(("field", "bound"), [("n_max", 100_000), ("bits", 24)])
+@pytest.mark.parametrize("model", [Descriptor, SessionSpec, SessionConfig])
+def test_every_party_has_the_same_bounds(model: type[BaseModel], field: str, bound: int) -> None:
+    """What one of them took and another refused would be a session that is made and that nobody can serve."""
+    if model is Descriptor and field == "bits":
+        model = RingChoice
+    adapter = TypeAdapter(Annotated[int, model.model_fields[field]])
+    assert adapter.validate_python(2) == 2
+    assert adapter.validate_python(bound) == bound
+    for wrong in (1, bound + 1):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)
+        with pytest.raises(ParameterError):
+            choose(**({"bits": 16, "n_max": 10, "length": 10**6} | {field: wrong}))
+    assert choose(**({"bits": 16, "n_max": 10, "length": 10**6} | {field: bound})).limbs >= 1
+
+
+def test_no_roster_and_no_set_has_more_than_a_hundred_thousand() -> None:
+    lengths = [meta.max_length for meta in Descriptor.model_fields["roster"].metadata if isinstance(meta, MaxLen)]
+    assert lengths == [100_000]
+    members = [{"client": f"{i:064x}", "upload_root": "00" * 32} for i in range(100_001)]
+    adapter = TypeAdapter(Members)
+    assert len(adapter.validate_python(members[1:])) == 100_000
+    with pytest.raises(ValidationError, match="at most 100000 items"):
+        adapter.validate_python(members)
 
 
 def test_the_error_bound_is_what_honest_uploads_stay_within() -> None:

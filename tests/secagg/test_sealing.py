@@ -36,7 +36,6 @@ def vector(parameters: SealedParameters, seed: int = 0) -> np.ndarray:
         (16, 10, 4096 * 4),
         (8, 10, 1),
         (24, 4096, 8193),
-        (1, 2, 100),
         (2, 2, 4096 * 29),
         (24, 100_000, 100),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from secagg.certificate import CERTIFICATE, REPORT, parse_certificate
+from secagg.certificate import CERTIFICATE, MODEL_CARD, REPORT, parse_certificate
 from secagg.errors import ConflictError, NotReady, ProtocolViolation, SessionClosed, SignatureInvalid
 from secagg.evidence import ShareAnswer
 from secagg.messages import (
@@ -200,8 +200,26 @@ def test_all_are_waited_for_and_then_the_release_says_unchecked(closing: Running
     waited(closing)
     closing.work([0, 1, 2])
     with closing.client(0) as client:
-        certificate = parse_certificate(client.release()[CERTIFICATE]).statement
+        release = client.release()
+    certificate = parse_certificate(release[CERTIFICATE]).statement
     assert (certificate.degree_check.outcome, certificate.degree_check.answers) == ("unchecked", 3)
+    words = "UNCHECKED, 3 answers are too few; a member with inconsistent shares would have burnt the session"
+    assert words in release[REPORT].decode()
+    assert "Inconsistent shares were <b>not</b> checked for (3 answers of key-holders)" in release[REPORT].decode()
+    assert f"Degree check: {words}." in release[MODEL_CARD].decode()
+    assert f"degree check: {words}" in verify_release(release, anchors(closing.deployment)).checks
+
+
+def test_four_answers_do_not_hold_against_a_liar_and_the_release_says_so(closing: Running) -> None:
+    """m = 4, f = 1, t = 3: five answers would (protocol.md §8.4.5)."""
+    closing.work()
+    with closing.client(0) as client:
+        release = client.release()
+    words = "the shares of every member are consistent by 4 answers, if all who answered are honest"
+    assert words in release[REPORT].decode()
+    assert "holds only if all 4 key-holders that answered told the truth" in release[REPORT].decode()
+    assert f"Degree check: {words}." in release[MODEL_CARD].decode()
+    assert f"degree check: {words}" in verify_release(release, anchors(closing.deployment)).checks
 
 
 def test_a_key_holder_that_lies_in_the_degree_check_can_have_one_left_out_and_the_report_says_so(

@@ -123,6 +123,7 @@ def test_the_parts_that_a_data_protection_officer_asks_for(certificate: ReleaseC
         "What this does not protect against",
         "poisoned data",
         "secagg verify",
+        "the shares of every member are consistent by 4 answers, if all who answered are honest",
     ):
         assert expected in text, expected
     for name in ("Hospital 1", "Hospital 4", "Key-holder 4", "Coordinator"):

@@ -16,7 +16,7 @@ SETTINGS = (
     ("two limbs beyond 32 bits", twin.Setting(limbs=2, bits=24, n_max=4096, length=8192), 2),
     ("one limb for a hundred thousand", twin.Setting(limbs=1, bits=24, n_max=100_000, length=100), 2),
     ("many limbs of two bits", twin.Setting(limbs=29, bits=2, n_max=2, length=1000), 2),
-    ("one value", twin.Setting(limbs=3, bits=1, n_max=2, length=1), 2),
+    ("one value", twin.Setting(limbs=3, bits=2, n_max=2, length=1), 2),
 )
 THRESHOLD, HOLDERS = 3, 4
 KEY_VARIANCE, ERROR_VARIANCE = Decimal("20.25"), Decimal("40.5")
@@ -96,7 +96,15 @@ def sealed() -> Json:
 def parameter_sets() -> Json:
     """Which number of limbs a session gets, and which sessions there are none for (§3)."""
     grid = [(b, n, length) for b in (2, 8, 16, 24) for n in (2, 10, 1000, 100_000) for length in (1, 10**6, 2**36)]
-    refused = [(16, 32_767, 100), (17, 16_383, 100), (25, 10, 100), (16, 1, 100), (16, 2**20 + 1, 100), (16, 10, 0)]
+    refused = [
+        (16, 32_767, 100),
+        (17, 16_383, 100),
+        (1, 10, 100),
+        (25, 10, 100),
+        (16, 1, 100),
+        (16, 100_001, 100),
+        (16, 10, 0),
+    ]
     return {
         "primes": twin.primes(),
         "psi": [twin.psi(prime) for prime in twin.primes()],
