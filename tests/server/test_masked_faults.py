@@ -24,8 +24,8 @@ from tests.masked_deployment import MaskedDeployment, MaskedParticipant, everybo
 from tests.server.test_masked_server import check, play_with
 
 ACCESSES = (
-    "advertise", "close advertise", "share", "close share", "announced", "read", "seal", "upload", "close upload", "endorse",
-    "close endorse", "unmask", "fix release", "write release", "move released",
+    "advertise", "close advertise", "share", "close share", "announced", "read", "seal", "upload", "close upload",
+    "endorse", "close endorse", "unmask", "fix release", "write release", "move released",
 )  # fmt: skip
 FULL = "no space left on device"
 
