@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UploadFiles, "seal", failing)
         patch.setattr(MessageStore, "add_message", adding)
-        participants, *end = play_with(deployment, everybody(deployment))
-    return Played(deployment, participants, (end[0], end[1]), image)
+        participants, state, reason = play_with(deployment, everybody(deployment))
+    return Played(deployment, participants, (state, reason), image)
 
 
 def test_an_upload_that_is_never_sealed_is_in_no_set(played: Played) -> None:
@@ -187,7 +188,9 @@ def test_a_session_whose_store_contradicts_itself_holds_up_no_other(played: Play
     with sqlite3.connect(state / "coordinator.sqlite") as db:
         lost = "number = (SELECT min(number) FROM masked_messages WHERE step = 'upload')"
         assert db.execute(f"DELETE FROM masked_messages WHERE step = 'upload' AND {lost}").rowcount == 1
-    other = type(deployment).signed.func(deployment)
+    twin = copy(deployment)  # the same parties, another session
+    del twin.__dict__["signed"]
+    other = twin.signed
     write_atomic(tmp_path / "other.json", other.to_bytes())
     coordinator = loaded(deployment, state, tmp_path / "other.json")
     session = coordinator.masked[deployment.descriptor.ctx]
