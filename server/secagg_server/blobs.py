@@ -110,6 +110,10 @@ class UploadFiles:
                     raise StorageError(f"{path}: is damaged: it ends {len(view)} bytes too early")
                 view = view[size:]
 
+    def vector(self, client: str) -> NDArray[np.uint8]:
+        """All that is stored of the client's upload, uint8. Raises StorageError."""
+        return np.frombuffer(read_file(self.path(client)), np.uint8)
+
     def boxes(self, client: str, count: int) -> tuple[bytes, ...]:
         """The client's boxes in order of index. Raises StorageError."""
         path = self._path(client, BOXES)

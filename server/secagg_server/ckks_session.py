@@ -24,6 +24,7 @@ from secagg.errors import (
     SecaggError,
     SessionClosed,
     SizeLimitError,
+    StorageError,
 )
 from secagg.identity import Identity, Role
 from secagg.messages import Receipt, SignedReceipt
@@ -276,6 +277,8 @@ class CkksSession:
                 raise SizeLimitError(f"the stream ended after {stored} of {total} bytes; resume from there")
             try:
                 self._check_content(client, signed)
+            except StorageError:
+                raise  # that is not the client's fault, and says nothing of its upload
             except SecaggError as error:
                 self.files.discard(client)
                 self.store.forget("announced", client)

@@ -58,6 +58,7 @@ class MaskedDriver:
         if not session.running:
             return False
         with session.lock:
+            session.settle()
             if session.store.release_inputs() is not None:
                 return self._publish()
             if isinstance(session.stage, UnmaskRound):

@@ -1,13 +1,13 @@
 """A masked session as the coordinator keeps it: its rounds, message by message (protocol.md §12.3 to §12.7).
 
-A message is checked by its round, recorded durably, and only then answered. `masked_driver` closes rounds.
+A message is checked by its round, recorded durably, only then taken into the round, and then answered; so memory never
+holds what the store does not. `masked_driver` closes rounds.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
 
 from secagg.certificate import FILES, TimelineEvent
 from secagg.errors import (
@@ -19,9 +19,10 @@ from secagg.errors import (
     SecaggError,
     SessionClosed,
     SizeLimitError,
+    StorageError,
 )
 from secagg.identity import Identity, Role
-from secagg.masked.closing import ConsistencyRound, UnmaskRound
+from secagg.masked.closing import ConsistencyRound, Keep, UnmaskRound
 from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
 from secagg.masked.messages import (
     Directory,
@@ -32,22 +33,18 @@ from secagg.masked.messages import (
     SignedSurvivorSet,
     SignedUnmasking,
     UnmaskRequest,
-    UploadMessage,
 )
-from secagg.masked.server import AdvertiseRound, ShareRound, UploadRound
+from secagg.masked.server import AdvertiseRound, UploadRound
 from secagg.messages import Receipt, SignedReceipt
-from secagg_host.durable import read_file
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter, UploadFiles
 from secagg_server.clock import check_clock
-from secagg_server.masked_border import leaves_of, sharing_of
+from secagg_server.masked_border import leaves_of
+from secagg_server.masked_replay import STEPS, Stage, checked, expected, following, rebuilt, step_of
 from secagg_server.masked_storage import MaskedStore
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
 
-Stage = AdvertiseRound | ShareRound | UploadRound | ConsistencyRound | UnmaskRound
-
-STEPS = ("advertise", "share", "upload", "endorse", "unmask")
 DONE = {
     "advertise": "advertised its keys",
     "share": "shared its mask key",
@@ -59,9 +56,10 @@ DONE = {
 
 
 class MaskedSession:
-    """A masked session with its store and files. `lock` guards every decision.
+    """A masked session with its store and files. `lock` guards every decision; `problem` is what holds it up.
 
-    Built anew from what is stored: the same messages, in the same order, give the same rounds.
+    Built anew from what is stored: the same messages, in the same order, give the same rounds. What is stored but
+    cannot be taken again is a `problem` of this session alone.
     """
 
     def __init__(
@@ -72,8 +70,11 @@ class MaskedSession:
         self.problem = ""
         self.lock = threading.RLock()
         self.stage: Stage = AdvertiseRound(self.descriptor)
-        if self.running:
-            self._replay()
+        self._settled = False
+        try:
+            self.settle()
+        except StorageError as error:
+            self.problem = str(error)  # the driver says so, and tries again
 
     @property
     def ctx(self) -> str:
@@ -93,8 +94,7 @@ class MaskedSession:
     @property
     def step(self) -> str:
         """The step that messages are taken for."""
-        kinds = (AdvertiseRound, ShareRound, UploadRound, ConsistencyRound, UnmaskRound)
-        return STEPS[[isinstance(self.stage, kind) for kind in kinds].index(True)]
+        return step_of(self.stage)
 
     def published_folder(self, release: int) -> Path:
         """The folder of the only release. Raises NotReady before it is written, MalformedError for another number."""
@@ -141,17 +141,7 @@ class MaskedSession:
 
     def expected(self) -> set[int]:
         """Members whose message this round can take."""
-        match self.stage:
-            case AdvertiseRound():
-                return set(range(len(self.descriptor.clients)))
-            case ShareRound(directory=directory):
-                return {self.descriptor.number_of(signed.signer) for signed in directory}
-            case UploadRound(sharings=sharings):
-                return set(sharings)
-            case ConsistencyRound(uploads=uploads):
-                return set(uploads)
-            case UnmaskRound(endorsements=endorsements):
-                return set(endorsements)
+        return expected(self.stage)
 
     def missing(self) -> list[int]:
         """Members that this round still waits for."""
@@ -176,14 +166,16 @@ class MaskedSession:
         self._take("unmask", peer, signed.signer, signed.to_bytes())
 
     def _take(self, step: str, peer: Identity, signer: str, body: bytes) -> None:
-        """Check, record, answer. The same again changes nothing, also when the round is over."""
+        """Check, record, take, answer. The same again changes nothing, also when the round is over."""
         self._check_own(peer, signer)
         with self.lock:
             if self._known(step, peer, body):
                 return
             self._check_turn(step)
-            self._apply(peer.fingerprint, body)
-            self.store.add_message(step, peer.fingerprint, body, self.note(peer.title, DONE[step]))
+            keep = checked(self.stage, peer.fingerprint, body, self.files)
+            with self._recording():
+                self.store.add_message(step, peer.fingerprint, body, self.note(peer.title, DONE[step]))
+                keep()
             self.host.checkpoint(f"{step}-stored")
             self.emit(f"masked-{step}", client=peer.title, have=len(self.stage.taken), of=len(self.expected()))
 
@@ -218,20 +210,27 @@ class MaskedSession:
         state, reason = self.store.state()
         if state not in {SessionState.OPEN, SessionState.CLOSING}:
             raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing more is taken'}")
+        self.settle()
 
-    def _apply(self, client: str, body: bytes) -> None:
-        """Give a message to the round that it belongs to. Raises what the round raises."""
-        match self.stage:
-            case AdvertiseRound() as stage:
-                stage.add(SignedAdvertisement.parse(body))
-            case ShareRound() as stage:
-                stage.add(sharing_of(body))
-            case UploadRound() as stage:
-                stage.add(self._upload_of(client, body))
-            case ConsistencyRound() as stage:
-                stage.add(SignedSetEndorsement.parse(body))
-            case UnmaskRound() as stage:
-                stage.add(SignedUnmasking.parse(body))
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        """Around a write and what follows from it in memory: unless both are done, `settle` asks the store."""
+        self._settled = False
+        yield
+        self._settled = True
+
+    def settle(self) -> None:
+        """See to it that the rounds in memory are those in the store: at the start, and after a write that failed.
+
+        Raises StorageError while that cannot be done.
+        """
+        with self.lock:
+            if self._settled or not self.running:
+                return
+            same = self.store.count(self.step) == len(self.stage.taken) and self.store.closed_at(self.step) is None
+            if not same:
+                self.stage = rebuilt(self.descriptor, self.store, self.files)
+            self._settled = True
 
     # -- the masked vector ---------------------------------------------------------------------------------------
 
@@ -277,7 +276,7 @@ class MaskedSession:
             raise NotReady(f"the stream starts at byte {offset}, but {stored} are stored: ask again where to resume")
 
     def finish_upload(self, peer: Identity, header: bytes) -> SignedReceipt:
-        """Verify the whole vector, add it to the sum, make it durable, and sign for it (protocol.md §12.5.4).
+        """Verify the whole vector, make it durable, sign for it, and add it to the sum (protocol.md §12.5.4).
 
         Raises SizeLimitError when bytes are missing; what the round raises when it is not what was signed: then it is
         discarded.
@@ -291,9 +290,10 @@ class MaskedSession:
             stored, total = self.files.stored(client), self.descriptor.shape.packed_bytes
             if stored < total:
                 raise SizeLimitError(f"the stream ended after {stored} of {total} bytes; resume from there")
-            message = self._upload_of(client, header)
             try:
-                self._add_upload(message)
+                keep = checked(self.stage, client, header, self.files)
+            except StorageError:
+                raise  # that is not the client's fault, and says nothing of its vector
             except SecaggError as error:
                 self.files.discard(client)
                 self.store.forget("announced", client)
@@ -301,13 +301,10 @@ class MaskedSession:
                 raise
             self.files.seal(client)
             self.host.checkpoint("upload-sealed")
-            return self._sign(peer, header, message.signed)
+            return self._sign(peer, header, keep)
 
-    def _add_upload(self, message: UploadMessage) -> None:
-        if isinstance(self.stage, UploadRound):
-            self.stage.add(message)
-
-    def _sign(self, peer: Identity, header: bytes, signed: SignedMaskedUpload) -> SignedReceipt:
+    def _sign(self, peer: Identity, header: bytes, keep: Keep) -> SignedReceipt:
+        signed, _ = leaves_of(header)
         receipt = self.host.signer.sign(
             Receipt(
                 ctx=self.ctx,
@@ -316,19 +313,15 @@ class MaskedSession:
                 received_at=self.host.clock(),
             )
         )
-        self.store.add_message("upload", peer.fingerprint, header, self.note(peer.title, DONE["upload"]), receipt)
+        with self._recording():
+            self.store.add_message("upload", peer.fingerprint, header, self.note(peer.title, DONE["upload"]), receipt)
+            keep()
         self.host.checkpoint("receipt-stored")
         have = len(self.stage.taken)
         self.emit(
             "receipt", client=peer.title, uploads=have, bytes=signed.statement.vector_bytes, roster=len(self.expected())
         )
         return receipt
-
-    def _upload_of(self, client: str, header: bytes) -> UploadMessage:
-        """The message, with its vector from the file."""
-        signed, leaves = leaves_of(header)
-        vector = np.frombuffer(read_file(self.files.path(client)), np.uint8)
-        return UploadMessage(signed, vector, leaves)
 
     # -- what clients are told -----------------------------------------------------------------------------------
 
@@ -370,33 +363,15 @@ class MaskedSession:
 
     def close_round(self, now: int) -> None:
         """Close the current round, durably, and begin the next. Raises TooFewContributions: then nothing is closed."""
-        step, following = self.step, self._following()
-        chosen = following.chosen.to_bytes() if isinstance(following, ConsistencyRound) else None
-        note = self.note(
-            self.host.signer.identity.title, f"closed the round '{step}' with {len(self.stage.taken)} of them"
-        )
-        self.store.close_round(step, now, note, chosen, closing=step == "advertise")
+        step, have, of = self.step, len(self.stage.taken), len(self.expected())
+        after = following(self.stage, self.host.signer)
+        chosen = after.chosen.to_bytes() if isinstance(after, ConsistencyRound) else None
+        note = self.note(self.host.signer.identity.title, f"closed the round '{step}' with {have} of them")
+        with self._recording():
+            self.store.close_round(step, now, note, chosen, closing=step == "advertise")
+            self.stage = after
         self.host.checkpoint(f"{step}-closed")
-        self.emit("round", closed=step, have=len(self.stage.taken), of=len(self.expected()))
-        self.stage = following
-
-    def _following(self) -> Stage:
-        match self.stage:
-            case AdvertiseRound() | ShareRound() | ConsistencyRound() as stage:
-                return stage.close()
-            case UploadRound() as stage:
-                return stage.close(self.host.signer)
-            case UnmaskRound():
-                raise ProtocolViolation("there is no round after the last")
-
-    def _replay(self) -> None:
-        """Take every stored message again, round by round."""
-        for step in STEPS:
-            for client, body in self.store.messages(step):
-                self._apply(client, body)
-            if self.store.closed_at(step) is None:
-                return
-            self.stage = self._following()
+        self.emit("round", closed=step, have=have, of=of)
 
 
 def deadline(descriptor: MaskedDescriptor, step: str, closed_at: Callable[[str], int | None]) -> int:

@@ -166,10 +166,15 @@ class StateStore:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction, committed durably at the end; `recorded` is another number after it. Raises StorageError."""
-        with self._store.write() as db:
-            yield db
-        self.recorded = next(self._writes)
+        """One transaction, committed durably at the end; `recorded` is another number after it. Raises StorageError.
+
+        Also after one that failed: a commit that raised may be there all the same.
+        """
+        try:
+            with self._store.write() as db:
+                yield db
+        finally:
+            self.recorded = next(self._writes)
 
     def _add(self, row: Base, note: TimelineEvent | None = None) -> None:
         with self.write() as db:

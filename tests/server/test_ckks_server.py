@@ -27,6 +27,8 @@ from secagg.errors import (
     SecaggError,
     SessionClosed,
     SignatureInvalid,
+    StorageError,
+    TransportError,
     UploadDropped,
     VerificationError,
 )
@@ -206,7 +208,11 @@ def test_roles_and_turns(tmp_path: Path) -> None:
                 calls.approval(ctx)
 
 
-def test_an_upload_that_is_cut_altered_or_made_twice(tmp_path: Path) -> None:
+def unreadable(*_: object) -> None:
+    raise StorageError("input/output error")
+
+
+def test_an_upload_that_is_cut_altered_or_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = CkksDeployment(tmp_path)
     files = deployment.client_files[0]
     privacy = stated(deployment.plan.training, "test")
@@ -232,7 +238,12 @@ def test_an_upload_that_is_cut_altered_or_made_twice(tmp_path: Path) -> None:
         with pytest.raises(SecaggError):
             calls.upload(sealed.signed, 5000, [bent])
         assert calls.begin_upload(sealed.signed) == 0, "what was not as signed is discarded"
-        receipt = calls.upload(sealed.signed, 0, [raw])
+        with monkeypatch.context() as patch:
+            patch.setattr(CkksSession, "_check_content", unreadable)
+            with pytest.raises(TransportError):
+                calls.upload(sealed.signed, 0, [raw])
+        assert calls.begin_upload(sealed.signed) == len(raw), "a disk that fails says nothing of what was sent"
+        receipt = calls.upload(sealed.signed, len(raw), [])
         assert receipt.statement.upload_root == sealed.signed.statement.digest
         assert calls.begin_upload(sealed.signed) == receipt
         assert calls.upload(sealed.signed, 0, [raw]) == receipt

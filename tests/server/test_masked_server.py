@@ -17,6 +17,7 @@ from secagg.errors import (
     UnknownSession,
     UploadDropped,
 )
+from secagg.masked.closing import Keep
 from secagg.masked.messages import UploadMessage
 from secagg.masked.server import UploadRound
 from secagg.masked.verify import MaskedReport, verify_masked
@@ -229,14 +230,13 @@ def test_an_upload_that_is_cut_is_resumed_and_one_that_is_altered_is_refused(tmp
 
 def test_a_dropped_upload_ends_the_run_with_both_papers_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator that signs for client 0's vector and leaves it out of the set (protocol.md §10.4)."""
-    deployment, taken = MaskedDeployment(tmp_path), UploadRound.add
+    deployment, checked = MaskedDeployment(tmp_path), UploadRound.checked
     victim = deployment.client_files[0].identity.fingerprint
 
-    def add(stage: UploadRound, message: UploadMessage) -> None:
-        if message.signed.signer != victim:
-            taken(stage, message)
+    def dropping(stage: UploadRound, message: UploadMessage) -> Keep:
+        return (lambda: None) if message.signed.signer == victim else checked(stage, message)
 
-    monkeypatch.setattr(UploadRound, "add", add)
+    monkeypatch.setattr(UploadRound, "checked", dropping)
     participants, state, _ = play(deployment, {})
     assert state == SessionState.RELEASED
     assert participants[0].error is not None, "it endorses no set without itself (§12.6.1)"

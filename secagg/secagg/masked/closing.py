@@ -3,6 +3,7 @@
 `ConsistencyRound.close` -> `UnmaskRound.open` -> `MaskedSum`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -30,6 +31,9 @@ from secagg.masked.vectors import MaskedTotal
 from secagg.signing import Signed, Statement
 
 S = TypeVar("S", bound=Statement)
+
+Keep = Callable[[], None]
+"""Takes a message that was checked into the round. Nothing fails here: who must record it first does so in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,16 @@ class ConsistencyRound:
     taken: dict[int, SignedSetEndorsement] = field(default_factory=dict)
 
     def add(self, signed: SignedSetEndorsement) -> None:
-        """Take one. Raises RoleViolation, SignatureInvalid or ProtocolViolation."""
+        """Take one. Raises what `checked` raises."""
+        self.checked(signed)()
+
+    def checked(self, signed: SignedSetEndorsement) -> Keep:
+        """Check one and change nothing. Raises RoleViolation, SignatureInvalid or ProtocolViolation."""
         statement = signed.statement
         number = check_statement(self.descriptor, signed, statement.ctx, statement.client)
         if statement.set_digest != self.chosen.statement.digest or number not in self.uploads:
             raise ProtocolViolation(f"member {number} endorses another set, or is not in it")
-        self.taken[number] = signed
+        return lambda: self.taken.update({number: signed})
 
     def close(self) -> "UnmaskRound":
         """Whoever has not endorsed U has vanished, and is asked nothing more."""
@@ -124,10 +132,14 @@ class UnmaskRound:
         )
 
     def add(self, signed: SignedUnmasking) -> None:
-        """Take one answer, every share of it as committed to. Raises what names the one who answered.
+        """Take one answer, every share of it as committed to. Raises what `checked` raises."""
+        self.checked(signed)()
+
+    def checked(self, signed: SignedUnmasking) -> Keep:
+        """Check one answer and change nothing. Raises what names the one who answered.
 
         RoleViolation, SignatureInvalid, ProtocolViolation (another set, a share it does not hold, a wrong share) or
-        ConflictError; then nothing of the answer is kept.
+        ConflictError.
         """
         statement = signed.statement
         number = check_statement(self.descriptor, signed, statement.ctx, statement.client)
@@ -136,13 +148,17 @@ class UnmaskRound:
         if number in self.taken:
             if self.taken[number] != signed:
                 raise ConflictError(f"member {number} gave another answer before")
-            return
+            return lambda: None
         own = {r.member: self._check(number, r.member, r.value, own=True) for r in statement.self_shares}
         keys = {r.member: self._check(number, r.member, r.value, own=False) for r in statement.key_shares}
-        self.taken[number] = signed
-        for given, kept in ((own, self.self_shares), (keys, self.key_shares)):
-            for member, (point, share) in given.items():
-                kept.setdefault(member, {})[point] = share
+
+        def keep() -> None:
+            self.taken[number] = signed
+            for given, kept in ((own, self.self_shares), (keys, self.key_shares)):
+                for member, (point, share) in given.items():
+                    kept.setdefault(member, {})[point] = share
+
+        return keep
 
     def _check(self, holder: int, sender: int, share: Share, *, own: bool) -> tuple[int, Share]:
         """The point at which `holder` holds a share of `sender`, and the share (protocol.md §12.7.2)."""

@@ -1,13 +1,14 @@
 """The coordinator of a masked session until the vectors are in, one type for each round (protocol.md §12.3 to §12.5).
 
 `AdvertiseRound.close` -> `ShareRound.close` -> `UploadRound.close` -> `closing.ConsistencyRound`. A round takes each
-client's message once; the same bytes again change nothing. Memory is one running sum, whatever the cohort.
+client's message once; the same bytes again change nothing. `add` takes it; `checked` checks it, changes nothing, and
+gives what takes it. Memory is one running sum, whatever the cohort.
 """
 
 from dataclasses import dataclass, field
 
 from secagg.errors import ConflictError, HashMismatch, PolicyViolation, ProtocolViolation, TooFewContributions
-from secagg.masked.closing import ConsistencyRound, KeptUpload, Sharings, Uploads, check_statement
+from secagg.masked.closing import ConsistencyRound, Keep, KeptUpload, Sharings, Uploads, check_statement
 from secagg.masked.descriptor import MaskedDescriptor
 from secagg.masked.keys import BOX_BYTES, check_public_key
 from secagg.masked.messages import (
@@ -18,6 +19,7 @@ from secagg.masked.messages import (
     SharingMessage,
     SignedAdvertisement,
     SignedMaskedUpload,
+    SignedSurvivorSet,
     SurvivorSet,
     UploadMessage,
     leaf_data,
@@ -46,13 +48,18 @@ class AdvertiseRound:
     taken: dict[int, SignedAdvertisement] = field(default_factory=dict)
 
     def add(self, signed: SignedAdvertisement) -> None:
-        """Take one. Raises RoleViolation, SignatureInvalid, ProtocolViolation, MalformedError or ConflictError."""
+        """Take one. Raises what `checked` raises."""
+        self.checked(signed)()
+
+    def checked(self, signed: SignedAdvertisement) -> Keep:
+        """Check one. Raises RoleViolation, SignatureInvalid, ProtocolViolation, MalformedError or ConflictError."""
         number = self.descriptor.number_of(signed.signer)
         statement = check_advertisement(self.descriptor, signed, number)
         for key in (statement.mask_key, statement.box_key):
             check_public_key(bytes.fromhex(key))
-        if self.taken.setdefault(number, signed) != signed:
+        if self.taken.get(number, signed) != signed:
             raise ConflictError(f"{self.descriptor.member(number).title} advertised other keys before")
+        return lambda: self.taken.update({number: signed})
 
     def close(self) -> "ShareRound":
         """Whoever has not advertised has vanished. Raises TooFewContributions."""
@@ -71,7 +78,11 @@ class ShareRound:
     taken: Sharings = field(default_factory=dict)
 
     def add(self, message: SharingMessage) -> None:
-        """Take one. Raises RoleViolation, SignatureInvalid, ProtocolViolation, HashMismatch or ConflictError."""
+        """Take one. Raises what `checked` raises."""
+        self.checked(message)()
+
+    def checked(self, message: SharingMessage) -> Keep:
+        """Check one. Raises RoleViolation, SignatureInvalid, ProtocolViolation, HashMismatch or ConflictError."""
         statement = message.signed.statement
         number = check_statement(self.descriptor, message.signed, statement.ctx, statement.client)
         listed = {self.descriptor.number_of(signed.signer) for signed in self.directory}
@@ -80,8 +91,9 @@ class ShareRound:
         expected = min(self.descriptor.graph.holders, len(listed) - 1)
         if number not in listed or len(receivers) != expected or not receivers <= listed - {number}:
             raise ProtocolViolation(f"member {number} shares with others than {expected} other advertisers")
-        if self.taken.setdefault(number, message) != message:
+        if self.taken.get(number, message) != message:
             raise ConflictError(f"member {number} shared otherwise before")
+        return lambda: self.taken.update({number: message})
 
     def close(self) -> "UploadRound":
         """Whoever has not shared has vanished: B is fixed. Raises TooFewContributions."""
@@ -116,17 +128,21 @@ class UploadRound:
         return SharedSet(tuple(sorted(self.sharings)), tuple(deliveries))
 
     def add(self, message: UploadMessage) -> None:
-        """Check one upload and add its vector; the vector itself is not kept.
+        """Check one upload and add its vector; the vector itself is not kept. Raises what `checked` raises."""
+        self.checked(message)()
+
+    def checked(self, message: UploadMessage) -> Keep:
+        """Check one upload and add nothing.
 
         Raises RoleViolation, SignatureInvalid, ProtocolViolation, PolicyViolation, HashMismatch, SizeLimitError,
-        MalformedError or ConflictError, and then nothing was added.
+        MalformedError or ConflictError.
         """
         statement = message.signed.statement
         number = check_statement(self.descriptor, message.signed, statement.ctx, statement.client)
         if number in self.taken:
             if self.taken[number].signed != message.signed:
                 raise ConflictError(f"member {number} sent another masked vector before; the first one stays")
-            return
+            return lambda: None
         if number not in self.sharings:
             raise ProtocolViolation(f"member {number} has not shared its mask key: its vector could not be unmasked")
         check_leaves(statement.root, statement.holders, message.leaves)
@@ -139,8 +155,12 @@ class UploadRound:
         found = (statement.vector_bytes, statement.vector_root)
         if found != (shape.packed_bytes, vector_root(shape, message.vector)):
             raise HashMismatch(f"the vector of member {number} is not the one that it signed")
-        self.total.add(message.vector, self.threads)
-        self.taken[number] = KeptUpload(message.signed, message.leaves)
+
+        def keep() -> None:
+            self.total.add(message.vector, self.threads)
+            self.taken[number] = KeptUpload(message.signed, message.leaves)
+
+        return keep
 
     def close(self, signer: Signer) -> ConsistencyRound:
         """Fix U: everybody whose vector is in the sum. Raises TooFewContributions."""
@@ -151,7 +171,18 @@ class UploadRound:
                 f"{len(members)} vectors of {institutions} institutions; the session opens nothing below "
                 f"n_min = {self.descriptor.n_min}"
             )
-        chosen = signer.sign(SurvivorSet(ctx=self.descriptor.ctx, members=members))
+        return self.close_with(signer.sign(SurvivorSet(ctx=self.descriptor.ctx, members=members)))
+
+    def close_with(self, chosen: SignedSurvivorSet) -> ConsistencyRound:
+        """Go on with a U that was signed before: there is one, ever (§12.6.1). Raises what contradicts it.
+
+        SignatureInvalid, or ProtocolViolation when it is not the set of those whose vectors are in the sum.
+        """
+        fixed = chosen.verify(self.descriptor.coordinator_identity)
+        if (fixed.ctx, fixed.members) != (self.descriptor.ctx, tuple(sorted(self.taken))):
+            raise ProtocolViolation(
+                "the signed set is of another session, or not of those whose vectors are in the sum"
+            )
         return ConsistencyRound(self.descriptor, self.directory, self.sharings, self.taken, self.total, chosen)
 
 

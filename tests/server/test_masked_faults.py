@@ -1,0 +1,213 @@
+"""A disk that fails in a masked session: memory never holds what the store does not (protocol.md §12.2.3)."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secagg.errors import SessionClosed, StorageError
+from secagg_host.durable import write_atomic
+from secagg_host.events import EventLog
+from secagg_server import masked_driver
+from secagg_server.blobs import UploadFiles
+from secagg_server.masked_session import MaskedSession
+from secagg_server.masked_storage import MessageStore
+from secagg_server.server import Coordinator
+from secagg_server.session import Host
+from secagg_server.storage import SessionState, StateStore
+from tests.deployment import HOUR
+from tests.masked_deployment import MaskedDeployment, MaskedParticipant, everybody
+from tests.server.test_masked_server import check, play_with
+
+ACCESSES = (
+    "advertise", "close advertise", "share", "close share", "announced", "read", "seal", "upload", "close upload",
+    "endorse", "close endorse", "unmask", "fix release", "write release", "move released",
+)  # fmt: skip
+FULL = "no space left on device"
+
+
+@dataclass
+class Disk:
+    """Fails once at each of ACCESSES, before anything is written or when it is all there; keeps what it held then.
+
+    `acknowledged` are (step, client) that a client has the coordinator's word for.
+    """
+
+    folder: Path
+    written: bool
+    left: list[str] = field(default_factory=lambda: list(ACCESSES))
+    acknowledged: set[tuple[str, str]] = field(default_factory=set)
+    images: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+
+    def image(self, name: str) -> Path:
+        return self.folder / "images" / name.replace(" ", "-")
+
+    def failing(self, write: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            name = name_of(*args)
+            if name not in self.left:
+                return write(*args, **kwargs)
+            self.left.remove(name)
+            if self.written:
+                write(*args, **kwargs)
+            shutil.copytree(self.folder / "state", self.image(name) / "state")
+            self.images[name] = set(self.acknowledged)
+            raise StorageError(FULL)
+
+        return call
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(masked_driver, "RETRY_AFTER", 0)
+        for owner, method, name_of in (
+            (MessageStore, "add_message", lambda _, step, *rest: step),
+            (MessageStore, "close_round", lambda _, step, *rest: f"close {step}"),
+            (MessageStore, "fix_release", lambda *_: "fix release"),
+            (StateStore, "move", lambda _, state, *rest: f"move {state}"),
+            (UploadFiles, "vector", lambda *_: "read"),
+            (UploadFiles, "seal", lambda *_: "seal"),
+            (masked_driver, "write_folder", lambda *_: "write release"),
+        ):
+            patch.setattr(owner, method, self.failing(getattr(owner, method), name_of))
+        take, finish = MaskedSession._take, MaskedSession.finish_upload
+
+        def taking(session: MaskedSession, step: str, peer: Any, *rest: Any) -> None:
+            take(session, step, peer, *rest)
+            self.acknowledged.add((step, peer.fingerprint))
+
+        def finishing(session: MaskedSession, peer: Any, header: bytes) -> Any:
+            receipt = finish(session, peer, header)
+            self.acknowledged.add(("upload", peer.fingerprint))
+            return receipt
+
+        patch.setattr(MaskedSession, "_take", taking)
+        patch.setattr(MaskedSession, "finish_upload", finishing)
+
+
+def loaded(deployment: MaskedDeployment, state: Path, *more: Path) -> Coordinator:
+    """A coordinator that is started on these files."""
+    config = deployment.config
+    config = config.model_copy(update={"state": state, "sessions": (*config.sessions, *more)})
+    events = EventLog(state / "events.jsonl")
+    return Coordinator.load(config, deployment.coordinator_files, Host(deployment.coordinator_files.signer,
+                            deployment.clock, events))  # fmt: skip
+
+
+def stored(session: MaskedSession, step: str) -> set[int]:
+    return {session.descriptor.number_of(client) for client, _ in session.store.messages(step)}
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["nothing-is-written", "it-is-written-all-the-same"])
+def test_the_disk_fails_once_at_every_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, written: bool) -> None:
+    deployment, disk = MaskedDeployment(tmp_path, round_seconds=600), Disk(tmp_path, written)
+    with monkeypatch.context() as patch:
+        disk.install(patch)
+        participants, state, reason = play_with(deployment, everybody(deployment))
+    assert disk.left == []
+    assert (state, reason) == (SessionState.RELEASED, "")
+    assert [one.error for one in participants] == [None] * 5
+    check(deployment, participants, {0, 1, 2, 3, 4})
+    assert '"refused"' not in (tmp_path / "state" / "events.jsonl").read_text(), "of a vector that nothing is said of"
+    for name in ACCESSES:  # had the server been stopped there, and started again
+        coordinator = loaded(deployment, disk.image(name) / "state")
+        session = coordinator.masked[deployment.descriptor.ctx]
+        assert session.problem == "", name
+        if session.running:
+            assert set(session.stage.taken) == stored(session, session.step), name
+        for step, client in disk.images[name]:
+            assert session.store.message(step, client) is not None, name
+            assert step != "upload" or session.receipt(client) is not None, name
+        coordinator.store.close()
+
+
+@dataclass
+class Played:
+    """A session in which one client's upload was never sealed, and the state when U had been fixed."""
+
+    deployment: MaskedDeployment
+    participants: list[MaskedParticipant]
+    end: tuple[SessionState, str]
+    image: Path
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    folder = tmp_path_factory.mktemp("never-sealed")
+    deployment, image = MaskedDeployment(folder, round_seconds=6), folder / "image"
+    victim = deployment.client_files[0].identity.fingerprint
+    seal, add = UploadFiles.seal, MessageStore.add_message
+
+    def failing(files: UploadFiles, client: str, *rest: Any) -> None:
+        if client == victim:
+            raise StorageError(FULL)
+        seal(files, client, *rest)
+
+    def adding(store: MessageStore, step: str, *rest: Any) -> None:
+        add(store, step, *rest)
+        if step == "endorse" and not image.exists():
+            shutil.copytree(folder / "state", image)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UploadFiles, "seal", failing)
+        patch.setattr(MessageStore, "add_message", adding)
+        participants, state, reason = play_with(deployment, everybody(deployment))
+    return Played(deployment, participants, (state, reason), image)
+
+
+def test_an_upload_that_is_never_sealed_is_in_no_set(played: Played) -> None:
+    deployment = played.deployment
+    assert played.end == (SessionState.RELEASED, "")
+    assert isinstance(played.participants[0].error, SessionClosed)
+    report = check(deployment, played.participants, {1, 2, 3, 4})
+    coordinator = loaded(deployment, deployment.folder / "state")
+    session = coordinator.masked[deployment.descriptor.ctx]
+    assert all(session.receipt(member) for member in report.certificate.members)
+    assert session.receipt(deployment.client_files[0].identity.fingerprint) is None
+    coordinator.store.close()
+
+
+def test_a_restart_follows_the_set_that_was_signed(played: Played) -> None:
+    coordinator = loaded(played.deployment, played.image)
+    session = coordinator.masked[played.deployment.descriptor.ctx]
+    assert (session.problem, session.step) == ("", "endorse")
+    signed = session.store.signed_at("upload")
+    assert signed is not None
+    assert session.survivors().to_bytes() == signed
+    assert set(session.survivors().statement.members) == stored(session, "upload") == session.expected()
+    assert len(session.stage.taken) == 1
+    coordinator.store.close()
+
+
+def test_a_session_whose_store_contradicts_itself_holds_up_no_other(played: Played, tmp_path: Path) -> None:
+    deployment, state = played.deployment, tmp_path / "state"
+    shutil.copytree(played.image, state)
+    with sqlite3.connect(state / "coordinator.sqlite") as db:
+        lost = "number = (SELECT min(number) FROM masked_messages WHERE step = 'upload')"
+        assert db.execute(f"DELETE FROM masked_messages WHERE step = 'upload' AND {lost}").rowcount == 1
+    twin = copy(deployment)  # the same parties, another session
+    del twin.__dict__["signed"]
+    other = twin.signed
+    write_atomic(tmp_path / "other.json", other.to_bytes())
+    coordinator = loaded(deployment, state, tmp_path / "other.json")
+    session = coordinator.masked[deployment.descriptor.ctx]
+    for _ in range(2):
+        coordinator.advance()
+        _, reason = session.status()
+        assert reason.startswith(f"session {session.ctx[:16]} does not go on")
+        assert "restore `coordinator.sqlite`" in reason
+        with pytest.raises(StorageError, match="does not go on"):
+            session.survivors()
+    assert '"problem"' in (state / "events.jsonl").read_text()
+    well = coordinator.masked[other.statement.ctx]
+    assert well.status()[1].startswith("round 'advertise': waiting for")
+    before = deployment.clock.now
+    for deployment.clock.now in (session.descriptor.expires_at + 1, session.descriptor.expires_at + HOUR):
+        coordinator.advance()
+    deployment.clock.now = before
+    assert session.status()[0] == SessionState.EXPIRED, "its uploads are deleted all the same"
+    assert not session.files.any_stored()
+    coordinator.store.close()
