@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # tests do not time: machines are shared
+settings.load_profile("untimed")
 
 # several test processes share few cores: threads that spin for each other make small models ten times slower
 os.environ.setdefault("OMP_NUM_THREADS", "1")

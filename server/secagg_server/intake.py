@@ -230,6 +230,7 @@ class UploadStream:
                 raise
             session.files.seal(client, self._boxes)
             session.host.checkpoint("upload-sealed")
+            self._slot.announced = None  # if the receipt cannot be recorded, the store says what holds
             receipt = self._sign((self._peer, upload))
             self._slot.announced = StoredUpload(self.stored.signed, receipt)
             return receipt

@@ -14,7 +14,6 @@ from secagg.errors import (
     ConflictError,
     MalformedError,
     NotReady,
-    ProtocolViolation,
     RoleViolation,
     SecaggError,
     SessionClosed,
