@@ -1,4 +1,4 @@
-"""The sweep of expired session keys, at every start of a key-holder (protocol.md §4.1, §13.3.1)."""
+"""The sweep of expired session keys, at every start of a key-holder (protocol.md §4.1, §13.5.6)."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -1,26 +1,50 @@
-"""What must hold of every sealed session, whoever lies in it. Each function raises AssertionError in words.
+"""What must hold of every session, whoever lies in it. Each function raises AssertionError in words.
 
-At most f of the key-holders lie; clients and the coordinator may be whatever they like, and work together.
+Sealed: at most f of the key-holders lie; clients and the coordinator may be whatever they like, and work together.
+Masked: at most c clients work with the coordinator. ckks: coordinator and key-holder do not work together. In each of
+them either the exact sum over an endorsed U of at least n_min is released, or it is rejected and the session is over;
+and no acknowledged upload is lost unseen.
 """
 
+import functools
 import logging
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
 
-from secagg.errors import OpeningError
+from secagg.ckks.coordinator import check_arrived, check_opening, fix_set
+from secagg.ckks.keyholder import ShownUpload
+from secagg.ckks.messages import SignedUploadSet
+from secagg.ckks.verify import verify_ckks
+from secagg.errors import (
+    ConflictError,
+    MalformedError,
+    NotReady,
+    OpeningError,
+    PolicyViolation,
+    SecaggError,
+    TooFewContributions,
+)
 from secagg.evidence import ShareAnswer
+from secagg.masked.messages import SurvivorSet
+from secagg.masked.verify import verify_masked
 from secagg.messages import DegreeAnswer, Endorsement, ShareSum
 from secagg.plan import Frozen
 from secagg.receipts import Fate, judge_receipt
 from secagg.sets import verify_endorsements
 from secagg.signing import Signed
 from secagg.verify import verify_release
+from tests.secagg.ckks.sessions import Ckks
+from tests.simulation.ends import CkksEnd, MaskedEnd
 from tests.simulation.sealed_parties import Client
 from tests.simulation.sealed_session import Burnt, Caught, Released, SealedSession, anchors
+from tests.small import NOW
 
 T = TypeVar("T")
+Kinds = type[SecaggError] | tuple[type[SecaggError], ...]
 SAMPLE = 256
 """Bytes of a secret that must not be seen, from its start, its middle and its end. Small numbers may meet by chance."""
 
@@ -223,4 +247,186 @@ INVARIANTS = (
     culprits_are_named,
     key_holders_that_lie_are_named,
     no_secret_is_said,
+)
+
+
+# --- masked sessions (protocol.md §12) ----------------------------------------------------------------------------
+
+
+def check_masked(end: MaskedEnd) -> None:
+    """Every invariant of a masked session that was released, or came to an end without."""
+    for invariant in MASKED_INVARIANTS:
+        invariant(end)
+
+
+def masked_sum_is_exact_or_rejected(end: MaskedEnd) -> None:
+    """The exact sum over a U of at least n_min that t members endorsed; or the opening is rejected, and stays so.
+
+    Sums are modulo 2^W: of values out of range nothing is seen that the sum does not show (§12.10).
+    """
+    session, unmasking = end.session, end.unmasking
+    if end.opened is None:
+        assert isinstance(end.error, OpeningError | NotReady), f"ended for another reason: {end.error!r}"
+        assert_refused(unmasking.open, type(end.error))
+        assert_refused(lambda: end.release, type(end.error))
+        return
+    descriptor, members = session.descriptor, end.opened.members
+    chosen = unmasking.chosen.verify(descriptor.coordinator_identity)
+    assert members == chosen.members
+    assert min(len(members), descriptor.institutions(members)) >= descriptor.n_min, f"{len(members)} were opened"
+    endorsed = {
+        descriptor.number_of(signed.signer)
+        for signed in unmasking.endorsements.values()
+        if signed.verify(descriptor.member(descriptor.number_of(signed.signer))).set_digest == chosen.digest
+    }
+    assert len(endorsed & set(members)) >= descriptor.graph.threshold, f"{len(endorsed)} endorsed the set"
+    vectors = [end.vector(number) for number in members]
+    expected = np.sum(vectors, axis=0, dtype=np.uint64) % np.uint64(1 << descriptor.shape.width)
+    assert np.array_equal(end.opened.sums, expected), "the opened sum is not the sum over U"
+
+
+def masked_clients_endorse_no_other_set(end: MaskedEnd) -> None:
+    """Whatever came out, whoever has endorsed a set endorses no smaller one: the difference would be one vector."""
+    session = end.session
+    for number, client in session.endorsed.items():
+        members = client.chosen.members
+        for gone in set(members) - {number}:
+            less = SurvivorSet(ctx=session.descriptor.ctx, members=tuple(one for one in members if one != gone))
+            signed = session.parties.coordinator.sign(less)
+            assert_refused(
+                lambda number=number, signed=signed: session.uploaded[number][0].endorse(signed, NOW),  # type: ignore[misc]
+                (ConflictError, TooFewContributions, PolicyViolation),
+            )
+
+
+def masked_members_keep_one_secret(end: MaskedEnd) -> None:
+    """Of nobody are shares of both secrets out: of own masks in U, of mask keys beside it."""
+    members = set(end.unmasking.chosen.statement.members)
+    for answer in end.unmasking.taken.values():
+        assert {one.member for one in answer.statement.self_shares} <= members
+        assert not {one.member for one in answer.statement.key_shares} & members
+
+
+def masked_uploads_are_not_lost(end: MaskedEnd) -> None:
+    """Every acknowledged vector is in the sum, and verifies against the stored one; else the certificate is a proof."""
+    kept = end.unmasking.uploads
+    in_set = {number: end.session.uploading.taken[number] for number in end.unmasking.chosen.statement.members}
+    assert {number: kept[number].signed for number in in_set} == {n: one.signed for n, one in in_set.items()}
+    if end.opened is None:
+        return
+    certificate = verify_masked(end.release, end.session.policy, end.stored).certificate
+    for number, signed in end.receipts.items():
+        wanted = Fate.INCLUDED if number in end.opened.members else Fate.DROPPED
+        assert judge_receipt(certificate, signed).fate is wanted, f"member {number} is not {wanted}"
+
+
+def masked_release_tells_no_secret(end: MaskedEnd) -> None:
+    """No vector, and of members of U neither the key of their masks nor the one of their boxes."""
+    if end.opened is None:
+        return
+    content = b"\x00".join(end.release.values())
+    for number in end.opened.members:
+        vector, keys = end.session.uploaded[number][1].vector, end.session.shared[number][0].keys
+        secrets = (vector.tobytes()[:SAMPLE], keys.mask.value, keys.box.value)
+        assert not [one for one in secrets if one in content or one.hex().encode() in content]
+
+
+# --- ckks sessions (protocol.md §13) ------------------------------------------------------------------------------
+
+
+def check_ckks(end: CkksEnd) -> None:
+    """Every invariant of a ckks session that was opened, or burnt."""
+    for invariant in CKKS_INVARIANTS:
+        invariant(end)
+
+
+def nothing_opened(session: Ckks, attempt: Callable[[], object], kind: Kinds, match: str = "") -> None:
+    """An attempt is refused, and the key-holder's key was not so much as loaded."""
+    before = session.keys.used
+    words = str(assert_refused(attempt, kind))
+    assert re.search(match, words), f"refused, and for another reason: {words}"
+    assert session.keys.used == before, "the key was loaded"
+
+
+def ckks_sum_is_exact_or_rejected(end: CkksEnd) -> None:
+    """The exact sum over a U of at least n_min for which the key-holder signed; or it refuses, and so ever after."""
+    descriptor = end.session.descriptor
+    if end.opened is None:
+        assert isinstance(end.error, OpeningError | MalformedError), f"ended for another reason: {end.error!r}"
+        again = assert_refused(lambda: open_set(end, end.chosen, end.shown()), type(end.error))
+        assert str(again) == str(end.error)
+        return
+    members = end.members
+    assert min(len(members), descriptor.institutions(members)) >= descriptor.n_min, f"{len(members)} were opened"
+    check_opening(descriptor, end.chosen.verify(descriptor.coordinator_identity), end.opened)
+    expected = np.sum([end.vector(client).astype(np.int64) for client in members], axis=0)
+    assert np.array_equal(end.opened.sums, expected), "the opened sum is not the sum over U"
+
+
+def ckks_holder_opens_no_other_set(end: CkksEnd) -> None:
+    """Opened or burnt, its session is over: a set with one member more or fewer does not get as far as its key."""
+    every = {one.signed.signer: one for one in end.session.uploads} | dict(end.uploads)
+    others = [set(every) - {client} for client in every] + [set(every)]
+    for other in others:
+        if other == set(end.members) or len(other) < end.session.descriptor.n_min:
+            continue
+        uploads = {client: every[client].signed for client in other}
+        signed = fix_set(end.session.descriptor, uploads, end.session.parties.coordinator)
+        shown = [ShownUpload(every[client].signed, every[client].blocks) for client in other]
+        attempt = functools.partial(open_set, end, signed, shown)
+        nothing_opened(end.session, attempt, ConflictError, "only one is ever served")
+
+
+def ckks_uploads_are_not_lost(end: CkksEnd) -> None:
+    """Every acknowledged upload is in the sum, and verifies against the stored one; else the certificate is a proof.
+
+    Of a burnt session every member's upload is there, as it was signed: what burnt it can be looked for.
+    """
+    descriptor = end.session.descriptor
+    for client in end.members:
+        check_arrived(descriptor, end.uploads[client].signed, end.uploads[client].blocks)
+    if end.opened is None:
+        return
+    certificate = verify_ckks(end.release, end.holder.policy, end.stored).certificate
+    for client, signed in end.receipts.items():
+        wanted = Fate.INCLUDED if client in end.members else Fate.DROPPED
+        assert judge_receipt(certificate, signed).fate is wanted, f"{client[:16]} is not {wanted}"
+
+
+def ckks_release_tells_no_secret(end: CkksEnd) -> None:
+    """No block of an upload, no ciphertext in one, nothing of the key-holder's keys."""
+    if end.opened is None:
+        return
+    content, kept = b"\x00".join(end.release.values()), end.session.kept.to_bytes()
+    inner = [block for index in range(len(end.session.signers)) for block in end.session.inner(index)]
+    secrets = [kept, *inner, *(block for one in end.uploads.values() for block in one.blocks)]
+    for piece in (piece for secret in secrets for piece in samples(secret)):
+        assert piece not in content, "a secret is in the release"
+
+
+def open_set(end: CkksEnd, chosen: SignedUploadSet, shown: list[ShownUpload]) -> object:
+    return end.holder.open(end.session.descriptor, chosen, shown, os.urandom, NOW)
+
+
+def assert_refused(attempt: Callable[[], object], kind: Kinds) -> Exception:
+    """The error of this kind that it ends in."""
+    try:
+        attempt()
+    except kind as error:
+        return error
+    raise AssertionError("it was not refused")
+
+
+MASKED_INVARIANTS = (
+    masked_sum_is_exact_or_rejected,
+    masked_clients_endorse_no_other_set,
+    masked_members_keep_one_secret,
+    masked_uploads_are_not_lost,
+    masked_release_tells_no_secret,
+)
+CKKS_INVARIANTS = (
+    ckks_sum_is_exact_or_rejected,
+    ckks_holder_opens_no_other_set,
+    ckks_uploads_are_not_lost,
+    ckks_release_tells_no_secret,
 )

@@ -1,6 +1,6 @@
 """Clients of a ckks session that lie with ciphertexts, with all that a client or the coordinator can get hold of (§13).
 
-Each makes the upload it would send. What it is after, and why it does not get it: tests/simulation/test_ckks_liars.py.
+Each makes the upload it would send. What it is after, and why it does not get it: test_ckks_clients.py.
 """
 
 from dataclasses import dataclass
@@ -52,6 +52,13 @@ class ShiftsItsCiphertextByTheKey:
         first = sums[: parameters.block_values].astype(np.int64).reshape(parameters.limbs, -1)
         found: NDArray[np.int64] = np.rint((first.mean(0) - self.members * self.middle) / self.factor).astype(np.int64)
         return found
+
+    def sent(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What is in its ciphertexts, [L]: zero and K s in each limb of the first, honest values in the others."""
+        parameters, values = self.session.descriptor.parameters, self.session.values(self.index).astype(np.int64)
+        first = np.tile(self.middle + self.factor * key, parameters.limbs)
+        values[: parameters.block_values] = first[: parameters.length]
+        return values
 
     def decrypted(self, key: NDArray[np.int64], ciphertext: U64) -> tuple[NDArray[np.uint32], float, int]:
         """What a ciphertext [2, k, N] holds under such a key: values, the largest error, coefficients out of range."""

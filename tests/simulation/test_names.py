@@ -4,6 +4,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tests.simulation import bad_network, lying_ckks_clients, lying_clients, lying_keyholders, lying_servers
 
 ROOT = Path(__file__).parents[2]
@@ -21,13 +23,27 @@ LIARS = {
     )
 }
 NAMED = set(re.findall(r"`(\w+)`", TEXT))
+PROTOCOLS = {"masked": "### Masked sessions", "ckks": "### Sessions under ckks"}
+"""Protocols whose liars are tests, and where the threat model has them."""
+
+
+def names_in(protocol: str) -> set[str]:
+    """What the protocol's section of the threat model names."""
+    _, _, after = TEXT.partition(f"\n{PROTOCOLS[protocol]}")
+    assert after
+    return set(re.findall(r"`(\w+)`", after.split("\n### ")[0]))
+
+
+@cache
+def written_in(path: Path) -> frozenset[str]:
+    """The test functions of a file."""
+    return frozenset(re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE))
 
 
 @cache
 def names_below(folder: Path) -> frozenset[str]:
     """Every test function below a folder."""
-    found = (re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE) for path in folder.rglob("test_*.py"))
-    return frozenset(name for names in found for name in names)
+    return frozenset(name for path in folder.rglob("test_*.py") for name in written_in(path))
 
 
 def test_every_liar_of_the_simulation_is_in_the_threat_model_and_the_other_way_round() -> None:
@@ -39,10 +55,20 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     assert sorted({name for name in NAMED if name.startswith("test_")} - names_below(ROOT / "tests")) == []
 
 
-def test_every_liar_of_a_masked_session_is_in_the_threat_model() -> None:
-    """There liars are tests."""
-    source = (HERE / "test_masked_liars.py").read_text()
-    assert sorted(set(re.findall(r"^def (test_\w+)", source, re.MULTILINE)) - NAMED) == []
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_test_of_a_liar_is_in_the_protocols_own_section_of_the_threat_model(protocol: str) -> None:
+    """There most liars are tests. All of a file are named: also those of honest parties, which say what holds then."""
+    written = {name for path in HERE.glob(f"test_{protocol}_*.py") for name in written_in(path)}
+    assert len(written) > 30
+    assert sorted(written - names_in(protocol)) == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_test_in_a_protocols_own_section_is_one_of_that_protocol(protocol: str) -> None:
+    """And so would fail if what the row says of this protocol did not hold in it."""
+    everywhere = ((path, name) for path in (ROOT / "tests").rglob("test_*.py") for name in written_in(path))
+    own = {name for path, name in everywhere if protocol in f"{path.relative_to(ROOT)} {name}"}
+    assert sorted({name for name in names_in(protocol) if name.startswith("test_")} - own) == []
 
 
 def test_every_liar_has_a_test_of_its_own() -> None:

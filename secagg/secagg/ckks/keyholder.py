@@ -41,7 +41,8 @@ from secagg.signing import Signer
 
 FLOOD_PURPOSE = "secagg/v1/ckks/flood"
 FLOOD_UNIT = 1 / 192
-"""Of the grid. Flooding noise is a discrete Gaussian of deviation 4.5 and at most 41 of these (§5): below 0.22."""
+"""Of the grid. Flooding noise is a discrete Gaussian of deviation 4.5 and at most 41 of these (§5.3a, §13.5.4): below
+0.22."""
 
 U32 = NDArray[np.uint32]
 

@@ -1,4 +1,4 @@
-"""A ckks session in memory: exact sums (protocol.md §13). Parties that lie: tests/simulation/test_ckks_liars.py."""
+"""A ckks session in memory: exact sums (protocol.md §13). Parties that lie: tests/simulation/test_ckks_*.py."""
 
 import os
 

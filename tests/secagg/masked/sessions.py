@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from secagg.client_noise.setting import ClientNoise
 from secagg.descriptor import RosterMember
+from secagg.encodings.registry import encoding_of
 from secagg.masked.client import Advertised, MaskedClient, Shared
 from secagg.masked.closing import ConsistencyRound, UnmaskRound
 from secagg.masked.descriptor import MaskedDescriptor, MaskedSpec, SignedMaskedDescriptor, create_masked_session
@@ -38,6 +39,7 @@ class Masked:
     plan: Plan = field(default_factory=lambda: small_plan(40))
     parties: Parties = field(default_factory=lambda: PARTIES)
     client_noise: ClientNoise | None = None
+    drawn: dict[int, list[bytes]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def signed(self) -> SignedMaskedDescriptor:
@@ -111,8 +113,23 @@ class Masked:
 
     def upload(self, number: int) -> tuple[Uploaded, UploadMessage]:
         told = self.uploading.shared_with(number)
-        statement = stated(self.plan.training, "test")
-        return self.shared[number][0].upload(told, self.changes[number], statement, os.urandom, NOW)
+        statement, drawn = stated(self.plan.training, "test"), list[bytes]()
+
+        def random(size: int) -> bytes:
+            drawn.append(os.urandom(size))
+            return drawn[-1]
+
+        made = self.shared[number][0].upload(told, self.changes[number], statement, random, NOW)
+        self.drawn[number] = drawn
+        return made
+
+    def values(self, number: int) -> NDArray[np.uint32]:
+        """What an honest member of `uploaded` encoded, uint32 [L]: again, with what it drew after its own mask."""
+        assert self.descriptor.noise_grid is None
+        drawn = iter(self.drawn[number][1:])
+        vector = encoding_of(self.plan).encode(self.plan, self.changes[number], lambda size: next(drawn))
+        weight = self.descriptor.roster[number].weight
+        return self.descriptor.quantiser.encode(vector, lambda size: next(drawn), weight).values
 
     @cached_property
     def uploaded(self) -> dict[int, tuple[Uploaded, UploadMessage]]:
