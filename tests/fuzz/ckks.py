@@ -168,14 +168,15 @@ def run_block(data: bytes) -> object:
 
 def stored_seeds() -> list[bytes]:
     """Both keys, as the key-holder stores them."""
-    return [session().kept.to_bytes()]
+    return [frame([session().kept.to_bytes()])]
 
 
 def run_stored(data: bytes) -> object:
     """As the key-holder loads them: a bit that has changed is seen."""
-    key = HolderKey.from_bytes(data)
+    raw = parts_of(data, 1)[0]
+    key = HolderKey.from_bytes(raw)
     found = key.secret()
-    genuine(data, session().kept.to_bytes())
+    genuine(raw, session().kept.to_bytes())
     return found
 
 
