@@ -61,6 +61,7 @@ def test_seeds_reach_the_end_of_the_decoder(name: str) -> None:
     """Otherwise nothing behind the first check would ever be tried."""
     target = drive.ALL[name]
     assert any(attempt(target, seed).code == "" and attempt(target, seed).problem is None for seed in target.seeds())
+    assert all(frame(parts_of(seed)) == seed for seed in target.seeds()), "else nothing near it is ever made"
 
 
 # -- the driver ------------------------------------------------------------------------------------------------
