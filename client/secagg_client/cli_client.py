@@ -10,7 +10,6 @@ import click
 from secagg.canonical import pretty_bytes
 from secagg.ckks.policy import CkksPolicy
 from secagg.encodings.registry import DEFAULT, encoding_of, encodings
-from secagg.errors import SecaggError
 from secagg.identity import check_issued_by
 from secagg.masked.policy import MaskedPolicy
 from secagg.policy import Policy, adapter_schema_hash
@@ -18,7 +17,7 @@ from secagg.warm import warm_up
 from secagg_client.cli_ledger import ledger
 from secagg_client.client_config import ClientConfig
 from secagg_client.plan_defaults import DEFAULT_RANK, DEFAULT_TRAINING
-from secagg_client.policies import load_policy, naming_policy
+from secagg_client.policies import failures_logged, load_policy
 from secagg_host.config import load_toml
 from secagg_host.durable import DurableJournal, FolderLock, write_atomic
 from secagg_host.events import EventLog
@@ -126,11 +125,8 @@ def run(config_file: Path, as_json: bool) -> None:
     with FolderLock(config.state):
         log = EventLog(config.state / EVENTS, sys.stdout, as_json=as_json)
         try:
-            take_part(config, party, log)
-        except SecaggError as error:
-            refused = naming_policy(error, config.policy)
-            log.emit("failed", code=refused.code, reason=str(refused))
-            raise refused from error.__cause__
+            with failures_logged(log, config.policy):
+                take_part(config, party, log)
         finally:
             log.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from secagg.encodings.registry import encoding_of
-from secagg.errors import ConfigError, SecaggError
+from secagg.errors import ConfigError
 from secagg.plan import Plan
 from secagg.signing import parse_model
 from secagg.warm import warm_ckks, warm_sharing
@@ -16,7 +16,7 @@ from secagg_client.calls import CommitteeCalls
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.keyholder_run import KeyHolderRun, Shelf, load_config, load_holder, make_offer
 from secagg_client.patience import Patience
-from secagg_client.policies import naming_policy, protocol_of
+from secagg_client.policies import failures_logged, protocol_of
 from secagg_host.config import read_toml
 from secagg_host.durable import DurableJournal, FolderLock, read_file, write_atomic
 from secagg_host.events import EventLog
@@ -103,14 +103,11 @@ def run(config_file: Path, as_json: bool) -> None:
         shelf = Shelf(config.state)
         patience = Patience(log, config.patience_minutes)
         try:
-            holder = load_holder(config, shelf, patience.now)
-            warm_sharing(secrets.token_bytes)
-            with channel(config.coordinator, party) as line:
-                KeyHolderRun(holder, shelf, CommitteeCalls(line), patience).run(config.session)
-        except SecaggError as error:
-            refused = naming_policy(error, config.policy)
-            log.emit("failed", code=refused.code, reason=str(refused))
-            raise refused from error.__cause__
+            with failures_logged(log, config.policy):
+                holder = load_holder(config, shelf, patience.now)
+                warm_sharing(secrets.token_bytes)
+                with channel(config.coordinator, party) as line:
+                    KeyHolderRun(holder, shelf, CommitteeCalls(line), patience).run(config.session)
         finally:
             shelf.close()
             log.close()
@@ -126,16 +123,12 @@ def _run_ckks(config: KeyHolderConfig, party: PartyFiles, *, as_json: bool) -> N
         journal = DurableJournal(config.state / "ckks.db")
         patience = Patience(log, config.patience_minutes)
         try:
-            holder = load_ckks_holder(config, journal, patience.now)
-            warm_ckks(secrets.token_bytes)
-            with channel(config.coordinator, party) as line:
-                spool = Spool(config.state / "ckks-spool")
-                keys = contexts_of(config)
-                CkksHolderRun(holder, CkksCalls(line), keys, spool, patience, secrets.token_bytes).run(config.session)
-        except SecaggError as error:
-            refused = naming_policy(error, config.policy)
-            log.emit("failed", code=refused.code, reason=str(refused))
-            raise refused from error.__cause__
+            with failures_logged(log, config.policy):
+                holder = load_ckks_holder(config, journal, patience.now)
+                warm_ckks(secrets.token_bytes)
+                spool, keys, random = Spool(config.state / "ckks-spool"), contexts_of(config), secrets.token_bytes
+                with channel(config.coordinator, party) as line:
+                    CkksHolderRun(holder, CkksCalls(line), keys, spool, patience, random).run(config.session)
         finally:
             journal.close()
             log.close()

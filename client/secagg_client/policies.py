@@ -1,5 +1,7 @@
 """Policy and anchor files: which protocol a file is for is in the file, and nobody else says it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from secagg.ckks.policy import CkksAnchors, CkksPolicy
@@ -7,6 +9,7 @@ from secagg.errors import ConfigError, PolicyViolation, SecaggError
 from secagg.masked.policy import MaskedAnchors, MaskedPolicy
 from secagg.policy import Anchors, Policy
 from secagg_host.config import check_for_protocol, read_toml
+from secagg_host.events import EventLog
 
 AnyPolicy = Policy | MaskedPolicy | CkksPolicy
 AnyAnchors = Anchors | MaskedAnchors | CkksAnchors
@@ -39,3 +42,14 @@ def protocol_of(plain: dict[str, object], path: Path) -> str:
 def naming_policy(error: SecaggError, path: Path) -> SecaggError:
     """The same error; where a policy refused, with the file that says so."""
     return PolicyViolation(f"{error} (by {path})") if type(error) is PolicyViolation else error
+
+
+@contextmanager
+def failures_logged(log: EventLog, policy: Path) -> Iterator[None]:
+    """Log what ends a party's run, with the policy's file where that refused, and let it go on."""
+    try:
+        yield
+    except SecaggError as error:
+        refused = naming_policy(error, policy)
+        log.emit("failed", code=refused.code, reason=str(refused))
+        raise refused from error.__cause__

@@ -3,6 +3,8 @@
 Nothing here is recorded; `masked_session` does that between checking a message and taking it.
 """
 
+from collections.abc import Callable
+
 from secagg.errors import ProtocolViolation, SecaggError, StorageError
 from secagg.masked.closing import ConsistencyRound, Keep, UnmaskRound
 from secagg.masked.descriptor import MaskedDescriptor
@@ -14,7 +16,6 @@ from secagg.masked.messages import (
     UploadMessage,
 )
 from secagg.masked.server import AdvertiseRound, ShareRound, UploadRound
-from secagg.signing import Signer
 from secagg_server.blobs import UploadFiles
 from secagg_server.masked_border import leaves_of, sharing_of
 from secagg_server.masked_storage import MaskedStore
@@ -64,13 +65,13 @@ def checked(stage: Stage, client: str, body: bytes, files: UploadFiles) -> Keep:
             return stage.checked(SignedUnmasking.parse(body))
 
 
-def following(stage: Stage, signer: Signer) -> Stage:
-    """The round after, whoever is missing now having vanished. Raises TooFewContributions."""
+def following(stage: Stage, fix: Callable[[UploadRound], ConsistencyRound]) -> Stage:
+    """The round after, whoever is missing now having vanished; `fix` fixes U. Raises TooFewContributions."""
     match stage:
         case AdvertiseRound() | ShareRound() | ConsistencyRound():
             return stage.close()
         case UploadRound():
-            return stage.close(signer)
+            return fix(stage)
         case UnmaskRound():
             raise ProtocolViolation("there is no round after the last")
 
@@ -101,15 +102,16 @@ def _replayed(descriptor: MaskedDescriptor, store: MaskedStore, files: UploadFil
                 checked(stage, client, body, files)()
         if store.closed_at(step) is None:
             break
-        stage = _next(stage, chosen)
+        stage = following(stage, _as_signed(chosen))
     return stage
 
 
-def _next(stage: Stage, chosen: SignedSurvivorSet | None) -> Stage:
-    match stage:
-        case AdvertiseRound() | ShareRound() | ConsistencyRound():
-            return stage.close()
-        case UploadRound() if chosen is not None:
-            return stage.close_with(chosen)
-        case _:
-            raise ProtocolViolation(f"the round '{step_of(stage)}' is recorded as closed, and no set that was signed")
+def _as_signed(chosen: SignedSurvivorSet | None) -> Callable[[UploadRound], ConsistencyRound]:
+    """Fixes the U that was signed before."""
+
+    def fix(stage: UploadRound) -> ConsistencyRound:
+        if chosen is None:
+            raise ProtocolViolation("the round 'upload' is recorded as closed, and no set that was signed")
+        return stage.close_with(chosen)
+
+    return fix

@@ -363,7 +363,7 @@ class MaskedSession:
     def close_round(self, now: int) -> None:
         """Close the current round, durably, and begin the next. Raises TooFewContributions: then nothing is closed."""
         step, have, of = self.step, len(self.stage.taken), len(self.expected())
-        after = following(self.stage, self.host.signer)
+        after = following(self.stage, lambda stage: stage.close(self.host.signer))
         chosen = after.chosen.to_bytes() if isinstance(after, ConsistencyRound) else None
         note = self.note(self.host.signer.identity.title, f"closed the round '{step}' with {have} of them")
         with self._recording():

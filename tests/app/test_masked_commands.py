@@ -16,8 +16,9 @@ from secagg.policy import Policy
 from secagg_app.main import cli
 from secagg_attacks.aggregation.certified import Certified
 from secagg_attacks.releases import ReleasedRound
-from secagg_client.policies import load_anchors, load_policy, naming_policy
+from secagg_client.policies import failures_logged, load_anchors, load_policy, naming_policy
 from secagg_client.published import read_any_certificate
+from secagg_host.events import EventLog
 from tests.masked_deployment import MaskedDeployment
 from tests.server.test_masked_server import play
 from tests.study import toml
@@ -177,3 +178,12 @@ def test_a_refusal_by_a_policy_names_its_file(tmp_path: Path) -> None:
     assert str(refused) == f"n_min is 3, at least 4 is asked for (by {tmp_path / 'policy.toml'})"
     other = TransportError("away")
     assert naming_policy(other, tmp_path / "policy.toml") is other
+
+
+def test_what_ends_a_run_is_logged_as_it_is_said(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    with pytest.raises(PolicyViolation) as said, failures_logged(log, tmp_path / "policy.toml"):
+        raise PolicyViolation("n_min is 3, at least 4 is asked for")
+    log.close()
+    (event,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["code"], event["reason"]) == ("failed", "policy", str(said.value))
