@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 def in_ranges(count: int, threads: int, work: Callable[[int, int], None], step: int = 1) -> None:
     """Call `work(start, stop)` over ranges that cover 0..count, whole steps each, a thread for each range.
 
-    They run at once as far as kernels and hashes release the interpreter. Raises what `work` raises.
+    They run at once as far as kernels, hashes and ciphers release the interpreter. Raises what `work` raises.
     """
     if not count:
         return
