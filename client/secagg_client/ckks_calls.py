@@ -5,7 +5,7 @@ from itertools import chain
 from typing import TypeVar
 
 from secagg.ckks.descriptor import SignedCkksDescriptor
-from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedUploadSet
+from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedOpeningRefusal, SignedUploadSet
 from secagg.ckks.opened import Opened
 from secagg.errors import MalformedError
 from secagg.messages import SignedReceipt
@@ -109,6 +109,12 @@ class CkksCalls:
 
         with translated():
             self._stub.SubmitOpening(requests(), timeout=_seconds(len(raw)))
+
+    def refuse(self, signed: SignedOpeningRefusal) -> None:
+        """Say that the set does not open."""
+        with translated():
+            request = pb.RefuseOpeningRequest(signed_refusal_json=signed.to_bytes())
+            self._stub.RefuseOpening(request, timeout=CALL_SECONDS)
 
     def status(self, ctx: str) -> Status:
         """Where the session is."""

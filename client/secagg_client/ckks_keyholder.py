@@ -14,7 +14,7 @@ from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
 from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import UploadSet
 from secagg.ckks.policy import CkksPolicy
-from secagg.errors import ConfigError, ProtocolViolation, SessionClosed
+from secagg.errors import ConfigError, ProtocolViolation, SessionClosed, Unopenable
 from secagg.identity import Role, check_issued_by
 from secagg.randomness import Randomness
 from secagg_client.calls import SessionState, Status, ending
@@ -90,7 +90,8 @@ class CkksHolderRun:
     def run(self, ctx: str | None = None) -> None:
         """Returns when the session was released. Raises the SecaggError that ended it otherwise.
 
-        A refusal keeps the key: nothing was answered, and the owner decides what to do.
+        A set that does not open burns the session: the coordinator is told, and the key goes with the session's end.
+        Any other refusal keeps the key: nothing was answered, and the owner decides what to do.
         """
         self.keys.sweep(self.patience.now)
         signed, log = self.patience.ask(lambda: self.calls.session(ctx)), self.patience.log
@@ -112,6 +113,18 @@ class CkksHolderRun:
         self._finish(descriptor)
 
     def _open(self, descriptor: CkksDescriptor) -> None:
+        if self.holder.refusal(descriptor) is None:
+            try:
+                self._open_set(descriptor)
+            except Unopenable as found:
+                self.checkpoint("refused")
+                self.patience.log.emit("unopenable", session=descriptor.ctx, message=str(found))
+        refusal = self.holder.refusal(descriptor)
+        if refusal is not None:
+            self.patience.ask(lambda: self.calls.refuse(refusal), until=descriptor.expires_at)
+            self.checkpoint("refusal-sent")
+
+    def _open_set(self, descriptor: CkksDescriptor) -> None:
         chosen = self.patience.ask(lambda: self.calls.chosen(descriptor.ctx), until=descriptor.expires_at)
         self.checkpoint("set-fetched")
         try:

@@ -145,6 +145,19 @@ class OpeningError(SecaggError):
     code = "opening"
 
 
+class Unopenable(OpeningError):
+    """The key-holder of a ckks session finds that its set does not open (protocol.md §13.5.7).
+
+    `finding` is one of `secagg.ckks.messages.Finding`; `client` the fingerprint of whom it names, or empty.
+    """
+
+    code = "unopenable"
+
+    def __init__(self, message: str, finding: str = "", client: str = "") -> None:
+        super().__init__(message)
+        self.finding, self.client = finding, client
+
+
 class ShareError(SecaggError):
     """A share or a box is malformed, or too few shares are at hand (protocol.md §5, §6)."""
 

@@ -38,6 +38,7 @@ STATUS: dict[type[SecaggError], grpc.StatusCode] = {
     errors.ConflictError: grpc.StatusCode.ALREADY_EXISTS,
     errors.TooFewContributions: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OpeningError: grpc.StatusCode.DATA_LOSS,
+    errors.Unopenable: grpc.StatusCode.DATA_LOSS,
     errors.ShareError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.StorageError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DataError: grpc.StatusCode.INVALID_ARGUMENT,

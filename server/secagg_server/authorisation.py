@@ -37,7 +37,7 @@ ALLOWED: dict[str, frozenset[Role]] = {
     },
     **{
         f"/secagg.v1.CkksService/{method}": frozenset({Role.KEYHOLDER})
-        for method in ("ApproveCkks", "GetCkksSet", "GetCkksUpload", "SubmitOpening")
+        for method in ("ApproveCkks", "GetCkksSet", "GetCkksUpload", "SubmitOpening", "RefuseOpening")
     },
     **{
         f"/secagg.v1.CkksService/{method}": frozenset({Role.CLIENT, Role.KEYHOLDER})

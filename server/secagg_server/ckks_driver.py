@@ -61,7 +61,7 @@ class CkksDriver:
                 case SessionState.OPEN:
                     return self._close(now)
                 case SessionState.CLOSING:
-                    return self._publish(now)
+                    return session.burn_if_refused() or self._publish(now)
         return False
 
     def _give_up(self, now: int) -> bool:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening
+from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedOpeningRefusal, SignedSumOpening
 from secagg.errors import MalformedError, SizeLimitError, UnknownSession
 from secagg.identity import Identity
 from secagg_host.chunks import chunk_of, header_of
@@ -120,6 +120,14 @@ class Ckks(services.CkksServiceServicer):
                 raise SizeLimitError(f"more than the {most} bytes of this session's sums")
         session.submit(peer, signed, bytes(sums))
         return pb.SubmitOpeningResponse()
+
+    def RefuseOpening(
+        self, request: pb.RefuseOpeningRequest, context: grpc.ServicerContext
+    ) -> pb.RefuseOpeningResponse:
+        """The key-holder's word that U does not open."""
+        signed, peer = SignedOpeningRefusal.parse(request.signed_refusal_json), peer_identity(context)
+        self._directory.find(signed.statement.ctx, peer).refuse(peer, signed)
+        return pb.RefuseOpeningResponse()
 
     def GetCkksStatus(self, request: pb.GetStatusRequest, context: grpc.ServicerContext) -> pb.GetStatusResponse:
         """State, reason, receipt."""

@@ -11,9 +11,15 @@ import numpy as np
 
 from secagg.certificate import FILES, TimelineEvent
 from secagg.ckks.client import check_ckks_upload, split_blocks
-from secagg.ckks.coordinator import check_arrived, check_opening
+from secagg.ckks.coordinator import check_arrived, check_opening, check_refusal, refusal_in_words
 from secagg.ckks.descriptor import SignedCkksDescriptor
-from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedSumOpening, SignedUploadSet
+from secagg.ckks.messages import (
+    SignedCkksApproval,
+    SignedCkksUpload,
+    SignedOpeningRefusal,
+    SignedSumOpening,
+    SignedUploadSet,
+)
 from secagg.ckks.opened import Opened
 from secagg.errors import (
     ConflictError,
@@ -185,12 +191,41 @@ class CkksSession:
                     raise ConflictError("another opening of this session is recorded; only one is ever taken")
                 return
             self._check_state(SessionState.CLOSING)
+            if self.store.message("refuse", peer.fingerprint) is not None:
+                raise ConflictError("this key-holder has refused the opening; that is final")
             check_opening(self.descriptor, self.chosen().statement, opened)
             write_atomic(self.files.folder / SUMS, sums)
             note = self.note(peer.title, "gave the sums that it opened")
             self.store.add_message("open", peer.fingerprint, signed.to_bytes(), note)
             self.host.checkpoint("open-stored")
             self.emit("share", holder=peer.title, count=1, needed=1)
+
+    def refuse(self, peer: Identity, signed: SignedOpeningRefusal) -> None:
+        """The key-holder finds that U does not open (protocol.md §13.5.7). The same again changes nothing."""
+        if signed.signer != peer.fingerprint:
+            raise RoleViolation("the refusal is signed by another party")
+        with self.lock:
+            known = self.store.message("refuse", peer.fingerprint)
+            if known is None:
+                self._check_state(SessionState.CLOSING)
+                check_refusal(self.descriptor, self.chosen().statement, signed)
+                if self.store.message("open", peer.fingerprint) is not None:
+                    raise ConflictError("this key-holder has opened the sum; that is final")
+                note = self.note(peer.title, "refused to open the sum")
+                self.store.add_message("refuse", peer.fingerprint, signed.to_bytes(), note)
+                self.host.checkpoint("refuse-stored")
+            elif known != signed.to_bytes():
+                raise ConflictError("another refusal of this session is recorded; only one is ever taken")
+            self.burn_if_refused()
+
+    def burn_if_refused(self) -> bool:
+        """Take the step that a refusal leads to; whether it was still to be taken. A crash may have come between."""
+        raw = self.store.message("refuse", self.descriptor.holder.fingerprint)
+        if raw is None or self.store.state()[0] != SessionState.CLOSING:
+            return False
+        reason = refusal_in_words(self.descriptor, SignedOpeningRefusal.parse(raw).statement)
+        self.move(SessionState.BURNT, reason, "the sum does not open; the session is burnt")
+        return True
 
     def opened(self) -> Opened | None:
         """What the key-holder handed in, if it has."""

@@ -29,7 +29,7 @@ from tests.small import NOW
 MEMBERS = 4
 STATEMENTS: tuple[Any, ...] = (
     messages.SignedKeyOffer, messages.SignedCkksApproval, messages.SignedCkksUpload, messages.SignedUploadSet,
-    messages.SignedSumOpening,
+    messages.SignedSumOpening, messages.SignedOpeningRefusal,
 )  # fmt: skip
 
 
@@ -51,6 +51,20 @@ def opened() -> Opened:
 def approval() -> messages.SignedCkksApproval:
     """Of its key-holder."""
     return session().holder.approve(session().signed, NOW)
+
+
+@cache
+def refusal() -> messages.SignedOpeningRefusal:
+    """What it would say of a set with a ciphertext that is none."""
+    chosen, signer = session().chosen(MEMBERS).statement, session().holder.signer
+    word = messages.OpeningRefusal(
+        ctx=chosen.ctx,
+        holder=signer.identity.fingerprint,
+        set_digest=chosen.digest,
+        finding="no-ciphertext",
+        client=chosen.members[0].client,
+    )
+    return signer.sign(word)
 
 
 def descriptor() -> CkksDescriptor:
@@ -78,6 +92,7 @@ def statement_seeds() -> list[bytes]:
         (2, session().uploads[1].signed),
         (3, session().chosen(MEMBERS)),
         (4, opened().signed),
+        (5, refusal()),
     ]
     return [frame([bytes([kind]), signed.to_bytes()]) for kind, signed in of_kind]
 

@@ -29,7 +29,7 @@ STATEMENTS: tuple[Any, ...] = (
     messages.SignedAdvertisement, messages.SignedSharing, messages.SignedMaskedUpload, messages.SignedSurvivorSet,
     messages.SignedSetEndorsement, messages.SignedUnmasking, ckks_messages.SignedKeyOffer,
     ckks_messages.SignedCkksApproval, ckks_messages.SignedCkksUpload, ckks_messages.SignedUploadSet,
-    ckks_messages.SignedSumOpening,
+    ckks_messages.SignedSumOpening, ckks_messages.SignedOpeningRefusal,
 )  # fmt: skip
 
 

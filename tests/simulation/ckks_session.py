@@ -39,6 +39,13 @@ def opened_with(fresh: Ckks, bent: CkksSealed, sent: NDArray[Any] | None = None)
     return end
 
 
+def named_in(end: CkksEnd) -> str:
+    """Whom the key-holder's refusal names, if anybody (§13.5.7)."""
+    refusal = end.holder.refusal(end.session.descriptor)
+    assert refusal is not None
+    return refusal.statement.client
+
+
 def lowest_limbs(fresh: Ckks) -> NDArray[np.bool_]:
     """Which values of the vector are in the lowest limb of their coefficient, bool [L]."""
     parameters = fresh.descriptor.parameters

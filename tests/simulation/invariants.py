@@ -15,18 +15,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from secagg.ckks.coordinator import check_arrived, check_opening, fix_set
+from secagg.ckks.coordinator import check_arrived, check_opening, check_refusal, fix_set
 from secagg.ckks.keyholder import ShownUpload
 from secagg.ckks.messages import SignedUploadSet
 from secagg.ckks.verify import verify_ckks
 from secagg.errors import (
     ConflictError,
-    MalformedError,
     NotReady,
     OpeningError,
     PolicyViolation,
     SecaggError,
     TooFewContributions,
+    Unopenable,
 )
 from secagg.evidence import ShareAnswer
 from secagg.masked.messages import SurvivorSet
@@ -349,13 +349,21 @@ def nothing_opened(session: Ckks, attempt: Callable[[], object], kind: Kinds, ma
 
 
 def ckks_sum_is_exact_or_rejected(end: CkksEnd) -> None:
-    """The exact sum over a U of at least n_min for which the key-holder signed; or it refuses, and so ever after."""
+    """The exact sum over a U of at least n_min for which the key-holder signed; or it refuses, and so ever after.
+
+    Of a set that does not open it has signed what it found, and the coordinator takes its word.
+    """
     descriptor = end.session.descriptor
     if end.opened is None:
-        assert isinstance(end.error, OpeningError | MalformedError), f"ended for another reason: {end.error!r}"
-        again = assert_refused(lambda: open_set(end, end.chosen, end.shown()), type(end.error))
+        assert isinstance(end.error, Unopenable), f"ended for another reason: {end.error!r}"
+        again = assert_refused(lambda: open_set(end, end.chosen, end.shown()), Unopenable)
         assert str(again) == str(end.error)
+        refusal = end.holder.refusal(descriptor)
+        assert refusal is not None, "it did not record why"
+        word = check_refusal(descriptor, end.chosen.statement, refusal)
+        assert (word.finding, word.client) == (end.error.finding, end.error.client)
         return
+    assert end.holder.refusal(descriptor) is None
     members = end.members
     assert min(len(members), descriptor.institutions(members)) >= descriptor.n_min, f"{len(members)} were opened"
     check_opening(descriptor, end.chosen.verify(descriptor.coordinator_identity), end.opened)

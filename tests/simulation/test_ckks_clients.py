@@ -23,11 +23,12 @@ from secagg.errors import (
     RoleViolation,
     SignatureInvalid,
     SizeLimitError,
+    Unopenable,
 )
 from secagg.privacy import stated
 from secagg.run import certify
 from tests.secagg.ckks.sessions import Ckks
-from tests.simulation.ckks_session import exactly_opened, lowest_limbs, open_shown, opened_with
+from tests.simulation.ckks_session import exactly_opened, lowest_limbs, named_in, open_shown, opened_with
 from tests.simulation.ends import ckks_end
 from tests.simulation.invariants import check_ckks, nothing_opened
 from tests.simulation.lying_ckks_clients import (
@@ -52,7 +53,8 @@ def test_what_is_no_ciphertext_of_the_session_is_refused_and_its_client_named(fr
         check_arrived(fresh.descriptor, sealed.signed, sealed.blocks)
         before = fresh.keys.used
         end = opened_with(fresh, sealed)
-        assert isinstance(end.error, MalformedError)
+        assert isinstance(end.error, Unopenable)
+        assert named_in(end) == sealed.signed.signer
         assert re.search(f"{sealed.signed.signer[:16]} sent ciphertexts that are none: .*{words}", str(end.error))
         assert fresh.keys.used == before
     for bad in (b"x", os.urandom(1000), good[0][:-5], other, b""):
@@ -135,6 +137,7 @@ def test_sealed_blocks_cannot_be_combined(fresh: Ckks) -> None:
     end = opened_with(fresh, sealed)
     assert isinstance(end.error, OpeningError)
     assert "error of the sum" in str(end.error)
+    assert not named_in(end)
 
 
 def test_a_block_opens_for_its_client_session_and_place_alone(fresh: Ckks) -> None:
@@ -154,7 +157,8 @@ def test_a_block_opens_for_its_client_session_and_place_alone(fresh: Ckks) -> No
         check_arrived(fresh.descriptor, bent.signed, bent.blocks)
         before = fresh.keys.used
         end = opened_with(fresh, bent)
-        assert isinstance(end.error, MalformedError)
+        assert isinstance(end.error, Unopenable)
+        assert named_in(end) == name
         assert re.search(f"client {name[:16]} sent ciphertexts that are none: block . does not open", str(end.error))
         assert fresh.keys.used == before
 

@@ -188,6 +188,8 @@ def of_each_purpose() -> list[tuple[str, str, Json]]:
             "ctx": ctx, "client": client, "blocks": 3, "bytes": 980_304, "root": root, "privacy": PRIVACY}),
         ("UploadSet", "ckks-set", {"ctx": ctx, "members": members}),
         ("SumOpening", "ckks-opening", {"ctx": ctx, "holder": holder, "set_digest": root, "sums": third}),
+        ("OpeningRefusal", "ckks-refusal", {
+            "ctx": ctx, "holder": holder, "set_digest": root, "finding": "no-ciphertext", "client": client}),
     ]  # fmt: skip
 
 
@@ -207,6 +209,9 @@ EDITS: tuple[tuple[str, str, Callable[[Json], Any]], ...] = (
     ("UploadSet", "a member twice", lambda s: s["members"].append(s["members"][-1])),
     ("UploadSet", "a member without an upload", lambda s: s["members"][0].pop("upload")),
     ("SumOpening", "a hash of 31 bytes", lambda s: s.update(sums="00" * 31)),
+    ("OpeningRefusal", "a finding in other words", lambda s: s.update(finding="it failed")),
+    ("OpeningRefusal", "nobody named for no ciphertext", lambda s: s.update(client="")),
+    ("OpeningRefusal", "somebody named for an error", lambda s: s.update(finding="error")),
 )  # fmt: skip
 
 

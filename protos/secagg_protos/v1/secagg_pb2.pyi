@@ -510,3 +510,13 @@ class SubmitOpeningRequest(_message.Message):
 class SubmitOpeningResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RefuseOpeningRequest(_message.Message):
+    __slots__ = ("signed_refusal_json",)
+    SIGNED_REFUSAL_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_refusal_json: bytes
+    def __init__(self, signed_refusal_json: _Optional[bytes] = ...) -> None: ...
+
+class RefuseOpeningResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1341,6 +1341,11 @@ class CkksServiceStub:
                 request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningRequest.SerializeToString,
                 response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningResponse.FromString,
                 _registered_method=True)
+        self.RefuseOpening = channel.unary_unary(
+                '/secagg.v1.CkksService/RefuseOpening',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningResponse.FromString,
+                _registered_method=True)
         self.GetCkksStatus = channel.unary_unary(
                 '/secagg.v1.CkksService/GetCkksStatus',
                 request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.SerializeToString,
@@ -1406,6 +1411,13 @@ class CkksServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RefuseOpening(self, request, context):
+        """The key-holder's word that U does not open (§13.5.7).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCkksStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1454,6 +1466,11 @@ def add_CkksServiceServicer_to_server(servicer, server):
                     servicer.SubmitOpening,
                     request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningRequest.FromString,
                     response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningResponse.SerializeToString,
+            ),
+            'RefuseOpening': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefuseOpening,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningResponse.SerializeToString,
             ),
             'GetCkksStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCkksStatus,
@@ -1678,6 +1695,33 @@ class CkksService:
             '/secagg.v1.CkksService/SubmitOpening',
             secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningRequest.SerializeToString,
             secagg__protos_dot_v1_dot_secagg__pb2.SubmitOpeningResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefuseOpening(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/RefuseOpening',
+            secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,10 +8,25 @@ from numpy.typing import NDArray
 
 from secagg.ckks.client import check_blocks, check_ckks_upload
 from secagg.ckks.descriptor import CkksDescriptor
-from secagg.ckks.messages import Chosen, SignedCkksUpload, SignedUploadSet, UploadSet
+from secagg.ckks.messages import (
+    Chosen,
+    Finding,
+    OpeningRefusal,
+    SignedCkksUpload,
+    SignedOpeningRefusal,
+    SignedUploadSet,
+    UploadSet,
+)
 from secagg.ckks.opened import Opened, sums_hash
 from secagg.errors import HashMismatch, OpeningError, ProtocolViolation, TooFewContributions
 from secagg.signing import Signer
+
+_FINDINGS: dict[Finding, str] = {
+    "no-ciphertext": "{client} sent ciphertexts that are none",
+    "error": "the error of the sum is larger than honest ciphertexts can make it; some client encrypted otherwise",
+    "limbs": "coefficients of the sum hold more than their limbs; some client encrypted otherwise",
+    "sum": "a sum is larger than its members can make it; some client sent values that are none",
+}
 
 
 def check_arrived(descriptor: CkksDescriptor, signed: SignedCkksUpload, blocks: Iterable[bytes]) -> None:
@@ -34,6 +49,23 @@ def fix_set(descriptor: CkksDescriptor, uploads: Mapping[str, SignedCkksUpload],
         )
     members = tuple(Chosen(client=name, upload=uploads[name].statement.digest) for name in sorted(uploads))
     return signer.sign(UploadSet(ctx=descriptor.ctx, members=members))
+
+
+def check_refusal(descriptor: CkksDescriptor, chosen: UploadSet, signed: SignedOpeningRefusal) -> OpeningRefusal:
+    """The key-holder's word that this set does not open (§13.5.7). Raises SignatureInvalid or ProtocolViolation."""
+    word = signed.verify(descriptor.holder)
+    if (word.ctx, word.holder, word.set_digest) != (descriptor.ctx, descriptor.holder.fingerprint, chosen.digest):
+        raise ProtocolViolation("the refusal is for another session or set")
+    if word.client and word.client not in {member.client for member in chosen.members}:
+        raise ProtocolViolation("the refusal names a client that is not in the set")
+    return word
+
+
+def refusal_in_words(descriptor: CkksDescriptor, word: OpeningRefusal) -> str:
+    """Why the session is burnt."""
+    client = descriptor.client(word.client).title if word.client else ""
+    found = _FINDINGS[word.finding].format(client=client)
+    return f"{descriptor.holder.title} finds that the sum does not open: {found}. The session is burnt; start a new one"
 
 
 def check_opening(descriptor: CkksDescriptor, chosen: UploadSet, opened: Opened) -> NDArray[np.float32]:

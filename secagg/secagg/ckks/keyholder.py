@@ -19,9 +19,11 @@ from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import (
     Approval,
     KeyOffer,
+    OpeningRefusal,
     SignedCkksApproval,
     SignedCkksUpload,
     SignedKeyOffer,
+    SignedOpeningRefusal,
     SignedUploadSet,
     SumOpening,
     UploadSet,
@@ -32,7 +34,7 @@ from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.residues import U64, add_residues, primes_of, read_sums
 from secagg.ckks.scheme import SecretContext
 from secagg.ckks.wrapping import BlockContext
-from secagg.errors import ConflictError, MalformedError, OpeningError, ProtocolViolation, SessionClosed, SizeLimitError
+from secagg.errors import ConflictError, MalformedError, ProtocolViolation, SessionClosed, SizeLimitError, Unopenable
 from secagg.gaussian import SECRET_VARIANCE, gaussian, sample, stream_bytes
 from secagg.identity import check_issued_by
 from secagg.keyholder import Journal
@@ -131,8 +133,8 @@ class CkksKeyHolder:
 
         Asked again for the same set it gives the same sums. Memory is one running sum and one ciphertext, whatever
         the cohort.
-        Raises what shows a lie of the coordinator, TooFewContributions, ConflictError (another set), MalformedError
-        that names a client whose ciphertexts are none, OpeningError for an error larger than it can be.
+        Raises what shows a lie of the coordinator, TooFewContributions, ConflictError (another set), and Unopenable
+        when the set burns the session: that is recorded first, and `refusal` has it from then on.
         """
         self._check_mine(descriptor, now)
         approved = self.journal.get(f"ckks/{descriptor.offer.statement.digest}/session")
@@ -144,11 +146,11 @@ class CkksKeyHolder:
         self.policy.check_set(descriptor, tuple(member.client for member in chosen.members))
         self._once(f"ckks/{descriptor.ctx}/set", chosen.digest, "session", "set")
         keys = self.keys.get(descriptor.offer.statement.digest)
-        total = add_all(descriptor, chosen, shown, keys)
-        secret = keys.secret()  # not before every upload was checked
-        sums = round_sums(descriptor.parameters, total, secret, random)[: descriptor.parameters.length]
-        if int(sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
-            raise OpeningError("a sum is larger than its members can make it: some client sent values that are none")
+        try:
+            sums = sum_up(descriptor, chosen, shown, keys, random)
+        except Unopenable as found:
+            self._record_refusal(descriptor, chosen, found)
+            raise
         statement = SumOpening(
             ctx=descriptor.ctx,
             holder=self.signer.identity.fingerprint,
@@ -157,9 +159,44 @@ class CkksKeyHolder:
         )
         return Opened(self.signer.sign(statement), sums)
 
+    def _record_refusal(self, descriptor: CkksDescriptor, chosen: UploadSet, found: Unopenable) -> None:
+        word = OpeningRefusal.model_validate(
+            {
+                "ctx": descriptor.ctx,
+                "holder": self.signer.identity.fingerprint,
+                "set_digest": chosen.digest,
+                "finding": found.finding,
+                "client": found.client,
+            }
+        )
+        self.journal.record(f"ckks/{descriptor.ctx}/refusal", self.signer.sign(word).to_bytes())
+
+    def refusal(self, descriptor: CkksDescriptor) -> SignedOpeningRefusal | None:
+        """Its word that the set of this session does not open, if it has found that (§13.5.7)."""
+        raw = self.journal.get(f"ckks/{descriptor.ctx}/refusal")
+        return None if raw is None else SignedOpeningRefusal.parse(raw)
+
     def forget(self, descriptor: CkksDescriptor) -> None:
         """The session is over: destroy its keys (§13.5.6)."""
         self.keys.erase(descriptor.offer.statement.digest)
+
+
+def sum_up(
+    descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload], keys: HolderKey, random: Randomness
+) -> U32:
+    """The sums over the set, uint32 [L] (§13.5.3, §13.5.4).
+
+    Raises what shows a lie of the coordinator, or Unopenable.
+    """
+    total = add_all(descriptor, chosen, shown, keys)
+    secret = keys.secret()  # not before every upload was checked
+    sums = round_sums(descriptor.parameters, total, secret, random)[: descriptor.parameters.length]
+    if int(sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
+        raise Unopenable(
+            "a sum is larger than its members can make it: some client sent values that are none. The session is burnt",
+            "sum",
+        )
+    return sums
 
 
 def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[ShownUpload], keys: HolderKey) -> list[U64]:
@@ -188,14 +225,15 @@ def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[Shown
 def unwrapped(descriptor: CkksDescriptor, client: str, blocks: Iterable[bytes], keys: HolderKey) -> Iterator[U64]:
     """The ciphertexts in a member's blocks, [2, k, N], one at a time, each of the right form (§13.2.2, §13.2.4).
 
-    Raises MalformedError that names the client: the blocks are those that it signed.
+    Raises Unopenable that names the client: the blocks are those that it signed.
     """
     for index, block in enumerate(blocks):
         context = BlockContext(ctx=descriptor.ctx, client=client, index=index)
         try:
             found = descriptor.public.read(keys.unwrap(block, context))
         except (MalformedError, SizeLimitError) as error:
-            raise MalformedError(f"client {client[:16]} sent ciphertexts that are none: {error}") from error
+            words = f"client {client[:16]} sent ciphertexts that are none: {error}. The session is burnt"
+            raise Unopenable(words, "no-ciphertext", client) from error
         yield found
 
 
@@ -208,14 +246,16 @@ def round_sums(parameters: CkksParameters, total: list[U64], secret: SecretConte
         noise = np.rint(drawn * (FLOOD_UNIT * 2.0**parameters.scale_log2)).astype(np.int64)
         found, error, beyond = read_sums(parameters, secret.decrypt(vector), noise)
         if error > ERROR_ROOM:
-            raise OpeningError(
+            raise Unopenable(
                 "the error of the sum is larger than honest ciphertexts can make it: some client encrypted otherwise. "
-                "The session is burnt"
+                "The session is burnt",
+                "error",
             )
         if beyond:
-            raise OpeningError(
+            raise Unopenable(
                 f"the sum does not open: {beyond} coefficients hold more than their limbs, or less than nothing. "
-                "The session is burnt"
+                "The session is burnt",
+                "limbs",
             )
         sums.append(found)
     return np.concatenate(sums)

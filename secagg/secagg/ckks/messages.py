@@ -3,7 +3,7 @@
 import base64
 import binascii
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -111,8 +111,38 @@ class SumOpening(Statement):
         return "ckks-opening"
 
 
+Finding = Literal["no-ciphertext", "error", "limbs", "sum"]
+"""Why a set does not open: a client's block holds no ciphertext (§13.5.3), or what came out shows that some client
+encrypted otherwise than the encoding gives (§13.5.4)."""
+
+
+class OpeningRefusal(Statement):
+    """The key-holder's word that U does not open; it ends the session (protocol.md §13.5.7).
+
+    `client`: whose ciphertext is none; empty for every other finding, which says nothing of who it was.
+    """
+
+    ctx: Hash
+    holder: Hash
+    set_digest: Hash
+    finding: Finding
+    client: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+
+    @classmethod
+    def purpose(cls) -> str:
+        """Domain of the signature."""
+        return "ckks-refusal"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.client) != (self.finding == "no-ciphertext"):
+            raise ValueError("a client is named when its ciphertext is none, and only then")
+        return self
+
+
 SignedKeyOffer = Signed[KeyOffer]
 SignedCkksApproval = Signed[Approval]
 SignedCkksUpload = Signed[CkksUpload]
 SignedUploadSet = Signed[UploadSet]
 SignedSumOpening = Signed[SumOpening]
+SignedOpeningRefusal = Signed[OpeningRefusal]

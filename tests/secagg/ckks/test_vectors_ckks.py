@@ -181,7 +181,7 @@ STATEMENTS = WANTED["statements"]
 SIGNED: dict[str, Any] = {
     "KeyOffer": messages.SignedKeyOffer, "Approval": messages.SignedCkksApproval,
     "CkksUpload": messages.SignedCkksUpload, "UploadSet": messages.SignedUploadSet,
-    "SumOpening": messages.SignedSumOpening,
+    "SumOpening": messages.SignedSumOpening, "OpeningRefusal": messages.SignedOpeningRefusal,
 }  # fmt: skip
 
 
