@@ -192,6 +192,9 @@ class MaskedSession:
     def _check_turn(self, step: str) -> None:
         """Raise SessionClosed when the round of `step` is over, NotReady when it has not begun."""
         self._check_running()
+        if step == "unmask" and self.store.release_inputs() is not None:
+            # What is fixed is built again after a crash, and must come out the same.
+            raise SessionClosed(f"the sum of session {self.ctx[:16]} is opened; nothing more is asked")
         if STEPS.index(step) < STEPS.index(self.step):
             raise SessionClosed(
                 f"the round '{step}' of session {self.ctx[:16]} is over: a client that was silent then has vanished "

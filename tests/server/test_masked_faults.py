@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 
 from secagg.errors import SessionClosed, StorageError
+from secagg.masked.messages import SignedUnmasking
+from secagg_client.masked_calls import MaskedCalls
 from secagg_host.durable import write_atomic
 from secagg_host.events import EventLog
 from secagg_server import masked_driver
 from secagg_server.blobs import UploadFiles
 from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import MessageStore
+from secagg_server.publish import write_folder
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
 from secagg_server.storage import SessionState, StateStore
@@ -211,3 +215,39 @@ def test_a_session_whose_store_contradicts_itself_holds_up_no_other(played: Play
     assert session.status()[0] == SessionState.EXPIRED, "its uploads are deleted all the same"
     assert not session.files.any_stored()
     coordinator.store.close()
+
+
+class AnswersLate(MaskedCalls):
+    """Has its shares ready, and hands them in when the others have opened the sum."""
+
+    fixed, answered = threading.Event(), threading.Event()
+
+    def unmask(self, signed: SignedUnmasking) -> None:
+        assert self.fixed.wait(120)
+        try:
+            super().unmask(signed)
+        finally:
+            self.answered.set()
+
+
+def test_shares_that_come_while_the_release_is_written_change_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fixed is fixed: the disk refuses the release until the last client has answered."""
+    deployment = MaskedDeployment(tmp_path, round_seconds=600)
+
+    def full(folder: Path, files: dict[str, bytes]) -> None:
+        AnswersLate.fixed.set()
+        if not AnswersLate.answered.is_set():
+            raise StorageError(FULL)
+        write_folder(folder, files)
+
+    monkeypatch.setattr(masked_driver, "RETRY_AFTER", 0)
+    monkeypatch.setattr(masked_driver, "write_folder", full)
+    participants = everybody(deployment)
+    participants[4].calls = AnswersLate
+    _, state, _ = play_with(deployment, participants)
+    assert state == SessionState.RELEASED
+    assert "the sum of session" in participants[4].events
+    assert [one.error for one in participants] == [None] * 5
+    check(deployment, participants, {0, 1, 2, 3, 4})
