@@ -20,10 +20,10 @@ from secagg.randomness import Randomness
 from secagg_client.calls import SessionState, Status, ending
 from secagg_client.ckks_calls import CkksCalls
 from secagg_client.ckks_spool import Spool, SpooledBlocks
-from secagg_client.client_run import no_checkpoint
 from secagg_client.expired_keys import erase_expired, seconds_of
 from secagg_client.keyholder_config import KeyHolderConfig
 from secagg_client.patience import Patience
+from secagg_client.run_steps import no_checkpoint
 from secagg_host.config import load_toml
 from secagg_host.durable import DurableJournal, SecretFiles, guard, write_atomic
 from secagg_host.identity import load_identity

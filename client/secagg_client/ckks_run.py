@@ -4,36 +4,28 @@ What is on the disk decides what comes next, as in a sealed session: a client th
 was. It does not train twice, and never sends two different uploads.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from secagg import certificate as files
 from secagg.ckks.client import accept_session, seal_ckks
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksUpload
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.verify import verify_ckks
-from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, SessionClosed, TransportError
+from secagg.errors import ProtocolViolation, SessionClosed
 from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
-from secagg.receipts import check_receipt, judge_receipt
+from secagg.receipts import check_receipt
 from secagg.signing import Signer
-from secagg_client.calls import SessionState, Status, chunks_of, ending
 from secagg_client.ckks_calls import CkksCalls
 from secagg_client.client_noise_accounting import announce, check_session
-from secagg_client.client_run import PROGRESS_STEPS, no_checkpoint
 from secagg_client.client_state import CkksFolder, CkksShelf, Step
-from secagg_client.folders import write_folder
-from secagg_client.outcome import RELEASED, end_with_release, raise_end
+from secagg_client.outcome import raise_end
 from secagg_client.patience import Patience
-from secagg_client.published import MAX_SMALL_FILE, PUBLIC_FILE, Publication, fetch_release
+from secagg_client.published import MAX_SMALL_FILE, Publication
+from secagg_client.run_steps import Checkpoint, OnlyRelease, Steps, no_checkpoint
 from secagg_client.training_steps import Training
-from secagg_host.durable import read_file
-
-POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +42,12 @@ class CkksClientRun:
     release: Path
     patience: Patience
     random: Randomness
-    checkpoint: Callable[[str], None] = no_checkpoint
+    checkpoint: Checkpoint = no_checkpoint
+
+    @property
+    def steps(self) -> Steps:
+        """What it does as in every protocol."""
+        return Steps(self.signer, self.training, self.patience, self.checkpoint)
 
     def run(self, ctx: str | None = None, *, wait_for_release: bool = True) -> None:
         """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
@@ -81,7 +78,7 @@ class CkksClientRun:
             if ctx not in {None, descriptor.ctx} or (folder.state.receipted and not wait_for_release):
                 continue
             if not folder.state.receipted and self.patience.now > descriptor.expires_at:
-                self._give_up(descriptor, folder, "the session expired before this client had uploaded")
+                self.steps.give_up(descriptor, folder, "the session expired before this client had uploaded")
                 continue
             self.patience.log.emit("resumed", session=descriptor.ctx, step=folder.state.next_step)
             return descriptor, folder
@@ -129,40 +126,21 @@ class CkksClientRun:
         try:
             self.check(folder.session())
         except SessionClosed as error:
-            self._give_up(descriptor, folder, str(error))
+            self.steps.give_up(descriptor, folder, str(error))
             raise
         self.patience.log.emit("enrolled", session=descriptor.ctx)
         self.checkpoint("enrolled")
-        prepared = self.training.prepare(descriptor, descriptor.plan)
-        prepared.charge()
-        self.checkpoint("charged")
-        settings = descriptor.plan.training
-        self.patience.log.emit("training", steps=settings.steps, epsilon=settings.epsilon, delta=settings.delta)
-        trained = prepared.train()
-        folder.keep_trained(descriptor.ctx, trained)
-        self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)
-        self.checkpoint("trained")
+        self.steps.train(descriptor, descriptor.plan, folder)
 
     def _seal(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
         """Encrypt the trained result and spool it whole. Killed before the spool is there, nothing of it is left."""
-        if self.patience.now > descriptor.upload_deadline:
-            reason = "training was not done before the upload deadline; nothing was sent, and nothing is spent"
-            self._give_up(descriptor, folder, reason)
-            raise SessionClosed(f"session {descriptor.ctx[:16]}: {reason}")
-        trained = folder.trained(descriptor.ctx)
+        trained = self.steps.trained_in_time(descriptor, folder)
         sealed = seal_ckks(descriptor, self.signer, trained.change, trained.privacy, self.random)
         folder.spool(sealed)
         self.checkpoint("spooled")
         self.patience.log.emit(
             "sealed", bytes=sealed.signed.statement.bytes, upload_root=sealed.signed.statement.digest
         )
-
-    def _give_up(self, descriptor: CkksDescriptor, folder: CkksFolder, reason: str) -> None:
-        if not folder.state.spooled:
-            self.training.abandon(descriptor)
-        folder.erase_trained()
-        folder.end("closed", reason)
-        self.patience.log.emit("closed", session=descriptor.ctx, reason=reason)
 
     def _send(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
         """Send the spooled upload until there is a receipt for it (protocol.md §13.4)."""
@@ -174,7 +152,7 @@ class CkksClientRun:
         try:
             receipt = self.patience.ask(lambda: self._offer(signed, content), until=descriptor.expires_at)
         except SessionClosed as error:
-            self._give_up(descriptor, folder, str(error))
+            self.steps.give_up(descriptor, folder, str(error))
             raise
         check_receipt(descriptor, signed.signer, signed.statement.digest, receipt, self.patience.now)
         folder.keep_receipt(receipt)
@@ -182,70 +160,16 @@ class CkksClientRun:
         self.checkpoint("receipt")
 
     def _offer(self, signed: SignedCkksUpload, content: bytes) -> SignedReceipt:
-        """One attempt, from where the last one stopped."""
-        answer = self.calls.begin_upload(signed)
-        if not isinstance(answer, int):
-            return answer
-        if answer > len(content):
-            raise ProtocolViolation(f"the coordinator claims {answer} stored bytes of {len(content)}")
-        try:
-            return self.calls.upload(signed, answer, self._counted(memoryview(content), answer))
-        except (HashMismatch, MalformedError) as error:
-            # What was spooled is what was signed (it was just checked): the copy there is bad, and was discarded.
-            raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
-
-    def _counted(self, content: memoryview, offset: int) -> Iterator[memoryview]:
-        """The chunks from `offset`, with progress."""
-        sent, total = offset, len(content)
-        for chunk in chunks_of(content, offset):
-            yield chunk
-            before, sent = sent, sent + len(chunk)
-            if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
-                self.patience.log.emit("uploading", sent=sent, total=total)
+        return self.steps.offer(
+            lambda: self.calls.begin_upload(signed),
+            lambda offset, chunks: self.calls.upload(signed, offset, chunks),
+            memoryview(content),
+        )
 
     def _await(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
         """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
-        status = self._wait(descriptor)
-        if status.state is not SessionState.RELEASED:
-            error = ending(status.state, status.reason)
-            folder.end(status.state, str(error))
-            raise error
-        limit = MAX_SMALL_FILE + 16 * descriptor.parameters.length
-        content = self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, limit))
-        certificate = verify_ckks(content, self.policy).certificate
-        if certificate.ctx != descriptor.ctx:
-            raise ProtocolViolation(f"the release is of session {certificate.ctx[:16]}, not of {descriptor.ctx[:16]}")
-        uploads = {signed.signer: signed.statement.digest for signed in certificate.uploads}
-        own = self.signer.identity.fingerprint
-        if own in uploads and uploads[own] != folder.receipt().statement.upload_root:
-            raise ProtocolViolation("the release holds another upload in this client's name")
-        stored = self.release / files.CERTIFICATE
-        if not (stored.exists() and read_file(stored) == content[files.CERTIFICATE]):
-            write_folder(self.release, content, PUBLIC_FILE)
-        self.checkpoint("release")
-        verdict = judge_receipt(certificate, folder.receipt())
-        self.patience.log.emit(
-            RELEASED,
-            folder=str(self.release),
-            members=len(uploads),
-            included=own in uploads,
-            receipt=verdict.fate,
-            reason=next((item.reason for item in certificate.excluded if item.client == own), None),
-            certificate=hashlib.sha256(content[files.CERTIFICATE]).hexdigest(),
+        status = self.steps.wait(descriptor, lambda: self.calls.status(descriptor.ctx))
+        only = OnlyRelease(
+            self.steps, self.publication, self.release, lambda content: verify_ckks(content, self.policy).certificate
         )
-        self.training.after_release(self.release, descriptor)
-        end_with_release(folder, verdict, self.signer.identity.title, self.release)
-        self.checkpoint("ended")
-
-    def _wait(self, descriptor: CkksDescriptor) -> Status:
-        said = ""
-        while True:
-            status = self.patience.ask(lambda: self.calls.status(descriptor.ctx))
-            if status.state.ended:
-                return status
-            if self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW:
-                return Status(SessionState.EXPIRED, "the session has expired without a release", None)
-            if (shown := f"{status.state}: {status.reason}") != said:
-                self.patience.log.emit("status", state=status.state, reason=status.reason)
-                said = shown
-            self.patience.sleep(POLL)
+        only.receive(descriptor, folder, status, MAX_SMALL_FILE + 16 * descriptor.parameters.length)

@@ -5,20 +5,18 @@ nothing here needs torch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from secagg import certificate as files
 from secagg.contributor import SealedUpload, seal_contribution
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import (
-    HashMismatch,
-    MalformedError,
     ProtocolViolation,
     SessionClosed,
-    TransportError,
 )
 from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
@@ -28,16 +26,15 @@ from secagg.receipts import Fate, check_receipt, judge_receipt
 from secagg.releases import number_in_words
 from secagg.signing import Signer
 from secagg.verify import VerificationReport
-from secagg_client.calls import SessionState, Status, chunks_of, ending
+from secagg_client.calls import SessionState, Status, ending
 from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_state import SessionFolder, SessionShelf, Step
 from secagg_client.outcome import RELEASED, end_with_release, raise_end
 from secagg_client.patience import Patience
 from secagg_client.published import Publication, Releases
+from secagg_client.run_steps import Checkpoint, Steps, no_checkpoint
 from secagg_client.training_steps import Training
 
-POLL = 1.0
-PROGRESS_STEPS = 20
 LEFT_OVER = (
     "the session ended, and this upload is in none of its releases; it was opened by nobody, and the receipt says that "
     "it came"
@@ -65,10 +62,6 @@ class Contribution(Protocol):
         """Where the session is."""
 
 
-def no_checkpoint(_: str) -> None:
-    """Goes on."""
-
-
 @dataclass(frozen=True, slots=True)
 class ClientRun:
     """One client and its coordinator. `checkpoint` is called after each durable step; tests kill the process there."""
@@ -83,8 +76,13 @@ class ClientRun:
     release: Path
     patience: Patience
     random: Randomness
-    checkpoint: Callable[[str], None] = no_checkpoint
+    checkpoint: Checkpoint = no_checkpoint
     threads: int = 1
+
+    @property
+    def steps(self) -> Steps:
+        """What it does as in every protocol."""
+        return Steps(self.signer, self.training, self.patience, self.checkpoint)
 
     @property
     def releases(self) -> Releases:
@@ -123,7 +121,7 @@ class ClientRun:
             if ctx not in {None, descriptor.ctx} or (folder.state.receipted and not wait_for_release):
                 continue
             if not folder.state.receipted and self.patience.now > descriptor.expires_at:
-                self._give_up(descriptor, folder, "the session expired before this client had uploaded")
+                self.steps.give_up(descriptor, folder, "the session expired before this client had uploaded")
                 continue
             self.patience.log.emit("resumed", session=descriptor.ctx, step=folder.state.next_step)
             return descriptor, folder
@@ -180,43 +178,21 @@ class ClientRun:
             enrolment = self.signer.sign(Enrolment(ctx=descriptor.ctx, client=self.signer.identity.fingerprint))
             self.patience.ask(lambda: self.contribution.enrol(enrolment), until=descriptor.upload_deadline)
         except SessionClosed as error:
-            self._give_up(descriptor, folder, str(error))
+            self.steps.give_up(descriptor, folder, str(error))
             raise
         self.patience.log.emit("enrolled", session=descriptor.ctx)
         self.checkpoint("enrolled")
-        prepared = self.training.prepare(descriptor, self.releases.plan_of(descriptor))
-        prepared.charge()
-        self.checkpoint("charged")
-        settings = descriptor.plan.training
-        taken = descriptor.steps
-        span = {"first_step": taken.start + 1, "last_step": taken.stop} if len(taken) < settings.steps else {}
-        self.patience.log.emit("training", steps=settings.steps, **span, epsilon=settings.epsilon, delta=settings.delta)
-        trained = prepared.train()
-        folder.keep_trained(descriptor.ctx, trained)
-        self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)
-        self.checkpoint("trained")
+        self.steps.train(descriptor, self.releases.plan_of(descriptor), folder)
 
     def _seal(self, descriptor: Descriptor, folder: SessionFolder) -> None:
         """Seal the trained result and spool it whole. Killed before the spool is there, nothing of it is left."""
-        if self.patience.now > descriptor.upload_deadline:
-            reason = "training was not done before the upload deadline; nothing was sent, and nothing is spent"
-            self._give_up(descriptor, folder, reason)
-            raise SessionClosed(f"session {descriptor.ctx[:16]}: {reason}")
-        trained = folder.trained(descriptor.ctx)
+        trained = self.steps.trained_in_time(descriptor, folder)
         sealed = seal_contribution(
             descriptor, self.signer, trained.change, trained.privacy, self.random, threads=self.threads
         )
         folder.spool(sealed)
         self.checkpoint("spooled")
         self.patience.log.emit("sealed", bytes=_size(sealed), upload_root=sealed.signed.statement.upload_root)
-
-    def _give_up(self, descriptor: Descriptor, folder: SessionFolder, reason: str) -> None:
-        """The session is over before the upload was sent whole."""
-        if not folder.state.spooled:
-            self.training.abandon(descriptor)
-        folder.erase_trained()
-        folder.end("closed", reason)
-        self.patience.log.emit("closed", session=descriptor.ctx, reason=reason)
 
     # -- uploading ---------------------------------------------------------------------------------------------
 
@@ -230,7 +206,7 @@ class ClientRun:
         try:
             receipt = self.patience.ask(lambda: self._offer(upload), until=descriptor.expires_at)
         except SessionClosed as error:
-            self._give_up(descriptor, folder, str(error))
+            self.steps.give_up(descriptor, folder, str(error))
             raise
         signed = upload.signed
         check_receipt(descriptor, signed.signer, signed.statement.upload_root, receipt, self.patience.now)
@@ -239,42 +215,23 @@ class ClientRun:
         self.checkpoint("receipt")
 
     def _offer(self, upload: SealedUpload) -> SignedReceipt:
-        """One attempt, from where the last one stopped."""
-        answer = self.contribution.begin_upload(upload.signed)
-        if not isinstance(answer, int):
-            return answer
-        content = upload.ciphertext.data.cast("B")
-        if answer > len(content):
-            raise ProtocolViolation(f"the coordinator claims {answer} stored bytes of {len(content)}")
-        try:
-            return self.contribution.upload(upload.signed, upload.boxes, answer, self._counted(content, answer))
-        except (HashMismatch, MalformedError) as error:
-            # What was spooled is what was signed (it was just checked): the copy there is bad, and was discarded.
-            raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
-
-    def _counted(self, content: memoryview, offset: int) -> Iterator[memoryview]:
-        """The chunks from `offset`, with progress."""
-        sent, total = offset, len(content)
-        for chunk in chunks_of(content, offset):
-            yield chunk
-            before, sent = sent, sent + len(chunk)
-            if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
-                self.patience.log.emit("uploading", sent=sent, total=total)
+        return self.steps.offer(
+            lambda: self.contribution.begin_upload(upload.signed),
+            lambda offset, chunks: self.contribution.upload(upload.signed, upload.boxes, offset, chunks),
+            upload.ciphertext.data.cast("B"),
+        )
 
     # -- the release -------------------------------------------------------------------------------------------
 
     def _await(self, descriptor: Descriptor, folder: SessionFolder) -> None:
         """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
-        status = self._wait(descriptor)
+        made = partial(_is_made, descriptor)
+        status = self.steps.wait(descriptor, lambda: self.contribution.status(descriptor.ctx), made)
         release = status.own_release if descriptor.releases > 1 else 1
-        if not _is_made(descriptor, status) and self._is_dropped(descriptor, folder, status):
+        if not made(status):
+            if not self._is_dropped(descriptor, folder, status):
+                self._end_without(folder, status)
             release = status.releases  # that contradicts the receipt: kept, and the end below says so
-        elif not _is_made(descriptor, status):
-            if status.state is SessionState.RELEASED:  # of several releases, none holds this client's upload
-                status = Status(SessionState.EXPIRED, f"{LEFT_OVER}: {status.reason}", status.receipt)
-            error = ending(status.state, status.reason)
-            folder.end(status.state, str(error))
-            raise error
         report = self.releases.receive(descriptor, release)
         self.checkpoint("release")
         verdict, stored = judge_receipt(report.certificate, folder.receipt()), self.releases.place(descriptor, release)
@@ -283,25 +240,21 @@ class ClientRun:
         end_with_release(folder, verdict, self.signer.identity.title, stored)
         self.checkpoint("ended")
 
+    @staticmethod
+    def _end_without(folder: SessionFolder, status: Status) -> NoReturn:
+        """The session has ended, and this client's upload is in no release."""
+        if status.state is SessionState.RELEASED:  # of several releases
+            status = Status(SessionState.EXPIRED, f"{LEFT_OVER}: {status.reason}", status.receipt)
+        error = ending(status.state, status.reason)
+        folder.end(status.state, str(error))
+        raise error
+
     def _is_dropped(self, descriptor: Descriptor, folder: SessionFolder, status: Status) -> bool:
         """Whether the last of several releases shows that this upload should have been in one (protocol.md §10.4)."""
         if status.state is not SessionState.RELEASED or not status.releases:
             return False
         last = self.releases.look_at(descriptor, status.releases).certificate
         return judge_receipt(last, folder.receipt()).fate is Fate.DROPPED
-
-    def _wait(self, descriptor: Descriptor) -> Status:
-        said = ""
-        while True:
-            status = self.patience.ask(lambda: self.contribution.status(descriptor.ctx))
-            if status.state.ended or _is_made(descriptor, status):
-                return status
-            if self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW:
-                return Status(SessionState.EXPIRED, "the session has expired without a release", None)
-            if (shown := f"{status.state}: {status.reason}") != said:
-                self.patience.log.emit("status", state=status.state, reason=status.reason)
-                said = shown
-            self.patience.sleep(POLL)
 
     def _report(
         self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor, release: int, fate: Fate

@@ -5,16 +5,12 @@ in memory alone, so that a client that is restarted has vanished from the sessio
 the release, in which its vector is.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from secagg import certificate as files
 from secagg.errors import (
-    HashMismatch,
-    MalformedError,
     NotReady,
     ProtocolViolation,
     SecaggError,
@@ -41,20 +37,17 @@ from secagg.masked.unmasking import Uploaded
 from secagg.masked.verify import verify_masked
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
-from secagg.receipts import check_receipt, judge_receipt
+from secagg.receipts import check_receipt
 from secagg.signing import Signer
-from secagg_client.calls import SessionState, Status, chunks_of, ending
+from secagg_client.calls import Status
 from secagg_client.client_noise_accounting import announce, check_session
-from secagg_client.client_run import PROGRESS_STEPS, no_checkpoint
 from secagg_client.client_state import MaskedFolder, MaskedShelf, Step
-from secagg_client.folders import write_folder
-from secagg_client.outcome import RELEASED, end_with_release, raise_end
+from secagg_client.outcome import raise_end
 from secagg_client.patience import Patience
-from secagg_client.published import MAX_SMALL_FILE, PUBLIC_FILE, Publication, fetch_release
+from secagg_client.published import MAX_SMALL_FILE, Publication
+from secagg_client.run_steps import Checkpoint, OnlyRelease, Steps, no_checkpoint
 from secagg_client.training_steps import Training
-from secagg_host.durable import read_file
 
-POLL = 1.0
 T = TypeVar("T")
 VANISHED = (
     "this client was stopped after it had advertised its keys, which are in no file: it has vanished from the session, "
@@ -117,8 +110,13 @@ class MaskedClientRun:
     release: Path
     patience: Patience
     random: Randomness
-    checkpoint: Callable[[str], None] = no_checkpoint
+    checkpoint: Checkpoint = no_checkpoint
     threads: int = 1
+
+    @property
+    def steps(self) -> Steps:
+        """What it does as in every protocol."""
+        return Steps(self.signer, self.training, self.patience, self.checkpoint)
 
     def run(self, ctx: str | None = None, *, wait_for_release: bool = True) -> None:
         """Take part in one session: resume the unfinished one, or join the one that the coordinator has.
@@ -149,10 +147,10 @@ class MaskedClientRun:
             if ctx not in {None, descriptor.ctx} or (receipted and not wait_for_release):
                 continue
             if not receipted and self.patience.now > descriptor.expires_at:
-                self._give_up(descriptor, folder, "the session expired before this client had uploaded")
+                self.steps.give_up(descriptor, folder, "the session expired before this client had uploaded")
                 continue
             if not receipted and self.journal.get(self._client(folder.session()).slot("advertised")) is not None:
-                self._give_up(descriptor, folder, VANISHED)
+                self.steps.give_up(descriptor, folder, VANISHED)
                 if ctx is None:
                     continue
             self.patience.log.emit("resumed", session=descriptor.ctx, step=folder.state.next_step)
@@ -203,24 +201,9 @@ class MaskedClientRun:
         try:
             self.check(folder.session())
         except SessionClosed as error:
-            self._give_up(descriptor, folder, str(error))
+            self.steps.give_up(descriptor, folder, str(error))
             raise
-        prepared = self.training.prepare(descriptor, descriptor.plan)
-        prepared.charge()
-        self.checkpoint("charged")
-        settings = descriptor.plan.training
-        self.patience.log.emit("training", steps=settings.steps, epsilon=settings.epsilon, delta=settings.delta)
-        trained = prepared.train()
-        folder.keep_trained(descriptor.ctx, trained)
-        self.patience.log.emit("trained", epsilon=trained.privacy.epsilon, delta=trained.privacy.delta)
-        self.checkpoint("trained")
-
-    def _give_up(self, descriptor: MaskedDescriptor, folder: MaskedFolder, reason: str) -> None:
-        """The session is over for this client before it had a receipt."""
-        self.training.abandon(descriptor)
-        folder.erase_trained()
-        folder.end("closed", reason)
-        self.patience.log.emit("closed", session=descriptor.ctx, reason=reason)
+        self.steps.train(descriptor, descriptor.plan, folder)
 
     # -- the rounds ------------------------------------------------------------------------------------------------
 
@@ -230,7 +213,7 @@ class MaskedClientRun:
             uploaded = self._until_receipt(descriptor, folder)
         except SecaggError as error:
             if not isinstance(error, TransportError | NotReady):
-                self._give_up(descriptor, folder, str(error))
+                self.steps.give_up(descriptor, folder, str(error))
             raise
         try:
             self._until_unmasked(descriptor, uploaded)
@@ -281,72 +264,19 @@ class MaskedClientRun:
         return self.patience.ask(call, until=descriptor.expires_at)
 
     def _offer(self, message: UploadMessage) -> SignedReceipt:
-        """One attempt, from where the last one stopped: always the same bytes (protocol.md §12.5.4)."""
-        answer = self.contribution.begin_upload(message.signed)
-        if not isinstance(answer, int):
-            return answer
-        content = message.vector.data.cast("B")
-        if answer > len(content):
-            raise ProtocolViolation(f"the coordinator claims {answer} stored bytes of {len(content)}")
-        try:
-            return self.contribution.upload(message, answer, self._counted(content, answer))
-        except (HashMismatch, MalformedError) as error:
-            raise TransportError(f"the coordinator's copy of the upload is damaged: {error}") from error
-
-    def _counted(self, content: memoryview, offset: int) -> Iterator[memoryview]:
-        """The chunks from `offset`, with progress."""
-        sent, total = offset, len(content)
-        for chunk in chunks_of(content, offset):
-            yield chunk
-            before, sent = sent, sent + len(chunk)
-            if sent == total or sent * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
-                self.patience.log.emit("uploading", sent=sent, total=total)
+        """One attempt: always the same bytes (protocol.md §12.5.4)."""
+        return self.steps.offer(
+            lambda: self.contribution.begin_upload(message.signed),
+            lambda offset, chunks: self.contribution.upload(message, offset, chunks),
+            message.vector.data.cast("B"),
+        )
 
     # -- the release -----------------------------------------------------------------------------------------------
 
     def _await(self, descriptor: MaskedDescriptor, folder: MaskedFolder) -> None:
         """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
-        status = self._wait(descriptor)
-        if status.state is not SessionState.RELEASED:
-            error = ending(status.state, status.reason)
-            folder.end(status.state, str(error))
-            raise error
-        limit = MAX_SMALL_FILE + 16 * descriptor.shape.packed_bytes
-        content = self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, limit))
-        certificate = verify_masked(content, self.policy).certificate
-        if certificate.ctx != descriptor.ctx:
-            raise ProtocolViolation(f"the release is of session {certificate.ctx[:16]}, not of {descriptor.ctx[:16]}")
-        uploads = {signed.signer: signed.statement.digest for signed in certificate.uploads}
-        own = self.signer.identity.fingerprint
-        if own in uploads and uploads[own] != folder.receipt().statement.upload_root:
-            raise ProtocolViolation("the release holds another upload in this client's name")
-        stored = self.release / files.CERTIFICATE
-        if not (stored.exists() and read_file(stored) == content[files.CERTIFICATE]):
-            write_folder(self.release, content, PUBLIC_FILE)
-        self.checkpoint("release")
-        verdict = judge_receipt(certificate, folder.receipt())
-        self.patience.log.emit(
-            RELEASED,
-            folder=str(self.release),
-            members=len(uploads),
-            included=own in uploads,
-            receipt=verdict.fate,
-            reason=next((item.reason for item in certificate.excluded if item.client == own), None),
-            certificate=hashlib.sha256(content[files.CERTIFICATE]).hexdigest(),
+        status = self.steps.wait(descriptor, lambda: self.contribution.status(descriptor.ctx))
+        only = OnlyRelease(
+            self.steps, self.publication, self.release, lambda content: verify_masked(content, self.policy).certificate
         )
-        self.training.after_release(self.release, descriptor)
-        end_with_release(folder, verdict, self.signer.identity.title, self.release)
-        self.checkpoint("ended")
-
-    def _wait(self, descriptor: MaskedDescriptor) -> Status:
-        said = ""
-        while True:
-            status = self.patience.ask(lambda: self.contribution.status(descriptor.ctx))
-            if status.state.ended:
-                return status
-            if self.patience.now > descriptor.expires_at + MAX_CLOCK_SKEW:
-                return Status(SessionState.EXPIRED, "the session has expired without a release", None)
-            if (shown := f"{status.state}: {status.reason}") != said:
-                self.patience.log.emit("status", state=status.state, reason=status.reason)
-                said = shown
-            self.patience.sleep(POLL)
+        only.receive(descriptor, folder, status, MAX_SMALL_FILE + 16 * descriptor.shape.packed_bytes)

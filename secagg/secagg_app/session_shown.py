@@ -62,11 +62,7 @@ def describe_masked(descriptor: MaskedDescriptor) -> Shown:
     """The same of a masked session."""
     graph = descriptor.graph
     return {
-        "session": descriptor.ctx,
-        "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
-        **_described_plan(descriptor.plan, descriptor.shape.length),
-        **_client_noise(descriptor),
-        "protocol": descriptor.protocol,
+        **_head(descriptor, descriptor.shape.length),
         "security bits": SECURITY_BITS,
         "upload bytes": descriptor.shape.packed_bytes,
         "n_min": descriptor.n_min,
@@ -87,11 +83,7 @@ def describe_ckks(descriptor: CkksDescriptor) -> Shown:
     """The same of a ckks session."""
     parameters = descriptor.parameters
     return {
-        "session": descriptor.ctx,
-        "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
-        **_described_plan(descriptor.plan, parameters.length),
-        **_client_noise(descriptor),
-        "protocol": descriptor.protocol,
+        **_head(descriptor, parameters.length),
         "security bits": parameters.ring.security_bits,
         "ring": parameters.ring.name,
         "scale": f"2^{parameters.scale_log2}",
@@ -103,6 +95,16 @@ def describe_ckks(descriptor: CkksDescriptor) -> Shown:
         "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients.values()],
         "uploads until": _utc(descriptor.upload_deadline),
         "expires": _utc(descriptor.expires_at),
+    }
+
+
+def _head(descriptor: MaskedDescriptor | CkksDescriptor, values: int) -> Shown:
+    return {
+        "session": descriptor.ctx,
+        "coordinator": f"{descriptor.coordinator_identity.title} {descriptor.coordinator_identity.fingerprint}",
+        **_described_plan(descriptor.plan, values),
+        **_client_noise(descriptor),
+        "protocol": descriptor.protocol,
     }
 
 

@@ -3,13 +3,11 @@
 Every answer is checked, recorded durably, and only then acted on. `ckks_driver` moves the session on.
 """
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from secagg.certificate import FILES, TimelineEvent
 from secagg.ckks.client import check_ckks_upload, split_blocks
 from secagg.ckks.coordinator import check_arrived, check_opening, check_refusal, refusal_in_words
 from secagg.ckks.descriptor import SignedCkksDescriptor
@@ -23,7 +21,6 @@ from secagg.ckks.messages import (
 from secagg.ckks.opened import Opened
 from secagg.errors import (
     ConflictError,
-    MalformedError,
     NotReady,
     ProtocolViolation,
     RoleViolation,
@@ -39,17 +36,17 @@ from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter, UploadFiles
 from secagg_server.clock import check_clock
 from secagg_server.masked_storage import CkksStore
+from secagg_server.only_release import RUNNING, OnlyReleaseSession, check_chunk
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
 from secagg_server.tasks import uploads_in_words
 
 SUMS = "sums.bin"
 PROGRESS_STEPS = 20
-_RUNNING = {SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING}
 
 
-class CkksSession:
-    """A ckks session with its store and files. `lock` guards every decision."""
+class CkksSession(OnlyReleaseSession):
+    """A ckks session. With `close_at` uploads it closes before its deadline."""
 
     def __init__(
         self,
@@ -60,33 +57,8 @@ class CkksSession:
         host: Host,
         close_at: int | None,
     ) -> None:
-        self.signed, self.descriptor = signed, signed.statement
-        self.store, self.files, self.release_folder, self.host = store, files, release_folder, host
-        self.close_at, self.problem, self.lock = close_at, "", threading.RLock()
-
-    @property
-    def ctx(self) -> str:
-        """The session's name."""
-        return self.descriptor.ctx
-
-    @property
-    def release_names(self) -> tuple[str, ...]:
-        """The files of its release, but for the certificate."""
-        return FILES
-
-    @property
-    def running(self) -> bool:
-        """Whether the session has not ended."""
-        return self.store.state()[0] in _RUNNING
-
-    def published_folder(self, release: int) -> Path:
-        """The folder of the only release. Raises NotReady before it is written, MalformedError for another number."""
-        if release not in (0, 1):
-            raise MalformedError(f"this session has one release, and no release {release}")
-        state, reason = self.status()
-        if state != SessionState.RELEASED:
-            raise NotReady(f"session {self.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")
-        return self.release_folder
+        super().__init__(signed.statement, store, files, release_folder, host)
+        self.signed, self.descriptor, self.close_at = signed, signed.statement, close_at
 
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""
@@ -96,20 +68,6 @@ class CkksSession:
             raise RoleViolation(f"{peer.title} is not the key-holder of session {self.ctx[:16]}")
         elif peer.role == Role.COORDINATOR and peer.fingerprint != self.host.signer.identity.fingerprint:
             raise RoleViolation(f"{peer.title} is not the coordinator of session {self.ctx[:16]}")
-
-    def note(self, party: str, what: str) -> TimelineEvent:
-        """A line of the timeline, now."""
-        return TimelineEvent(at=self.host.clock(), party=party, event=what)
-
-    def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
-        """Log an event of this session."""
-        self.host.events.emit(event, session=self.ctx, **fields)
-
-    def move(self, state: SessionState, reason: str, what: str, party: str | None = None) -> None:
-        """Record a new state."""
-        self.store.move(state, reason, self.note(party or self.host.signer.identity.title, what))
-        self.host.checkpoint(f"state-{state}")
-        self.emit("session", state=state.value, reason=reason or None)
 
     def status(self) -> tuple[SessionState, str]:
         """State and reason; while it runs, what is waited for."""
@@ -122,10 +80,6 @@ class CkksSession:
         elif state == SessionState.CLOSING:
             reason = self.problem or f"waiting for {self.descriptor.holder.title} to open the sum"
         return state, reason
-
-    def receipt(self, client: str) -> SignedReceipt | None:
-        """The client's receipt, if it has one."""
-        return self.store.receipt(client)
 
     # -- the key-holder --------------------------------------------------------------------------------------------
 
@@ -164,7 +118,7 @@ class CkksSession:
         if raw is not None:
             return SignedUploadSet.parse(raw)
         state, reason = self.store.state()
-        if state not in _RUNNING:
+        if state not in RUNNING:
             raise SessionClosed(f"session {self.ctx[:16]} is {state}: {reason or 'nothing is asked'}")
         raise NotReady("uploads are still taken")
 
@@ -179,8 +133,7 @@ class CkksSession:
 
     def submit(self, peer: Identity, signed: SignedSumOpening, sums: bytes) -> None:
         """The sums that the key-holder opened (protocol.md §13.5.5). The same again changes nothing."""
-        if signed.signer != peer.fingerprint:
-            raise RoleViolation("the opening is signed by another party")
+        self.check_own(peer, signed.signer)
         if len(sums) != 4 * self.descriptor.parameters.length:
             raise SizeLimitError(f"{len(sums)} bytes of sums; they are {4 * self.descriptor.parameters.length}")
         opened = Opened(signed, np.frombuffer(sums, "<u4").astype(np.uint32))
@@ -202,8 +155,7 @@ class CkksSession:
 
     def refuse(self, peer: Identity, signed: SignedOpeningRefusal) -> None:
         """The key-holder finds that U does not open (protocol.md §13.5.7). The same again changes nothing."""
-        if signed.signer != peer.fingerprint:
-            raise RoleViolation("the refusal is signed by another party")
+        self.check_own(peer, signed.signer)
         with self.lock:
             known = self.store.message("refuse", peer.fingerprint)
             if known is None:
@@ -259,8 +211,7 @@ class CkksSession:
 
     def begin_upload(self, peer: Identity, signed: SignedCkksUpload) -> int | SignedReceipt:
         """How much of the upload is stored, or the receipt. Raises ConflictError for another upload than before."""
-        if signed.signer != peer.fingerprint:
-            raise RoleViolation(f"{peer.title} hands in what another client signed")
+        self.check_own(peer, signed.signer)
         check_ckks_upload(self.descriptor, signed)
         with self.lock:
             known = self.store.message("announced", peer.fingerprint)
@@ -278,16 +229,9 @@ class CkksSession:
                 self.host.checkpoint("upload-announced")
             return self.files.stored(peer.fingerprint)
 
-    def check_offset(self, peer: Identity, offset: int) -> None:
-        """Raise NotReady unless the stream goes on where the stored part ends."""
-        stored = self.files.stored(peer.fingerprint)
-        if offset != stored:
-            raise NotReady(f"the stream starts at byte {offset}, but {stored} are stored: ask again where to resume")
-
     def receive(self, peer: Identity, total: int, chunk: bytes | memoryview, writer: PartWriter) -> None:
         """Append a chunk. Raises SizeLimitError, SessionClosed or StorageError."""
-        if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
-            raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")
+        check_chunk(chunk)
         with self.lock:
             self._check_takes()
             before = self.files.stored(peer.fingerprint)

@@ -18,7 +18,7 @@ from secagg.masked.messages import (
 from secagg.masked.server import AdvertiseRound, ShareRound, UploadRound
 from secagg_server.blobs import UploadFiles
 from secagg_server.masked_border import leaves_of, sharing_of
-from secagg_server.masked_storage import MaskedStore
+from secagg_server.masked_storage import MessageStore
 
 Stage = AdvertiseRound | ShareRound | UploadRound | ConsistencyRound | UnmaskRound
 
@@ -76,7 +76,7 @@ def following(stage: Stage, fix: Callable[[UploadRound], ConsistencyRound]) -> S
             raise ProtocolViolation("there is no round after the last")
 
 
-def rebuilt(descriptor: MaskedDescriptor, store: MaskedStore, files: UploadFiles) -> Stage:
+def rebuilt(descriptor: MaskedDescriptor, store: MessageStore, files: UploadFiles) -> Stage:
     """The round that the store has come to, every message taken again; U is the one that was signed.
 
     Raises StorageError, with what to do, when what is stored cannot be read or contradicts itself.
@@ -92,7 +92,7 @@ def rebuilt(descriptor: MaskedDescriptor, store: MaskedStore, files: UploadFiles
         ) from error
 
 
-def _replayed(descriptor: MaskedDescriptor, store: MaskedStore, files: UploadFiles) -> Stage:
+def _replayed(descriptor: MaskedDescriptor, store: MessageStore, files: UploadFiles) -> Stage:
     stage: Stage = AdvertiseRound(descriptor)
     for step in STEPS:
         signed = store.signed_at(step)

@@ -4,15 +4,12 @@ A message is checked by its round, recorded durably, only then taken into the ro
 holds what the store does not. `masked_driver` closes rounds.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secagg.certificate import FILES, TimelineEvent
 from secagg.errors import (
     ConflictError,
-    MalformedError,
     NotReady,
     RoleViolation,
     SecaggError,
@@ -35,12 +32,12 @@ from secagg.masked.messages import (
 )
 from secagg.masked.server import AdvertiseRound, UploadRound
 from secagg.messages import Receipt, SignedReceipt
-from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter, UploadFiles
 from secagg_server.clock import check_clock
 from secagg_server.masked_border import leaves_of
 from secagg_server.masked_replay import STEPS, Stage, checked, expected, following, rebuilt, step_of
 from secagg_server.masked_storage import MaskedStore
+from secagg_server.only_release import OnlyReleaseSession, check_chunk
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
 
@@ -54,8 +51,8 @@ DONE = {
 """What the timeline says of a step that a client has taken."""
 
 
-class MaskedSession:
-    """A masked session with its store and files. `lock` guards every decision; `problem` is what holds it up.
+class MaskedSession(OnlyReleaseSession):
+    """A masked session.
 
     Built anew from what is stored: the same messages, in the same order, give the same rounds. What is stored but
     cannot be taken again is a `problem` of this session alone.
@@ -64,10 +61,8 @@ class MaskedSession:
     def __init__(
         self, signed: SignedMaskedDescriptor, store: MaskedStore, files: UploadFiles, release_folder: Path, host: Host
     ) -> None:
+        super().__init__(signed.statement, store, files, release_folder, host)
         self.signed, self.descriptor = signed, signed.statement
-        self.store, self.files, self.release_folder, self.host = store, files, release_folder, host
-        self.problem = ""
-        self.lock = threading.RLock()
         self.stage: Stage = AdvertiseRound(self.descriptor)
         self._settled = False
         try:
@@ -76,33 +71,9 @@ class MaskedSession:
             self.problem = str(error)  # the driver says so, and tries again
 
     @property
-    def ctx(self) -> str:
-        """The session's name."""
-        return self.descriptor.ctx
-
-    @property
-    def release_names(self) -> tuple[str, ...]:
-        """The files of its release, but for the certificate."""
-        return FILES
-
-    @property
-    def running(self) -> bool:
-        """Whether the session has not ended."""
-        return self.store.state()[0] in {SessionState.OPEN, SessionState.CLOSING}
-
-    @property
     def step(self) -> str:
         """The step that messages are taken for."""
         return step_of(self.stage)
-
-    def published_folder(self, release: int) -> Path:
-        """The folder of the only release. Raises NotReady before it is written, MalformedError for another number."""
-        if release not in (0, 1):
-            raise MalformedError(f"this session has one release, and no release {release}")
-        state, reason = self.status()
-        if state != SessionState.RELEASED:
-            raise NotReady(f"session {self.ctx[:16]} has no release; it is {state}{reason and f' ({reason})'}")
-        return self.release_folder
 
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""
@@ -112,14 +83,6 @@ class MaskedSession:
             raise RoleViolation(f"session {self.ctx[:16]} is masked: it has no key-holders")
         elif peer.role == Role.COORDINATOR and peer.fingerprint != self.host.signer.identity.fingerprint:
             raise RoleViolation(f"{peer.title} is not the coordinator of session {self.ctx[:16]}")
-
-    def note(self, party: str, what: str) -> TimelineEvent:
-        """A line of the timeline, now."""
-        return TimelineEvent(at=self.host.clock(), party=party, event=what)
-
-    def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
-        """Log an event of this session."""
-        self.host.events.emit(event, session=self.ctx, **fields)
 
     def status(self) -> tuple[SessionState, str]:
         """State and reason; while it runs, what is waited for."""
@@ -133,10 +96,6 @@ class MaskedSession:
                 f"round '{self.step}': waiting for {names}{more}" if names else f"'{self.step}' ends"
             )
         return state, reason
-
-    def receipt(self, client: str) -> SignedReceipt | None:
-        """The client's receipt, if it has one."""
-        return self.store.receipt(client)
 
     def expected(self) -> set[int]:
         """Members whose message this round can take."""
@@ -166,7 +125,7 @@ class MaskedSession:
 
     def _take(self, step: str, peer: Identity, signer: str, body: bytes) -> None:
         """Check, record, take, answer. The same again changes nothing, also when the round is over."""
-        self._check_own(peer, signer)
+        self.check_own(peer, signer)
         with self.lock:
             if self._known(step, peer, body):
                 return
@@ -177,11 +136,6 @@ class MaskedSession:
                 keep()
             self.host.checkpoint(f"{step}-stored")
             self.emit(f"masked-{step}", client=peer.title, have=len(self.stage.taken), of=len(self.expected()))
-
-    @staticmethod
-    def _check_own(peer: Identity, signer: str) -> None:
-        if signer != peer.fingerprint:
-            raise RoleViolation(f"{peer.title} hands in what another client signed")
 
     def _known(self, step: str, peer: Identity, body: bytes) -> bool:
         known = self.store.message(step, peer.fingerprint)
@@ -238,7 +192,7 @@ class MaskedSession:
 
     def begin_upload(self, peer: Identity, signed: SignedMaskedUpload) -> int | SignedReceipt:
         """How much of the vector is stored, or the receipt. Raises ConflictError for another upload than before."""
-        self._check_own(peer, signed.signer)
+        self.check_own(peer, signed.signer)
         with self.lock:
             receipt = self.store.receipt(peer.fingerprint)
             self._check_announced(peer, signed)
@@ -260,8 +214,7 @@ class MaskedSession:
 
     def receive(self, peer: Identity, chunk: bytes | memoryview, writer: PartWriter) -> None:
         """Append a chunk to the announced vector. Raises SizeLimitError, SessionClosed or StorageError."""
-        if not 1 <= len(chunk) <= MAX_CHUNK_BYTES:
-            raise SizeLimitError(f"a chunk has {len(chunk)} bytes; it must have 1 to {MAX_CHUNK_BYTES}")
+        check_chunk(chunk)
         with self.lock:
             self._check_turn("upload")
             total, stored = self.descriptor.shape.packed_bytes, self.files.stored(peer.fingerprint)
@@ -270,12 +223,6 @@ class MaskedSession:
             writer.append(chunk)
         self.emit("bytes", client=peer.title, stored=stored + len(chunk), total=total)
         self.host.checkpoint("chunk-stored")
-
-    def check_offset(self, peer: Identity, offset: int) -> None:
-        """Raise NotReady unless the stream goes on where the stored part ends."""
-        stored = self.files.stored(peer.fingerprint)
-        if offset != stored:
-            raise NotReady(f"the stream starts at byte {offset}, but {stored} are stored: ask again where to resume")
 
     def finish_upload(self, peer: Identity, header: bytes) -> SignedReceipt:
         """Verify the whole vector, make it durable, sign for it, and add it to the sum (protocol.md §12.5.4).
