@@ -73,12 +73,13 @@ def _sealed_offer(config: KeyHolderConfig, now: int, days: int) -> tuple[bytes, 
 def _ckks_offer(
     config: KeyHolderConfig, plan_file: Path, n_max: int, bits: int, now: int, days: int
 ) -> tuple[bytes, str]:
-    from secagg_client.ckks_keyholder import load_ckks_holder
+    from secagg_client.ckks_keyholder import contexts_of, load_ckks_holder
 
     plan, journal = parse_model(Plan, read_file(plan_file)), DurableJournal(config.state / "ckks.db")
     try:
         length = encoding_of(plan).layout(plan).length
         made = load_ckks_holder(config, journal, now).offer(bits, n_max, length, now, days * DAY)
+        contexts_of(config).keep_until(made.statement.digest, made.statement.expires_at)
     finally:
         journal.close()
     return made.to_bytes(), made.statement.digest

@@ -44,7 +44,9 @@ NOT_CHAINED = "the rounds before are NOT checked: run again with their releases 
 NOT_JOINED = (
     "the releases before are NOT checked: run again with them (--earlier) to see that the running mean is made of them"
 )
-NOTES = frozenset({NOT_LINKED, NOT_CHAINED, NOT_JOINED})
+CARD_HOLDS = "the model card says what the certificate gives, word for word"
+PAGE_NOTE = "report.html is the coordinator's page: its hash holds, its words are its own; release.json is what counts"
+NOTES = frozenset({NOT_LINKED, NOT_CHAINED, NOT_JOINED, PAGE_NOTE})
 """Among the checks of a report: not those that held, but those that could not be made."""
 
 
@@ -89,6 +91,8 @@ def verify_release(
     checks += verified_in_words(descriptor)
     total, before = _check_opening(content, certificate, descriptor)
     checks.append("the key sum, the opening and the adapter were recomputed and are the same, bit for bit")
+    check_card(content, release.sealed_card(certificate))
+    checks += [CARD_HOLDS, PAGE_NOTE]
     checks += _progress_in_words(certificate, descriptor)
     if descriptor.releases > 1 and earlier:
         checks.append(_check_releases(certificate, anchors, before, earlier))
@@ -260,6 +264,12 @@ def _check_opening(
     )
     _check_statements(content, certificate, descriptor, parts)
     return total, before
+
+
+def check_card(content: Mapping[str, bytes], card: bytes) -> None:
+    """Raise VerificationError unless the model card is the one that the certificate gives (protocol.md §10.3)."""
+    if content[files.MODEL_CARD] != card:
+        raise VerificationError(f"{files.MODEL_CARD} is not the model card that the certificate gives")
 
 
 def read_opening(raw: bytes, certificate: ReleaseCertificate) -> tuple[OpenedSum, Accumulator]:

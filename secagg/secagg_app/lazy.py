@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from secagg.errors import SecaggError
+from secagg_host.events import printable
 
 OWN_PREFIX = "secagg"
 
@@ -30,7 +31,7 @@ class Failure(click.ClickException):
     exit_code = 1
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
         self.code = code
 
     def show(self, file: Any = None) -> None:

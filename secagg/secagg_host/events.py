@@ -59,11 +59,16 @@ class EventLog:
                 self._file = None
 
 
+def printable(text: str) -> str:
+    """Control characters as escapes: what another party sent neither steers a terminal nor begins a line there."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def human_line(now: float, event: str, fields: dict[str, Field]) -> str:
     """`12:34:56  uploaded  client=north/a bytes=123`."""
     clock = datetime.fromtimestamp(now, UTC).strftime("%H:%M:%S")
     shown = (f"{name}={_show(value)}" for name, value in fields.items() if value is not None)
-    return f"{clock}  {event:<12} {' '.join(shown)}".rstrip()
+    return printable(f"{clock}  {event:<12} {' '.join(shown)}".rstrip())
 
 
 def _show(value: Field) -> str:

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from click.testing import CliRunner
 
+from secagg.canonical import pretty_bytes
 from secagg.ckks.descriptor import SignedCkksDescriptor
-from secagg.ckks.messages import SignedCkksApproval
+from secagg.ckks.messages import SignedCkksApproval, SignedKeyOffer
 from secagg.errors import MalformedError, SecaggError, SessionClosed, TransportError
+from secagg_app.main import cli
 from secagg_client.ckks_calls import CkksCalls
 from secagg_client.ckks_keyholder import CkksHolderRun, FileContexts
 from secagg_client.ckks_spool import Spool
 from secagg_client.patience import Patience
 from secagg_host.events import EventLog
 from tests.ckks_deployment import CkksDeployment
+from tests.study import toml
 
 
 class Silent:
@@ -86,3 +90,25 @@ def test_a_damaged_date_is_named_and_the_other_keys_go(deployment: CkksDeploymen
     with pytest.raises(MalformedError, match=str(damaged)):
         keys.sweep(deployment.descriptor.expires_at + 1)
     assert not keys_left(deployment)
+
+
+def test_keys_of_an_offer_that_no_session_took_up_go_when_it_is_over(deployment: CkksDeployment) -> None:
+    deployment.write_config()
+    folder = deployment.folder
+    (folder / "policy.toml").write_text(toml(deployment.policy.model_dump(mode="json")))
+    (folder / "plan.json").write_bytes(pretty_bytes(deployment.plan))
+    (folder / "keyholder.toml").write_text(
+        'coordinator = "127.0.0.1:1"\nidentity = "parties/holder-1"\nstate = "own"\npolicy = "policy.toml"\n'
+    )
+    where = ("--config", folder / "keyholder.toml", "--plan", folder / "plan.json", "--out", folder / "offer.json")
+    command = ["keyholder", "offer", *map(str, where), "--n-max", "5", "--days", "2"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    keys, expires = (
+        FileContexts(folder / "own" / "ckks-keys"),
+        SignedKeyOffer.parse((folder / "offer.json").read_bytes()),
+    )
+    assert keys.sweep(expires.statement.expires_at) == 0
+    assert list((folder / "own" / "ckks-keys").glob("*.key"))
+    assert keys.sweep(expires.statement.expires_at + 1) == 1
+    assert not list((folder / "own" / "ckks-keys").glob("*.key"))

@@ -16,7 +16,7 @@ from secagg.certificate import Evaluation, Metric, SignedRelease
 from secagg.errors import HashMismatch, MalformedError, PolicyViolation, SecaggError, VerificationError
 from secagg.policy import Anchors
 from secagg.release import annotate_release
-from secagg.verify import verify_release
+from secagg.verify import PAGE_NOTE, verify_release
 from tests.small import Small
 
 SMALL = Small()
@@ -167,6 +167,18 @@ def test_a_tensor_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     signed = SMALL.parties.coordinator.sign(statement.model_copy(update={"files": hashes}))
     with pytest.raises(MalformedError, match="key_sum is missing or of another type or shape"):
         verify_release({**RELEASE, files.OPENING: opening, files.CERTIFICATE: files.certificate_file(signed)}, ANCHORS)
+
+
+def test_a_model_card_of_the_coordinators_own_words_is_refused() -> None:
+    """It signs them; of the page, which is made with plots, a report says that nobody made it again."""
+    statement = SignedRelease.parse(RELEASE[files.CERTIFICATE]).statement
+    contents = {name: data for name, data in RELEASE.items() if name != files.CERTIFICATE}
+    lied = {**contents, files.MODEL_CARD: contents[files.MODEL_CARD].replace(b"institutions", b"honest institutions")}
+    assert lied != contents
+    with pytest.raises(VerificationError, match="not the model card that the certificate gives"):
+        verify_release(release.sign_files(statement, SMALL.parties.coordinator, lied), ANCHORS)
+    page = release.sign_files(statement, SMALL.parties.coordinator, {**contents, files.REPORT: b"all is well"})
+    assert PAGE_NOTE in verify_release(page, ANCHORS).checks
 
 
 def test_an_evaluation_is_attached_and_signed_and_still_verifies() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from secagg.errors import StorageError
-from secagg_host.events import EventLog
+from secagg_host.events import EventLog, human_line, printable
 
 
 def test_the_event_log_has_one_object_a_line(tmp_path: Path) -> None:
@@ -47,3 +47,13 @@ def test_a_log_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").mkdir()
     with pytest.raises(StorageError):
         EventLog(tmp_path / "events.jsonl")
+
+
+def test_what_another_party_says_steers_no_terminal() -> None:
+    """A forged line, a cleared screen, text turned around."""
+    said = "over\x1b[2J\n12:00:00  released folder=/here\r\u202e"
+    line = human_line(0, "status", {"reason": said, "names": ["a\x9bb"]})
+    assert line.isprintable()
+    assert r"reason=over\x1b[2J\n12:00:00  released folder=/here\r\u202e" in line
+    assert r"names=a\x9bb" in line
+    assert printable("Klinik Süd/client-1: ε = 4") == "Klinik Süd/client-1: ε = 4"

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load
 
-from secagg.certificate import ADAPTER, CERTIFICATE, FILES, OPENING, Evaluation, Metric
+from secagg.certificate import ADAPTER, CERTIFICATE, FILES, MODEL_CARD, OPENING, Evaluation, Metric
 from secagg.ckks.certificate import TRUST_NOTE, SignedCkksRelease
 from secagg.ckks.client import CkksSealed, seal_ckks
 from secagg.ckks.keyholder import CkksKeyHolder
@@ -156,7 +156,13 @@ def test_anchors_of_another_protocol_are_refused(made: CkksDeployment) -> None:
 
 @pytest.mark.parametrize(
     ("lie", "kind"),
-    [("sums", HashMismatch), ("adapter", VerificationError), ("note", VerificationError), ("set", ProtocolViolation)],
+    [
+        ("sums", HashMismatch),
+        ("adapter", VerificationError),
+        ("note", VerificationError),
+        ("set", ProtocolViolation),
+        ("card", VerificationError),
+    ],
 )
 def test_a_lying_coordinator_is_found_out(
     made: CkksDeployment, content: dict[str, bytes], lie: str, kind: type[SecaggError]
@@ -171,6 +177,9 @@ def test_a_lying_coordinator_is_found_out(
         case "adapter":
             tensors = {name: value + np.float32(1) for name, value in load(content[ADAPTER]).items()}
             contents[ADAPTER] = save(tensors, metadata={"format": "pt"})
+        case "card":
+            contents[MODEL_CARD] = contents[MODEL_CARD].replace(b"must not work together", b"may well work together")
+            assert contents[MODEL_CARD] != content[MODEL_CARD]
         case "note":
             certificate = certificate.model_copy(update={"keyholder_note": "all is well"})
         case "set":

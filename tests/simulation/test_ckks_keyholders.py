@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from secagg.ckks.client import accept_session
 from secagg.ckks.coordinator import check_opening
 from secagg.ckks.descriptor import SignedCkksDescriptor, create_ckks_session
-from secagg.ckks.keyholder import CkksKeyHolder
+from secagg.ckks.keyholder import CkksKeyHolder, ShownUpload
 from secagg.ckks.keys import HolderKey
 from secagg.ckks.messages import KeyOffer, SumOpening
 from secagg.ckks.opened import Opened, sums_hash
@@ -26,6 +27,7 @@ from secagg.errors import (
     SessionClosed,
     SignatureInvalid,
     SizeLimitError,
+    StorageError,
 )
 from secagg.run import MemoryJournal
 from tests.secagg.ckks.sessions import SPEC, Ckks
@@ -191,3 +193,39 @@ def test_an_erased_key_opens_nothing_for_whoever_restores_the_rest(session: Ckks
     restored.approve(fresh.signed, NOW)
     with pytest.raises(SessionClosed, match="erased"):
         restored.open(fresh.descriptor, fresh.chosen(), fresh.shown(), os.urandom, NOW)
+
+
+@pytest.mark.parametrize("change", ["a bit", "a block less", "a block more", "half a block"])
+def test_what_its_own_disk_changes_is_not_held_against_a_client(fresh: Ckks, change: str) -> None:
+    """An upload is checked in one reading and opened in another: what lies between is the key-holder's own trouble."""
+    first = fresh.uploads[0]
+
+    class Spooled:
+        """The blocks, changed after they were read once."""
+
+        readings = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            self.readings += 1
+            blocks = list(first.blocks)
+            if self.readings > 1:
+                match change:
+                    case "a bit":
+                        blocks[-1] = blocks[-1][:-1] + bytes([blocks[-1][-1] ^ 1])
+                    case "a block less":
+                        blocks.pop()
+                    case "a block more":
+                        blocks.append(blocks[0])
+                    case _:
+                        blocks[-1] = blocks[-1][: len(blocks[-1]) // 2]
+            return iter(blocks)
+
+    for place in (0, 1):  # begins the sum, or is added to it
+        honest = [ShownUpload(one.signed, one.blocks) for one in fresh.uploads[1:4]]
+        shown = [*honest[:place], ShownUpload(first.signed, Spooled()), *honest[place:]]
+        before = fresh.keys.used
+        with pytest.raises(StorageError, match="has changed on this machine since it was checked"):
+            fresh.holder.open(fresh.descriptor, fresh.chosen(4), shown, os.urandom, NOW)
+        assert fresh.keys.used == before
+        assert fresh.holder.refusal(fresh.descriptor) is None
+    exactly_opened(fresh, fresh.open(4), range(4))

@@ -130,8 +130,8 @@ def split_blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
         yield block
 
 
-def check_blocks(descriptor: CkksDescriptor, upload: CkksUpload, blocks: Iterable[bytes]) -> None:
-    """That the blocks are those which the client signed, each of this session's size (§13.4.3).
+def check_blocks(descriptor: CkksDescriptor, upload: CkksUpload, blocks: Iterable[bytes]) -> list[bytes]:
+    """That the blocks are those which the client signed, each of this session's size (§13.4.3); a hash of each.
 
     What is in them only the key-holder sees: they are sealed to it. One at a time: memory is one block and a hash for
     each. Raises HashMismatch for what the client did not sign, else SizeLimitError: that is the client's own doing.
@@ -147,6 +147,7 @@ def check_blocks(descriptor: CkksDescriptor, upload: CkksUpload, blocks: Iterabl
         raise HashMismatch(f"the blocks of {upload.client[:16]} are not what the client signed")
     if wrong:
         raise SizeLimitError(f"a block of {upload.client[:16]} has {wrong[0]} bytes; in this session it has {size}")
+    return leaves
 
 
 def check_ckks_upload(descriptor: CkksDescriptor, signed: SignedCkksUpload) -> CkksUpload:

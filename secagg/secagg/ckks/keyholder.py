@@ -34,10 +34,19 @@ from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.residues import U64, add_residues, primes_of, read_sums
 from secagg.ckks.scheme import SecretContext
 from secagg.ckks.wrapping import BlockContext
-from secagg.errors import ConflictError, MalformedError, ProtocolViolation, SessionClosed, SizeLimitError, Unopenable
+from secagg.errors import (
+    ConflictError,
+    MalformedError,
+    ProtocolViolation,
+    SessionClosed,
+    SizeLimitError,
+    StorageError,
+    Unopenable,
+)
 from secagg.gaussian import SECRET_VARIANCE, gaussian, sample, stream_bytes
 from secagg.identity import check_issued_by
 from secagg.keyholder import Journal
+from secagg.merkle import leaf_hash
 from secagg.randomness import Randomness, fresh_keystream
 from secagg.signing import Signer
 
@@ -210,8 +219,8 @@ def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[Shown
         upload = check_ckks_upload(descriptor, one.signed)
         if wanted.pop(upload.client, "") != upload.digest:
             raise ProtocolViolation(f"the coordinator shows an upload of {upload.client[:16]} that is not in the set")
-        check_blocks(descriptor, upload, one.blocks)
-        vectors = unwrapped(descriptor, upload.client, one.blocks, keys)
+        leaves = check_blocks(descriptor, upload, one.blocks)
+        vectors = unwrapped(descriptor, upload.client, again(upload.client, one.blocks, leaves), keys)
         if not total:
             total = list(vectors)
             continue
@@ -220,6 +229,25 @@ def add_all(descriptor: CkksDescriptor, chosen: UploadSet, shown: Iterable[Shown
     if wanted:
         raise ProtocolViolation(f"the coordinator does not show {len(wanted)} uploads of the set")
     return total
+
+
+def again(client: str, blocks: Iterable[bytes], leaves: list[bytes]) -> Iterator[bytes]:
+    """The blocks read a second time: what a disk has changed since is not held against the client.
+
+    Raises StorageError when they are not those that were checked.
+    """
+    changed = StorageError(
+        f"the upload of {client[:16]} has changed on this machine since it was checked: look at disk and memory, then "
+        "run again"
+    )
+    count = 0
+    for block in blocks:
+        if count == len(leaves) or leaf_hash(block) != leaves[count]:
+            raise changed
+        count += 1
+        yield block
+    if count != len(leaves):
+        raise changed
 
 
 def unwrapped(descriptor: CkksDescriptor, client: str, blocks: Iterable[bytes], keys: HolderKey) -> Iterator[U64]:

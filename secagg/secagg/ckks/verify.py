@@ -17,7 +17,7 @@ from secagg.ckks.policy import CkksAnchors
 from secagg.client_noise.session import privacy_note, verified_in_words
 from secagg.errors import EndorsementInvalid, HashMismatch, MalformedError, ProtocolViolation, VerificationError
 from secagg.release import adapter_config_file, load_tensors
-from secagg.verify import ReadUpload, check_files
+from secagg.verify import CARD_HOLDS, PAGE_NOTE, ReadUpload, check_card, check_files
 
 NOT_PROVED = "that the sums are those of the uploads is the key-holder's word: nothing in this protocol proves it"
 NOT_LINKED = "the uploads were NOT looked at: run again with the stored uploads to hash them"
@@ -52,7 +52,8 @@ def verify_ckks(
     checks += verified_in_words(descriptor)
     _check_adapter(content, certificate, descriptor)
     checks.append("the adapter was recomputed from the signed sums and is the same, bit for bit")
-    checks.append(NOT_PROVED)
+    check_card(content, release.ckks_card(certificate))
+    checks += [CARD_HOLDS, PAGE_NOTE, NOT_PROVED]
     if certificate.evaluation is not None:
         checks.append("the evaluation on public data is the coordinator's word; run `secagg evaluate` to repeat it")
     if read_upload is None:

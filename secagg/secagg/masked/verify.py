@@ -28,7 +28,7 @@ from secagg.masked.server import check_privacy
 from secagg.masked.sharing import SECRET_BYTES, Secret
 from secagg.masked.vectors import LEAF_VALUES, MaskedTotal, vector_root
 from secagg.release import adapter_config_file, load_tensors
-from secagg.verify import NOT_LINKED, ReadUpload, check_files
+from secagg.verify import CARD_HOLDS, NOT_LINKED, PAGE_NOTE, ReadUpload, check_card, check_files
 
 U32 = NDArray[np.uint32]
 
@@ -63,6 +63,8 @@ def verify_masked(
     checks += verified_in_words(descriptor)
     total = _check_opening(content, certificate, descriptor)
     checks.append("every mask was made again from the signed commitments, and the opened sum gives this adapter")
+    check_card(content, release.masked_card(certificate))
+    checks += [CARD_HOLDS, PAGE_NOTE]
     if certificate.evaluation is not None:
         checks.append("the evaluation on public data is the coordinator's word; run `secagg evaluate` to repeat it")
     if read_upload is None:

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from secagg.canonical import pretty_bytes
-from secagg.certificate import ADAPTER, CERTIFICATE, FILES, OPENING, REPORT
+from secagg.certificate import ADAPTER, CERTIFICATE, FILES, MODEL_CARD, OPENING, REPORT
 from secagg.errors import (
     EndorsementInvalid,
     HashMismatch,
@@ -132,6 +132,7 @@ def with_opening(session: Masked, release: Release, change: Callable[[dict[str, 
 def lies() -> dict[str, tuple[type[SecaggError], str]]:
     return {
         "adapter": (VerificationError, "not the decoded mean"),
+        "card": (VerificationError, "not the model card"),
         "sum": (OpeningError, "masks are left"),
         "seed": (OpeningError, "committed to shares"),
         "key": (OpeningError, "committed to shares"),
@@ -167,6 +168,9 @@ def lying(session: Masked, release: Release, name: str) -> Release:
             tensors = load(release[ADAPTER])
             tensors["a.lora_B.weight"] = tensors["a.lora_B.weight"] + np.float32(1)
             contents = {**{file: release[file] for file in FILES}, ADAPTER: save(tensors, metadata={"format": "pt"})}
+            return sign_files(found, session.parties.coordinator, contents)
+        case "card":
+            contents = {**{file: release[file] for file in FILES}, MODEL_CARD: b"Nobody could have lied."}
             return sign_files(found, session.parties.coordinator, contents)
         case "sum":
             return bend("masked_sum", lambda values: values ^ np.uint32(1))
