@@ -6,9 +6,9 @@ sum_l v_l*base^l with base = n_max*(2^bits - 1) + 1, so that the sum over any co
 limbs apart; the plaintext modulus is T = base^limbs. The sum opens when |T*sum(e) + sum(m)| < q/2 in every
 coefficient.
 
-Security: core-SVP bits (ADPS16) of primal uSVP from the lattice-estimator, for a secret of sigma 3.18 and an
-    error of sigma 4.5: what two honest contributors have left of 4.5 and 4.5*sqrt(2) once sum(s) and sum(e)
-    are published.
+Security: core-SVP bits (ADPS16) of the cheapest attack from the lattice-estimator, rounded down, for a secret of sigma
+    3.18 and an error of sigma 4.5: what two honest contributors have left of 4.5 and 4.5*sqrt(2) once sum(s) and
+    sum(e) are published (docs/security-levels.md).
 """
 
 import math
@@ -43,7 +43,7 @@ class Ring:
     matzov_bits: int
 
 
-RINGS = MappingProxyType({"n4096q90": Ring(ring.DEGREE, ring.PRIMES, 131, 159)})
+RINGS = MappingProxyType({"n4096q90": Ring(ring.DEGREE, ring.PRIMES, 130, 159)})
 """Rings that meet MIN_SECURITY_BITS. Names are part of the wire format.
 
 One ring carries every (bits, n_max, length) within the limits above; docs/security-levels.md has the table of limbs,
@@ -153,9 +153,9 @@ class SealedParameters:
         """What the number of bits assumes, for a certificate or a report."""
         row = RINGS[self.name]
         return (
-            f"{row.core_svp_bits} bits under ADPS16 core-SVP, {row.matzov_bits} under MATZOV (lattice-estimator, "
-            "primal uSVP), for a secret of sigma 3.18 and an error of sigma 4.5: at least two honest contributors, "
-            "with the sums of keys and errors published"
+            f"{row.core_svp_bits} bits under ADPS16 core-SVP, {row.matzov_bits} in MATZOV's cost model "
+            "(lattice-estimator; primal uSVP, the cheapest of primal and dual attacks), for a secret of sigma 3.18 "
+            "and an error of sigma 4.5: at least two honest contributors, with the sums of keys and errors published"
         )
 
     @property

@@ -109,7 +109,7 @@ def test_the_commands(made: CkksDeployment, tmp_path: Path) -> None:
     release, uploads = made.folder / "release", made.folder / "state" / "uploads"
     said = run("verify", release, "--trust", made.folder / "anchors.toml", "--uploads", uploads)
     assert f"note {NOT_PROVED}" in said
-    assert "3 members, 131 bits" in said
+    assert "3 members, 130 bits" in said
     assert "it states that it opened the sum" in (release / "report.html").read_text()
     assert "No single contribution was opened" not in (release / "README.md").read_text()
     shown = run("session", "show", made.folder / "session.json")
@@ -339,7 +339,7 @@ def test_a_session_in_the_larger_ring(tmp_path: Path) -> None:
     content = {path.name: path.read_bytes() for path in (tmp_path / "release").iterdir()}
     files = UploadFiles(tmp_path / "state" / "uploads" / deployment.descriptor.ctx)
     certificate = verify_ckks(content, deployment.policy, files.blocks).certificate
-    assert certificate.security_bits == 130
+    assert certificate.security_bits == 129
     assert "N = 8192, log2 q = 175" in certificate.security_note
     mean = np.mean(deployment.changes, axis=0)
     assert np.abs(load(content[ADAPTER])["a.lora_B.weight"] - mean).max() < 0.5 / 2**14

@@ -119,7 +119,7 @@ def test_the_parts_that_a_data_protection_officer_asks_for(certificate: ReleaseC
         "It is about records",
         "It adds up",
         "3 of 4",
-        "131 bits",
+        "130 bits",
         "What this does not protect against",
         "poisoned data",
         "secagg verify",

@@ -94,7 +94,7 @@ def descriptor() -> Json:
         "nonce": digest(b"session nonce"),
         "protocol": "sealed",
         "plan": PLAN,
-        "ring": {"name": "n4096q90", "limbs": SETTING.limbs, "bits": SETTING.bits, "security_bits": 131},
+        "ring": {"name": "n4096q90", "limbs": SETTING.limbs, "bits": SETTING.bits, "security_bits": 130},
         "n_min": 3,
         "n_max": SETTING.n_max,
         "roster": [{"certificate": certificate(f"client {i}"), "weight": 1.0} for i in range(CLIENTS)],

@@ -15,8 +15,8 @@ def security_note(ring: Ring) -> str:
     """What the session was encrypted with, in words."""
     return (
         f"CKKS (TenSEAL), N = {ring.degree}, log2 q = {ring.log2_q:.0f} with the special prime, ternary secret: "
-        f"{ring.security_bits} bits of core-SVP. Each ciphertext was sealed to the key-holder (HPKE, MLKEM768-X25519). "
-        "One key-holder holds the whole key."
+        f"{ring.security_bits} bits of core-SVP, by the cheapest of primal and dual attacks. Each ciphertext was "
+        "sealed to the key-holder (HPKE, MLKEM768-X25519). One key-holder holds the whole key."
     )
 
 
