@@ -50,15 +50,25 @@ def offer(config_file: Path, out: Path, plan: Path | None, n_max: int | None, bi
     if out.exists():
         raise ConfigError(f"{out} exists; each session needs an offer of its own: take another name")
     now = int(time.time())
-    is_ckks = protocol_of(read_toml(config.policy), config.policy) == "ckks"
-    if is_ckks != (plan is not None and n_max is not None):
-        raise click.UsageError("--plan and --n-max go with a policy for ckks, and only with that")
+    is_ckks = _protocol(config) == "ckks"
+    if is_ckks and (plan is None or n_max is None):
+        raise click.UsageError(f"{config.policy} is for ckks: add --plan and --n-max, for which the key is made")
+    if not is_ckks and (plan is not None or n_max is not None):
+        raise click.UsageError(f"{config.policy} is not for ckks: leave out --plan and --n-max")
     if plan is not None and n_max is not None:
         raw, digest = _ckks_offer(config, plan, n_max, bits, now, days)
     else:
         raw, digest = _sealed_offer(config, now, days)
     write_atomic(out, raw, PUBLIC_FILE)
     click.echo(f"{out}: offer {digest[:16]}, good for one session within {days} days")
+
+
+def _protocol(config: KeyHolderConfig) -> str:
+    """Whose key-holder it is. Raises ConfigError for a policy whose protocol has none."""
+    protocol = protocol_of(read_toml(config.policy), config.policy)
+    if protocol == "masked":
+        raise ConfigError(f"{config.policy} is for masked sessions, which have no key-holders")
+    return protocol
 
 
 def _sealed_offer(config: KeyHolderConfig, now: int, days: int) -> tuple[bytes, str]:
@@ -96,7 +106,7 @@ def run(config_file: Path, as_json: bool) -> None:
     """
     config = load_config(config_file)
     party = load_identity(config.identity)
-    if protocol_of(read_toml(config.policy), config.policy) == "ckks":
+    if _protocol(config) == "ckks":
         _run_ckks(config, party, as_json=as_json)
         return
     with FolderLock(config.state):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from secagg.errors import LedgerError, PolicyViolation
+from secagg.errors import LedgerError, LimitReached, PolicyViolation
 from secagg.plan import TrainingSettings, Unit
 from secagg_client.accounting import Mechanism, epsilon_of, loss_interval, merged
 from secagg_client.client_noise_accounting import composed
@@ -240,9 +240,10 @@ def _check(book: OpenLedger, spend: Spend, limits: LedgerLimits) -> float:
         earlier = [entry for entry in earlier if entry.run != spend.run]
     foreign = [entry for entry in earlier if entry.session != spend.session]
     if foreign and not limits.allow_repeated:
-        raise PolicyViolation(
-            f"the data {spend.name!r} were already used in session {foreign[-1].session[:16]}; "
-            "the policy does not allow a second session on the same data (allow_repeated)"
+        raise LimitReached(
+            f"the data {spend.name!r} were already used in session {foreign[-1].session[:16]}, and this client does "
+            "not allow a second session on the same data. To allow several that together stay below a total, set "
+            "total_epsilon, delta and allow_repeated = true under [limits] of the client's configuration"
         )
     total = _epsilon([*map(_mechanism, earlier), spend.mechanism], limits)
     if not math.isfinite(total) or total > limits.total_epsilon:

@@ -49,6 +49,9 @@ def failures_logged(log: EventLog, policy: Path) -> Iterator[None]:
     """Log what ends a party's run, with the policy's file where that refused, and let it go on."""
     try:
         yield
+    except KeyboardInterrupt:
+        log.emit("stopped", reason="by hand; the same command goes on from what is on the disk")
+        raise
     except SecaggError as error:
         refused = naming_policy(error, policy)
         log.emit("failed", code=refused.code, reason=str(refused))

@@ -224,6 +224,8 @@ class Descriptor(Statement):
         m, f = len(self.committee), self.corrupt_keyholders
         if self.threshold != quorum(m, f):
             raise MalformedError(f"threshold must be floor((m+f)/2)+1 = {quorum(m, f)} for m={m}, f={f}")
+        if self.n_max < self.n_min:
+            raise MalformedError(f"n_max is {self.n_max}, below n_min = {self.n_min}")
         if not self.n_min <= len(self.roster) <= self.n_max:
             raise MalformedError(
                 f"the roster has {len(self.roster)} clients; n_min to n_max is {self.n_min} to {self.n_max}"

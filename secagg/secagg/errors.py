@@ -85,6 +85,12 @@ class PolicyViolation(SecaggError):
     code = "policy"
 
 
+class LimitReached(PolicyViolation):
+    """An institution's own limits for its data, in its ledger's settings, allow no more."""
+
+    code = "limit"
+
+
 class ProtocolViolation(SecaggError):
     """A party showed something that the protocol forbids: another set, a replay, a member off the rules."""
 

@@ -60,6 +60,7 @@ class Signed(Frozen, Generic[S]):
 
 
 M = TypeVar("M", bound=Frozen)
+_OTHER_KIND = "it has no such field; is this a file or message of another kind or protocol?"
 
 
 def parse_model(model: type[M], raw: bytes | str) -> M:
@@ -67,8 +68,8 @@ def parse_model(model: type[M], raw: bytes | str) -> M:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        name = model.__name__.split("[")[0]
-        raise MalformedError(f"{name}: {first_problem(error)}") from None
+        name = model.__name__.replace("[", " ").rstrip("]")
+        raise MalformedError(f"{name}: {first_problem(error, unknown=_OTHER_KIND)}") from None
 
 
 class Signer:

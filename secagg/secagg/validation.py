@@ -7,8 +7,9 @@ _OWN_WORDS = "Value error, "
 _NO_SETTING = "there is no such setting; is it spelt right, and in its table?"
 
 
-def first_problem(error: ValidationError, whole: str = "(top)") -> str:
-    """`field.inner: reason` of the first problem. `whole` stands for the field when the problem is of all together.
+def first_problem(error: ValidationError, whole: str = "(top)", unknown: str = _NO_SETTING) -> str:
+    """`field.inner: reason` of the first problem. `whole` stands for the field when the problem is of all together,
+    and `unknown` is said of a field that there is none of.
 
     No value enters the line: it may be private.
     """
@@ -18,5 +19,5 @@ def first_problem(error: ValidationError, whole: str = "(top)") -> str:
     if first["type"] == "missing":
         first = next((one for one in problems if one["type"] == "extra_forbidden"), first)
     where = ".".join(str(part) for part in first["loc"]) or whole
-    reason = _NO_SETTING if first["type"] == "extra_forbidden" else first["msg"].removeprefix(_OWN_WORDS)
+    reason = unknown if first["type"] == "extra_forbidden" else first["msg"].removeprefix(_OWN_WORDS)
     return f"{where}: {reason}" if where else reason

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from secagg.errors import SecaggError
-from secagg_host.events import printable
+from secagg_host.terminal import printable
 
 OWN_PREFIX = "secagg"
 

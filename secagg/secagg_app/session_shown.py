@@ -2,7 +2,7 @@
 
 import time
 
-from secagg.ckks.certificate import TRUST_NOTE
+from secagg.ckks.certificate import TRUST_BEFORE
 from secagg.ckks.descriptor import CkksDescriptor
 from secagg.client_noise.session import NoisySession
 from secagg.descriptor import Descriptor
@@ -91,7 +91,7 @@ def describe_ckks(descriptor: CkksDescriptor) -> Shown:
         "n_min": descriptor.n_min,
         "n_max": descriptor.n_max,
         "key-holder": f"{descriptor.holder.title} {descriptor.holder.fingerprint}",
-        "trust": TRUST_NOTE,
+        "trust": TRUST_BEFORE,
         "roster": [f"{client.title} {client.fingerprint}" for client in descriptor.clients.values()],
         "uploads until": _utc(descriptor.upload_deadline),
         "expires": _utc(descriptor.expires_at),

@@ -231,9 +231,7 @@ class FolderLock:
             except BlockingIOError:
                 holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
                 os.close(descriptor)
-                raise StorageError(
-                    f"{self._folder}: in use by another run (pid {holder}); stop it or take another folder"
-                ) from None
+                raise StorageError(f"{self._folder}: in use by another run (pid {holder}); stop it first") from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from secagg_host.durable import guard, make_folder, open_private
+from secagg_host.terminal import printable
 
 Field = str | int | float | bool | None | list[str]
 
@@ -57,11 +58,6 @@ class EventLog:
             if self._file is not None:
                 self._file.close()
                 self._file = None
-
-
-def printable(text: str) -> str:
-    """Control characters as escapes: what another party sent neither steers a terminal nor begins a line there."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def human_line(now: float, event: str, fields: dict[str, Field]) -> str:

@@ -28,6 +28,7 @@ STATUS: dict[type[SecaggError], grpc.StatusCode] = {
     errors.EndorsementInvalid: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UploadDropped: grpc.StatusCode.DATA_LOSS,
     errors.PolicyViolation: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LimitReached: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ProtocolViolation: grpc.StatusCode.INVALID_ARGUMENT,
     errors.RoleViolation: grpc.StatusCode.PERMISSION_DENIED,
     errors.LedgerError: grpc.StatusCode.FAILED_PRECONDITION,

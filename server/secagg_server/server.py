@@ -153,7 +153,9 @@ def _check_masked(
 ) -> None:
     """The same for a masked session."""
     if config.close_at_uploads is not None:
-        raise ConfigError(f"close_at_uploads is for sealed sessions, and {path} is masked: remove it")
+        raise ConfigError(
+            f"close_at_uploads is for sealed and ckks sessions, and {path} is masked, with rounds of its own: remove it"
+        )
     if not store.has_session(descriptor.ctx):
         for identity in (descriptor.coordinator_identity, *descriptor.clients):
             check_issued_by(identity, files.authority, host.clock())

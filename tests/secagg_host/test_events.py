@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from secagg.errors import StorageError
-from secagg_host.events import EventLog, human_line, printable
+from secagg_host.events import EventLog, human_line
+from secagg_host.terminal import printable
 
 
 def test_the_event_log_has_one_object_a_line(tmp_path: Path) -> None:

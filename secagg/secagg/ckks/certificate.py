@@ -25,6 +25,11 @@ TRUST_NOTE = (
     "not work together"
 )
 """Weaker than a committee (§13.7)."""
+TRUST_BEFORE = (
+    "one key-holder opens the sum. Coordinator and key-holder together could open single updates: they must not work "
+    "together"
+)
+"""The same before it has."""
 
 
 class CkksCertificate(Certificate):

@@ -65,7 +65,7 @@ def refusal_in_words(descriptor: CkksDescriptor, word: OpeningRefusal) -> str:
     """Why the session is burnt."""
     client = descriptor.client(word.client).title if word.client else ""
     found = _FINDINGS[word.finding].format(client=client)
-    return f"{descriptor.holder.title} finds that the sum does not open: {found}. The session is burnt; start a new one"
+    return f"{descriptor.holder.title} finds that the sum does not open: {found}. The session is burnt"
 
 
 def check_opening(descriptor: CkksDescriptor, chosen: UploadSet, opened: Opened) -> NDArray[np.float32]:

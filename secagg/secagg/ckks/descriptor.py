@@ -187,6 +187,8 @@ class CkksDescriptor(Statement):
             raise MalformedError("the key offer does not cover the session; ask for a new one")
 
     def _check_numbers(self) -> None:
+        if self.n_max < self.n_min:
+            raise MalformedError(f"n_max is {self.n_max}, below n_min = {self.n_min}")
         if not self.n_min <= len(self.roster) <= self.n_max:
             raise MalformedError(f"the roster has {len(self.roster)} clients, not {self.n_min} to {self.n_max}")
         if not self.created_at < self.upload_deadline < self.expires_at:

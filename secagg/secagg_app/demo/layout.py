@@ -232,7 +232,7 @@ def _party_configs(settings: DemoSettings, base: Base, split: Split, folder: Run
             "sessions": ["../session.json"],
             **({} if settings.protocol == "masked" else {"close_at_uploads": settings.clients}),
         },
-        "The coordinator. A sealed session closes as soon as it has so many uploads; without that, at the deadline.",
+        "The coordinator. A session closes as soon as it has so many uploads; without that, at the deadline.",
     )
     for name in folder.holder_names:
         write_toml(

@@ -109,6 +109,7 @@ _SERVED = {
     "approved": ("took the approval of {holder}: {count}, {needed} needed", "collects approvals"),
     "endorsed": ("took the endorsement of the {stage} set by {holder}", "collects endorsements"),
     "share": ("took the share sum of {holder}: {count}, {needed} needed", "collects share sums"),
+    "sums": ("took the sums that {holder} opened", "waits for the sums"),
     "masked-advertise": ("took the keys of {client}: {have} of {of}", "collects keys"),
     "masked-share": ("took the shares of {client}: {have} of {of}", "collects shares of keys"),
     "masked-endorse": ("took the endorsement of {client}: {have} of {of}", "collects endorsements"),
