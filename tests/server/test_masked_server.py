@@ -183,7 +183,7 @@ def test_nobody_hands_in_what_another_signed_nor_two_advertisements(tmp_path: Pa
 
     with deployment.serving() as (_, address), channel(address, deployment.client_files[0]) as line:
         calls = MaskedCalls(line)
-        with pytest.raises(RoleViolation, match="another client signed"):
+        with pytest.raises(RoleViolation, match="another party signed"):
             calls.advertise(advertisement(1))  # type: ignore[arg-type]
         first = advertisement(0)
         calls.advertise(first)  # type: ignore[arg-type]
