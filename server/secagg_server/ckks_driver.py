@@ -84,8 +84,8 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
         session.emit("released", folder=str(session.release_folder), files=len(files))
         return True
 
-    def _must_publish(self) -> bool:
-        return self.session.opened() is not None
+    def _is_decided(self) -> bool:
+        return self.session.refusal() is not None or self.session.opened() is not None
 
     def _erase(self) -> int:
         return self.session.files.erase() + self.session.files.erase((SUMS[SUMS.index(".") :],))

@@ -83,11 +83,11 @@ class Ckks(services.CkksServiceServicer):
         found = session.begin_upload(peer, signed)
         if not isinstance(found, int):
             return pb.UploadResponse(signed_receipt_json=found.to_bytes())
-        session.check_offset(peer, first.header.offset)
-        with session.files.writer(peer.fingerprint) as writer:
-            for part in request_iterator:
-                session.receive(peer, signed.statement.bytes, chunk_of(part), writer)
-        return pb.UploadResponse(signed_receipt_json=session.finish_upload(peer, signed).to_bytes())
+        with session.stream(peer, signed.statement.bytes, first.header.offset, context.cancel) as stream:
+            with session.files.writer(peer.fingerprint) as writer:
+                for part in request_iterator:
+                    session.receive(stream, chunk_of(part), writer)
+            return pb.UploadResponse(signed_receipt_json=session.finish_upload(stream, signed).to_bytes())
 
     def GetCkksSet(self, request: pb.GetCkksSetRequest, context: grpc.ServicerContext) -> pb.GetCkksSetResponse:
         """U."""
@@ -113,6 +113,8 @@ class Ckks(services.CkksServiceServicer):
             raise MalformedError("an opening begins with its statement")
         signed, peer = SignedSumOpening.parse(first.signed_opening_json), peer_identity(context)
         session = self._directory.find(signed.statement.ctx, peer)
+        if not session.wants_sums(peer, signed):
+            return pb.SubmitOpeningResponse()
         most, sums = 4 * session.descriptor.parameters.length, bytearray()
         for message in request_iterator:
             sums += message.chunk

@@ -3,13 +3,20 @@
 Every answer is checked, recorded durably, and only then acted on. `ckks_driver` moves the session on.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from secagg.ckks.client import check_ckks_upload, split_blocks
-from secagg.ckks.coordinator import check_arrived, check_opening, check_refusal, refusal_in_words
+from secagg.ckks.coordinator import (
+    check_arrived,
+    check_opening,
+    check_opening_word,
+    check_refusal,
+    refusal_in_words,
+)
 from secagg.ckks.descriptor import SignedCkksDescriptor
 from secagg.ckks.messages import (
     SignedCkksApproval,
@@ -33,16 +40,16 @@ from secagg.identity import Identity, Role
 from secagg.messages import Receipt, SignedReceipt
 from secagg_host.durable import guard, read_file, write_atomic
 from secagg_host.tls import MAX_CHUNK_BYTES
-from secagg_server.blobs import PartWriter, UploadFiles
+from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
 from secagg_server.masked_storage import CkksStore
-from secagg_server.only_release import RUNNING, OnlyReleaseSession, check_chunk
+from secagg_server.only_release import RUNNING, OnlyReleaseSession, UploadStream
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
 from secagg_server.tasks import uploads_in_words
 
 SUMS = "sums.bin"
-PROGRESS_STEPS = 20
+ONCE_MORE = "Start the key-holder again: it hands the same sums in once more, and the session goes on"
 
 
 class CkksSession(OnlyReleaseSession):
@@ -131,23 +138,40 @@ class CkksSession(OnlyReleaseSession):
             raise NotReady(f"the upload of {client[:16]} is not here any more")
         return SignedCkksUpload.parse(raw), self.files.blocks(client, MAX_CHUNK_BYTES)
 
-    def submit(self, peer: Identity, signed: SignedSumOpening, sums: bytes) -> None:
-        """The sums that the key-holder opened (protocol.md §13.5.5). The same again changes nothing."""
+    def wants_sums(self, peer: Identity, signed: SignedSumOpening) -> bool:
+        """Whether the sums of this opening are to be sent; looked at before they are, for there are many of them.
+
+        Not when they are here, or the session has ended with them. Raises what `submit` raises of the statement alone.
+        """
         self.check_own(peer, signed.signer)
-        if len(sums) != 4 * self.descriptor.parameters.length:
-            raise SizeLimitError(f"{len(sums)} bytes of sums; they are {4 * self.descriptor.parameters.length}")
-        opened = Opened(signed, np.frombuffer(sums, "<u4").astype(np.uint32))
         with self.lock:
             known = self.store.message("open", peer.fingerprint)
             if known is not None:
                 if known != signed.to_bytes():
                     raise ConflictError("another opening of this session is recorded; only one is ever taken")
-                return
+                return self.running and not self._has_sums()
             self._check_state(SessionState.CLOSING)
-            if self.store.message("refuse", peer.fingerprint) is not None:
+            if self.refusal() is not None:
                 raise ConflictError("this key-holder has refused the opening; that is final")
+            check_opening_word(self.descriptor, self.chosen().statement, signed)
+        return True
+
+    def submit(self, peer: Identity, signed: SignedSumOpening, sums: bytes) -> None:
+        """The sums that the key-holder opened (protocol.md §13.5.5). The same again changes nothing.
+
+        But for sums that the disk has lost since: they are written again.
+        """
+        self.check_own(peer, signed.signer)
+        if len(sums) != 4 * self.descriptor.parameters.length:
+            raise SizeLimitError(f"{len(sums)} bytes of sums; they are {4 * self.descriptor.parameters.length}")
+        with self.lock:
+            if not self.wants_sums(peer, signed):
+                return
+            opened = Opened(signed, np.frombuffer(sums, "<u4").astype(np.uint32))
             check_opening(self.descriptor, self.chosen().statement, opened)
-            write_atomic(self.files.folder / SUMS, sums)
+            write_atomic(self._sums, sums)
+            if self.store.message("open", peer.fingerprint) is not None:
+                return
             note = self.note(peer.title, "gave the sums that it opened")
             self.store.add_message("open", peer.fingerprint, signed.to_bytes(), note)
             self.host.checkpoint("open-stored")
@@ -170,22 +194,43 @@ class CkksSession(OnlyReleaseSession):
                 raise ConflictError("another refusal of this session is recorded; only one is ever taken")
             self.burn_if_refused()
 
+    def refusal(self) -> SignedOpeningRefusal | None:
+        """What the key-holder said when the set did not open, if it did."""
+        raw = self.store.message("refuse", self.descriptor.holder.fingerprint)
+        return None if raw is None else SignedOpeningRefusal.parse(raw)
+
     def burn_if_refused(self) -> bool:
         """Take the step that a refusal leads to; whether it was still to be taken. A crash may have come between."""
-        raw = self.store.message("refuse", self.descriptor.holder.fingerprint)
-        if raw is None or self.store.state()[0] != SessionState.CLOSING:
+        refusal = self.refusal()
+        if refusal is None or self.store.state()[0] != SessionState.CLOSING:
             return False
-        reason = refusal_in_words(self.descriptor, SignedOpeningRefusal.parse(raw).statement)
+        reason = refusal_in_words(self.descriptor, refusal.statement)
         self.move(SessionState.BURNT, reason, "the sum does not open; the session is burnt")
         return True
 
     def opened(self) -> Opened | None:
-        """What the key-holder handed in, if it has."""
+        """What the key-holder handed in, if it has. Raises StorageError when the disk has lost the sums."""
         raw = self.store.message("open", self.descriptor.holder.fingerprint)
         if raw is None:
             return None
-        sums = np.frombuffer(read_file(self.files.folder / SUMS), "<u4").astype(np.uint32)
-        return Opened(SignedSumOpening.parse(raw), sums)
+        signed = SignedSumOpening.parse(raw)
+        try:
+            found = read_file(self._sums)
+        except StorageError as error:
+            raise StorageError(f"{error}. {ONCE_MORE}") from error
+        if hashlib.sha256(found).hexdigest() != signed.statement.sums:
+            raise StorageError(f"{self._sums}: is damaged: it holds other sums than were signed. {ONCE_MORE}")
+        return Opened(signed, np.frombuffer(found, "<u4").astype(np.uint32))
+
+    @property
+    def _sums(self) -> Path:
+        return self.files.folder / SUMS
+
+    def _has_sums(self) -> bool:
+        try:
+            return self.opened() is not None
+        except StorageError:
+            return False
 
     def _check_state(self, wanted: SessionState) -> None:
         check_clock(self.descriptor, self.host.clock())
@@ -199,7 +244,8 @@ class CkksSession(OnlyReleaseSession):
         """Every upload with a receipt, by client."""
         return {client: SignedCkksUpload.parse(raw) for client, raw in self.store.messages("upload")}
 
-    def _check_takes(self) -> None:
+    def check_takes(self) -> None:
+        """Raise NotReady before the approval, SessionClosed after the deadline or the close. The lock is held."""
         check_clock(self.descriptor, self.host.clock())
         state, reason = self.store.state()
         if state == SessionState.PROPOSED:
@@ -222,38 +268,22 @@ class CkksSession(OnlyReleaseSession):
             receipt = self.store.receipt(peer.fingerprint)
             if receipt is not None:
                 return receipt
-            self._check_takes()
+            self.check_takes()
+            self.turns(peer.fingerprint).take()
             if known is None:
                 self.files.discard(peer.fingerprint)
                 self.store.add_message("announced", peer.fingerprint, signed.to_bytes(), None)
                 self.host.checkpoint("upload-announced")
             return self.files.stored(peer.fingerprint)
 
-    def receive(self, peer: Identity, total: int, chunk: bytes | memoryview, writer: PartWriter) -> None:
-        """Append a chunk. Raises SizeLimitError, SessionClosed or StorageError."""
-        check_chunk(chunk)
-        with self.lock:
-            self._check_takes()
-            before = self.files.stored(peer.fingerprint)
-            if before + len(chunk) > total:
-                raise SizeLimitError(f"the stream is longer than the {total} bytes it announced")
-            writer.append(chunk)
-        after = before + len(chunk)
-        if after == total or after * PROGRESS_STEPS // total > before * PROGRESS_STEPS // total:
-            self.emit("bytes", client=peer.title, stored=after, total=total)
-        self.host.checkpoint("chunk-stored")
-
-    def finish_upload(self, peer: Identity, signed: SignedCkksUpload) -> SignedReceipt:
+    def finish_upload(self, stream: UploadStream, signed: SignedCkksUpload) -> SignedReceipt:
         """Verify the whole, make it durable, and sign for it. What is not as signed is discarded, and raised."""
-        client, total = peer.fingerprint, signed.statement.bytes
+        peer, client = stream.peer, stream.peer.fingerprint
         with self.lock:
             known = self.store.receipt(client)
             if known is not None:
                 return known
-            self._check_takes()
-            stored = self.files.stored(client)
-            if stored < total:
-                raise SizeLimitError(f"the stream ended after {stored} of {total} bytes; resume from there")
+            self.check_whole(stream)
             try:
                 self._check_content(client, signed)
             except StorageError:

@@ -21,32 +21,18 @@ from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter
 from secagg_server.session import ServedSession
 from secagg_server.storage import StoredUpload
+from secagg_server.streams import Progress, Turns
 from secagg_server.together import Together
 
 
-class _Slot:
-    """One client's place: the newest stream holds the turn, older ones are cut and find that theirs is over."""
+class _Slot(Turns):
+    """One client's place; its lock is held by whoever takes, leaves or checks a turn."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lock = threading.Lock()
-        self.turn = 0
         # What is recorded of the client's upload, as far as this process has seen; None to look it up.
         self.announced: StoredUpload | None = None
-        self._cut: Callable[[], object] | None = None
-
-    def take(self, cut: Callable[[], object] | None = None) -> int:
-        if self._cut is not None:
-            self._cut()
-        self.turn, self._cut = self.turn + 1, cut
-        return self.turn
-
-    def leave(self, turn: int) -> None:
-        if self.turn == turn:
-            self._cut = None
-
-    def check(self, turn: int) -> None:
-        if self.turn != turn:
-            raise NotReady("a newer stream of this client took over: ask again where to resume")
 
 
 class Intake:
@@ -183,7 +169,10 @@ class UploadStream:
     ) -> None:
         self._session, self._peer, self.stored, self._boxes = session, peer, stored, boxes
         self._arrival, (self._slot, self._turn), self._sign = arrival, turn, sign
-        self._told = session.host.clock()
+        total = stored.signed.statement.ciphertext_bytes
+        self._progress = Progress(
+            session.host.clock, lambda have: session.emit("bytes", client=peer.title, stored=have, total=total)
+        )
 
     def writer(self) -> PartWriter:
         """Open the partial upload."""
@@ -200,9 +189,7 @@ class UploadStream:
             self._slot.check(self._turn)
             writer.append(chunk)
         self._arrival.feed(chunk)
-        if (now := self._session.host.clock()) != self._told:  # at most once a second: many streams tell at once
-            self._told = now
-            self._session.emit("bytes", client=self._peer.title, stored=after, total=total)
+        self._progress.at(after)
         self._session.host.checkpoint("chunk-stored")
 
     def close(self) -> None:

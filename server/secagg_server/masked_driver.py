@@ -77,8 +77,11 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
         session.emit("released", folder=str(session.release_folder), files=len(files))
         return True
 
-    def _must_publish(self) -> bool:
-        return self.session.store.release_inputs() is not None
+    def _is_decided(self) -> bool:
+        if self.session.store.release_inputs() is None:
+            return False
+        self.session.settle()
+        return True
 
     def _erase(self) -> int:
         return self.session.files.erase()

@@ -103,11 +103,12 @@ class Masked(services.MaskedServiceServicer):
         found = session.begin_upload(peer, signed)
         if not isinstance(found, int):
             return pb.UploadResponse(signed_receipt_json=found.to_bytes())
-        session.check_offset(peer, first.header.offset)
-        with session.files.writer(peer.fingerprint) as writer:
-            for part in request_iterator:
-                session.receive(peer, chunk_of(part), writer)
-        return pb.UploadResponse(signed_receipt_json=session.finish_upload(peer, header).to_bytes())
+        total = session.descriptor.shape.packed_bytes
+        with session.stream(peer, total, first.header.offset, context.cancel) as stream:
+            with session.files.writer(peer.fingerprint) as writer:
+                for part in request_iterator:
+                    session.receive(stream, chunk_of(part), writer)
+            return pb.UploadResponse(signed_receipt_json=session.finish_upload(stream, header).to_bytes())
 
     def GetSurvivors(self, request: pb.GetSurvivorsRequest, context: grpc.ServicerContext) -> pb.GetSurvivorsResponse:
         """U."""

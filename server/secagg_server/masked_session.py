@@ -14,7 +14,6 @@ from secagg.errors import (
     RoleViolation,
     SecaggError,
     SessionClosed,
-    SizeLimitError,
     StorageError,
 )
 from secagg.identity import Identity, Role
@@ -32,12 +31,12 @@ from secagg.masked.messages import (
 )
 from secagg.masked.server import AdvertiseRound, UploadRound
 from secagg.messages import Receipt, SignedReceipt
-from secagg_server.blobs import PartWriter, UploadFiles
+from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
 from secagg_server.masked_border import leaves_of
 from secagg_server.masked_replay import STEPS, Stage, checked, expected, following, rebuilt, step_of
 from secagg_server.masked_storage import MaskedStore
-from secagg_server.only_release import OnlyReleaseSession, check_chunk
+from secagg_server.only_release import OnlyReleaseSession, UploadStream
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
 
@@ -190,6 +189,10 @@ class MaskedSession(OnlyReleaseSession):
 
     # -- the masked vector ---------------------------------------------------------------------------------------
 
+    def check_takes(self) -> None:
+        """Raise SessionClosed when the round of uploads is over, NotReady when it has not begun. The lock is held."""
+        self._check_turn("upload")
+
     def begin_upload(self, peer: Identity, signed: SignedMaskedUpload) -> int | SignedReceipt:
         """How much of the vector is stored, or the receipt. Raises ConflictError for another upload than before."""
         self.check_own(peer, signed.signer)
@@ -198,8 +201,9 @@ class MaskedSession(OnlyReleaseSession):
             self._check_announced(peer, signed)
             if receipt is not None:
                 return receipt
-            self._check_turn("upload")
+            self.check_takes()
             signed.verify(self.descriptor.member(self.descriptor.number_of(peer.fingerprint)))
+            self.turns(peer.fingerprint).take()
             if self.store.message("announced", peer.fingerprint) is None:
                 self.files.discard(peer.fingerprint)
                 self.store.add_message("announced", peer.fingerprint, signed.to_bytes(), None)
@@ -212,33 +216,18 @@ class MaskedSession(OnlyReleaseSession):
                 f"{peer.title} announced another masked vector before; a client has one, and resends the same bytes"
             )
 
-    def receive(self, peer: Identity, chunk: bytes | memoryview, writer: PartWriter) -> None:
-        """Append a chunk to the announced vector. Raises SizeLimitError, SessionClosed or StorageError."""
-        check_chunk(chunk)
-        with self.lock:
-            self._check_turn("upload")
-            total, stored = self.descriptor.shape.packed_bytes, self.files.stored(peer.fingerprint)
-            if stored + len(chunk) > total:
-                raise SizeLimitError(f"the stream is longer than the {total} bytes of this session's vectors")
-            writer.append(chunk)
-        self.emit("bytes", client=peer.title, stored=stored + len(chunk), total=total)
-        self.host.checkpoint("chunk-stored")
-
-    def finish_upload(self, peer: Identity, header: bytes) -> SignedReceipt:
+    def finish_upload(self, stream: UploadStream, header: bytes) -> SignedReceipt:
         """Verify the whole vector, make it durable, sign for it, and add it to the sum (protocol.md §12.5.4).
 
-        Raises SizeLimitError when bytes are missing; what the round raises when it is not what was signed: then it is
-        discarded.
+        Raises SizeLimitError when bytes are missing, NotReady when a newer stream came, and what the round raises when
+        it is not what was signed: then it is discarded.
         """
-        client = peer.fingerprint
+        peer, client = stream.peer, stream.peer.fingerprint
         with self.lock:
             known = self.store.receipt(client)
             if known is not None:
                 return known
-            self._check_turn("upload")
-            stored, total = self.files.stored(client), self.descriptor.shape.packed_bytes
-            if stored < total:
-                raise SizeLimitError(f"the stream ended after {stored} of {total} bytes; resume from there")
+            self.check_whole(stream)
             try:
                 keep = checked(self.stage, client, header, self.files)
             except StorageError:

@@ -2,23 +2,36 @@
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from secagg.certificate import FILES, TimelineEvent
-from secagg.errors import MalformedError, NotReady, RoleViolation, SecaggError, SizeLimitError
+from secagg.errors import MalformedError, NotReady, RoleViolation, SecaggError, SizeLimitError, StorageError
 from secagg.identity import Identity
 from secagg.messages import SignedReceipt
 from secagg_host.tls import MAX_CHUNK_BYTES
-from secagg_server.blobs import UploadFiles
+from secagg_server.blobs import PartWriter, UploadFiles
 from secagg_server.clock import Expiry, Timed, check_clock
 from secagg_server.driver import RETRY_AFTER, WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY
 from secagg_server.masked_storage import MessageStore
 from secagg_server.session import Host
 from secagg_server.storage import SessionState
+from secagg_server.streams import Progress, Turns
 
 RUNNING = frozenset({SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING})
+
+
+@dataclass(frozen=True, slots=True)
+class UploadStream:
+    """One stream of one client's upload of `total` bytes."""
+
+    peer: Identity
+    total: int
+    turn: int
+    progress: Progress
 
 
 class OnlyReleaseSession(ABC):
@@ -30,6 +43,7 @@ class OnlyReleaseSession(ABC):
         self.timed = descriptor
         self.store, self.files, self.release_folder, self.host = store, files, release_folder, host
         self.problem, self.lock = "", threading.RLock()
+        self._turns: dict[str, Turns] = {}
 
     @property
     def ctx(self) -> str:
@@ -77,11 +91,61 @@ class OnlyReleaseSession(ABC):
         """The client's receipt, if it has one."""
         return self.store.receipt(client)
 
-    def check_offset(self, peer: Identity, offset: int) -> None:
-        """Raise NotReady unless the stream goes on where the stored part ends."""
-        stored = self.files.stored(peer.fingerprint)
-        if offset != stored:
-            raise NotReady(f"the stream starts at byte {offset}, but {stored} are stored: ask again where to resume")
+    # -- the stream of an upload (protocol.md §7.2) ----------------------------------------------------------------
+
+    @abstractmethod
+    def check_takes(self) -> None:
+        """Raise NotReady or SessionClosed unless uploads are taken now. The lock is held."""
+
+    def turns(self, client: str) -> Turns:
+        """Of the client's streams. The lock is held."""
+        return self._turns.setdefault(client, Turns())
+
+    @contextmanager
+    def stream(
+        self, peer: Identity, total: int, offset: int, cut: Callable[[], object] | None = None
+    ) -> Iterator[UploadStream]:
+        """A stream that starts at `offset` of the announced upload; `cut` ends it when a newer one comes.
+
+        Raises NotReady unless it goes on where the stored part ends.
+        """
+        progress = Progress(
+            self.host.clock, lambda have: self.emit("bytes", client=peer.title, stored=have, total=total)
+        )
+        with self.lock:
+            turns, stored = self.turns(peer.fingerprint), self.files.stored(peer.fingerprint)
+            turn = turns.take(cut)
+        try:
+            if offset != stored:
+                raise NotReady(
+                    f"the stream starts at byte {offset}, but {stored} are stored: ask again where to resume"
+                )
+            yield UploadStream(peer, total, turn, progress)
+        finally:
+            with self.lock:
+                turns.leave(turn)
+
+    def receive(self, stream: UploadStream, chunk: bytes | memoryview, writer: PartWriter) -> None:
+        """Append a chunk. Raises SizeLimitError, SessionClosed, NotReady (overtaken) or StorageError."""
+        check_chunk(chunk)
+        client = stream.peer.fingerprint
+        with self.lock:
+            self.turns(client).check(stream.turn)
+            self.check_takes()
+            have = self.files.stored(client) + len(chunk)
+            if have > stream.total:
+                raise SizeLimitError(f"the stream is longer than the {stream.total} bytes that it announced")
+            writer.append(chunk)
+        stream.progress.at(have)
+        self.host.checkpoint("chunk-stored")
+
+    def check_whole(self, stream: UploadStream) -> None:
+        """Raise NotReady when the stream was overtaken, SizeLimitError when bytes are missing. The lock is held."""
+        self.turns(stream.peer.fingerprint).check(stream.turn)
+        self.check_takes()
+        stored = self.files.stored(stream.peer.fingerprint)
+        if stored < stream.total:
+            raise SizeLimitError(f"the stream ended after {stored} of {stream.total} bytes; resume from there")
 
     @staticmethod
     def check_own(peer: Identity, signer: str) -> None:
@@ -134,20 +198,35 @@ class OnlyReleaseDriver(ABC, Generic[S]):
         certain = self._expiry.is_certain(timed, now)
         if state == SessionState.EXPIRED:
             return False
-        if now > timed.expires_at and not (session.running and self._must_publish()):
+        if now > timed.expires_at and not (session.running and self._can_end(certain=certain)):
             return certain and self._expire(state)
         if not session.running:
             return False
         with session.lock:
             return self._go_on(now)
 
+    def _can_end(self, *, certain: bool) -> bool:
+        """Whether the end is recorded, and the disk gives back what it takes to carry it out.
+
+        A disk that fails is tried again while the expiry is not `certain`; it keeps no session from expiring.
+        """
+        try:
+            return self._is_decided()
+        except StorageError:
+            if not certain:
+                raise
+            return False
+
     @abstractmethod
     def _go_on(self, now: int) -> bool:
         """Take the next step of a session that runs, if it can be taken; whether it was. The lock is held."""
 
     @abstractmethod
-    def _must_publish(self) -> bool:
-        """Whether the sum is opened and its release still to be written."""
+    def _is_decided(self) -> bool:
+        """Whether how the session ends is recorded, and only to be carried out.
+
+        Raises StorageError when what that needs is not to be had.
+        """
 
     @abstractmethod
     def _erase(self) -> int:
@@ -166,6 +245,7 @@ class OnlyReleaseDriver(ABC, Generic[S]):
                 session.emit("erased", files=erased)
             if state != SessionState.RELEASED:
                 _, reason = session.store.state()
+                reason = reason or session.problem
                 why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
                 session.move(SessionState.EXPIRED, why, "the session expired; uploads deleted")
         return state != SessionState.RELEASED

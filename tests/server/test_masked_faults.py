@@ -19,7 +19,8 @@ from secagg_host.events import EventLog
 from secagg_server import masked_driver, only_release
 from secagg_server.blobs import UploadFiles
 from secagg_server.masked_session import MaskedSession
-from secagg_server.masked_storage import MessageStore
+from secagg_server.masked_storage import MaskedInputs, MessageStore
+from secagg_server.only_release import UploadStream
 from secagg_server.publish import write_folder
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
@@ -83,9 +84,9 @@ class Disk:
             take(session, step, peer, *rest)
             self.acknowledged.add((step, peer.fingerprint))
 
-        def finishing(session: MaskedSession, peer: Any, header: bytes) -> Any:
-            receipt = finish(session, peer, header)
-            self.acknowledged.add(("upload", peer.fingerprint))
+        def finishing(session: MaskedSession, stream: UploadStream, header: bytes) -> Any:
+            receipt = finish(session, stream, header)
+            self.acknowledged.add(("upload", stream.peer.fingerprint))
             return receipt
 
         patch.setattr(MaskedSession, "_take", taking)
@@ -186,7 +187,10 @@ def test_a_restart_follows_the_set_that_was_signed(played: Played) -> None:
     coordinator.store.close()
 
 
-def test_a_session_whose_store_contradicts_itself_holds_up_no_other(played: Played, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fixed", [False, True], ids=["", "and-its-release-is-fixed"])
+def test_a_session_whose_store_contradicts_itself_holds_up_no_other(
+    played: Played, tmp_path: Path, *, fixed: bool
+) -> None:
     deployment, state = played.deployment, tmp_path / "state"
     shutil.copytree(played.image, state)
     with sqlite3.connect(state / "coordinator.sqlite") as db:
@@ -198,6 +202,8 @@ def test_a_session_whose_store_contradicts_itself_holds_up_no_other(played: Play
     write_atomic(tmp_path / "other.json", other.to_bytes())
     coordinator = loaded(deployment, state, tmp_path / "other.json")
     session = coordinator.masked[deployment.descriptor.ctx]
+    if fixed:
+        session.store.fix_release(MaskedInputs(timeline=(), software={}, released_at=deployment.clock()))
     for _ in range(2):
         coordinator.advance()
         _, reason = session.status()

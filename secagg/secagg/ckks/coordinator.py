@@ -14,7 +14,9 @@ from secagg.ckks.messages import (
     OpeningRefusal,
     SignedCkksUpload,
     SignedOpeningRefusal,
+    SignedSumOpening,
     SignedUploadSet,
+    SumOpening,
     UploadSet,
 )
 from secagg.ckks.opened import Opened, sums_hash
@@ -68,14 +70,20 @@ def refusal_in_words(descriptor: CkksDescriptor, word: OpeningRefusal) -> str:
     return f"{descriptor.holder.title} finds that the sum does not open: {found}. The session is burnt"
 
 
+def check_opening_word(descriptor: CkksDescriptor, chosen: UploadSet, signed: SignedSumOpening) -> SumOpening:
+    """The key-holder's word for sums of this set, without them. Raises SignatureInvalid or ProtocolViolation."""
+    word = signed.verify(descriptor.holder)
+    if (word.ctx, word.holder, word.set_digest) != (descriptor.ctx, descriptor.holder.fingerprint, chosen.digest):
+        raise ProtocolViolation("the opening is for another session or set")
+    return word
+
+
 def check_opening(descriptor: CkksDescriptor, chosen: UploadSet, opened: Opened) -> NDArray[np.float32]:
     """The decoded weighted mean, float32 [L], of sums that the key-holder signed for this set (§13.6.1).
 
     Raises SignatureInvalid, ProtocolViolation, HashMismatch or OpeningError.
     """
-    word = opened.signed.verify(descriptor.holder)
-    if (word.ctx, word.holder, word.set_digest) != (descriptor.ctx, descriptor.holder.fingerprint, chosen.digest):
-        raise ProtocolViolation("the opening is for another session or set")
+    word = check_opening_word(descriptor, chosen, opened.signed)
     if opened.sums.shape != (descriptor.parameters.length,) or sums_hash(opened.sums) != word.sums:
         raise HashMismatch("the sums are not those that the key-holder signed")
     if int(opened.sums.max()) > len(chosen.members) * descriptor.quantiser.levels:
