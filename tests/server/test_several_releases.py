@@ -12,9 +12,10 @@ from safetensors.numpy import load, save
 from secagg.certificate import CERTIFICATE, OPENING, REPORT, certificate_file, parse_certificate
 from secagg.errors import ConflictError, MalformedError, NotReady, SessionClosed, TransportError
 from secagg.messages import SignedEndorsement
+from secagg.receipts import Fate, judge_receipt
 from secagg.verify import NOT_JOINED, verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
-from secagg_server.driver import RETRY_AFTER
+from secagg_server.driver import RETRY_AFTER, Driver
 from secagg_server.session import DEGREE_CHECK_SECONDS
 from secagg_server.storage import SessionState
 from tests.deployment import Caller, Deployment, Running
@@ -282,6 +283,45 @@ def test_another_release_in_the_place_of_the_one_before_is_found(tmp_path: Path)
         state, reason = state_of(running)
         assert state == SessionState.CLOSING
         assert f"{path}: is not that of release 1" in reason
+
+
+def test_dates_are_in_order_though_the_clock_is_set_back(tmp_path: Path) -> None:
+    """Else the client whose upload came next could prove that it was dropped from the first release (§8.1a)."""
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        deployment.clock.now += 100
+        upload(running, 0, 1, 2)
+        deployment.clock.now -= 50  # corrected before the set is fixed, and again after
+        running.work()
+        deployment.clock.now -= 30
+        upload(running, 3, 4, 5)
+        running.work()
+        assert state_of(running)[0] == SessionState.RELEASED
+        with running.call(deployment.auditor_files) as caller:
+            first, last = caller.release(1), caller.release(2)
+        verify_release(last, anchors(deployment), earlier=[first])
+        certificate = parse_certificate(first[CERTIFICATE]).statement
+        fates = list[Fate]()
+        for files in deployment.client_files:
+            receipt = running.session.receipt(files.identity.fingerprint)
+            assert receipt is not None
+            fates.append(judge_receipt(certificate, receipt).fate)
+        assert fates == [Fate.INCLUDED] * 3 + [Fate.ELSEWHERE] * 3
+
+
+def test_a_receipt_that_is_younger_than_the_step_that_fixes_the_set_is_not_after_it(tmp_path: Path) -> None:
+    """The clock was read, then an upload became complete, then the set was fixed over it (§8.1a)."""
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        before = deployment.clock.now
+        deployment.clock.now += 2
+        upload(running, 0, 1, 2)
+        Driver(running.session).advance(before)
+        running.work()
+        with running.call(deployment.auditor_files) as caller:
+            verify_release(caller.release(1), anchors(deployment))
 
 
 def test_killed_at_every_step_of_either_release_they_are_the_same(tmp_path: Path) -> None:
