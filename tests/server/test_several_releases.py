@@ -321,7 +321,10 @@ def test_a_receipt_that_is_younger_than_the_step_that_fixes_the_set_is_not_after
         Driver(running.session).advance(before)
         running.work()
         with running.call(deployment.auditor_files) as caller:
-            verify_release(caller.release(1), anchors(deployment))
+            certificate = verify_release(caller.release(1), anchors(deployment)).certificate
+        assert certificate.progress is not None
+        came = {arrival.received_at for arrival in certificate.progress.arrivals}
+        assert (came, certificate.candidate.statement.fixed_at) == ({before + 2}, before + 2)
 
 
 def test_killed_at_every_step_of_either_release_they_are_the_same(tmp_path: Path) -> None:
