@@ -11,7 +11,7 @@ from secagg.contributor import SealedUpload
 from secagg.coordinator import SessionSpec, Settlement, fix_candidate, open_with_shares, settle
 from secagg.descriptor import Descriptor
 from secagg.keyholder import KeyHolder
-from secagg.messages import SignedCandidate, SignedEndorsement
+from secagg.messages import Receipt, SignedCandidate, SignedEndorsement, SignedReceipt
 from secagg.policy import Policy
 from secagg.release import ReleaseParts, build_release, running_sums
 from secagg.releases import Arrival, EarlierRelease, Progress, ReleasedSets
@@ -55,7 +55,22 @@ class Several:
 
     def candidate(self, number: int, cohort: Sequence[int]) -> SignedCandidate:
         uploads = [upload.signed for upload in self.uploads(cohort)]
-        return fix_candidate(self.small.parties.coordinator, self.descriptor, uploads, self.small.now, number)
+        return fix_candidate(self.small.parties.coordinator, self.descriptor, uploads, self.fixed_at(number), number)
+
+    def fixed_at(self, number: int) -> int:
+        """When the set of a release is fixed: nobody's clock is further."""
+        return self.small.now
+
+    def came(self, number: int) -> int:
+        """When an upload came. Time stands still here unless a test says otherwise."""
+        return self.small.now
+
+    def receipt(self, number: int) -> SignedReceipt:
+        """What the coordinator signed when it came."""
+        upload = self.small.uploads[number].signed.statement
+        return self.small.parties.coordinator.sign(
+            Receipt(ctx=upload.ctx, client=upload.client, upload_root=upload.upload_root, received_at=self.came(number))
+        )
 
     def endorse(
         self,
@@ -121,8 +136,8 @@ class Several:
 
     def progress(self, cohort: Sequence[int]) -> Progress:
         arrivals = tuple(
-            Arrival(client=self.small.uploads[number].signed.statement.client, received_at=self.small.now + place)
-            for place, number in enumerate(cohort)
+            Arrival(client=self.small.uploads[number].signed.statement.client, received_at=self.came(number))
+            for number in cohort
         )
         earlier = tuple(
             EarlierRelease(sets=sets, opening_sha256=hashlib.sha256(content[OPENING]).hexdigest())

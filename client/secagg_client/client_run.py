@@ -94,7 +94,8 @@ class ClientRun:
 
         Returns when the release is stored (or the receipt, unless `wait_for_release`).
         Raises the SecaggError that ended it; before training for anything outside the policy. UploadDropped, when the
-        release is stored and does not list the upload for which there is a receipt (protocol.md §10.4).
+        release is stored and does not list the upload for which there is a receipt; ReceiptContradicted, when it says
+        that it came at another time (protocol.md §10.4).
         """
         descriptor, folder = self._resume(ctx, wait_for_release=wait_for_release) or self._join(ctx)
         if folder.state.next_step is Step.DONE:

@@ -140,6 +140,11 @@ class Certificate(Statement):
         return None
 
     @property
+    def arrived(self) -> dict[str, int]:
+        """When each client's upload came, where the certificate says so: as the receipt has it, or one of them lies."""
+        return {}
+
+    @property
     @abstractmethod
     def acknowledged(self) -> dict[str, str]:
         """By client, what its receipt names of each upload that the certificate lists (protocol.md §10.4)."""
@@ -204,8 +209,15 @@ class ReleaseCertificate(Certificate):
 
     @property
     def open_until(self) -> int | None:
-        """With several releases, the time of C."""
-        return None if self.progress is None else self.candidate.statement.fixed_at
+        """With several releases, the time of C; but after the last one there is no other (protocol.md §10.4)."""
+        if self.progress is None or self.progress.number >= self.session.descriptor.statement.releases:
+            return None
+        return self.candidate.statement.fixed_at
+
+    @property
+    def arrived(self) -> dict[str, int]:
+        """With several releases, when the members of C came."""
+        return {} if self.progress is None else {one.client: one.received_at for one in self.progress.arrivals}
 
     @property
     def acknowledged(self) -> dict[str, str]:

@@ -55,6 +55,12 @@ class UploadDropped(VerificationError):
     code = "dropped"
 
 
+class ReceiptContradicted(VerificationError):
+    """A receipt and a certificate of one coordinator say that an upload came at different times (§10.4)."""
+
+    code = "misdated"
+
+
 class SignatureInvalid(VerificationError):
     """A signature does not verify under the key it claims."""
 

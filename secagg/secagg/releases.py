@@ -85,7 +85,20 @@ def check_earlier(descriptor: Descriptor, candidate: Candidate, earlier: Sequenc
         if (before.release, final.release) != (number, number):
             raise ProtocolViolation(f"release {before.release} is shown in the place of release {number}")
         fixed.append(before)
+    _check_times(descriptor, [*fixed, candidate])
     check_disjoint(candidate, fixed)
+
+
+def _check_times(descriptor: Descriptor, candidates: Sequence[Candidate]) -> None:
+    """No set was fixed before the session was made, or before the set of the release before (§8.7.2)."""
+    last = descriptor.created_at
+    for one in candidates:
+        if one.fixed_at < last:
+            raise ProtocolViolation(
+                f"the candidate set of release {one.release} is dated {last - one.fixed_at} seconds before what came "
+                "before it"
+            )
+        last = one.fixed_at
 
 
 def _check_sets(descriptor: Descriptor, sets: ReleasedSets) -> tuple[Candidate, FinalSet]:
@@ -115,6 +128,23 @@ def check_progress(descriptor: Descriptor, progress: Progress | None, candidate:
     arrived = [arrival.client for arrival in progress.arrivals]
     if sorted(arrived) != [member.client for member in candidate.members]:
         raise ProtocolViolation("the arrivals are not those of the candidate set")
+    _check_arrivals(descriptor, progress, candidate)
+
+
+def _check_arrivals(descriptor: Descriptor, progress: Progress, candidate: Candidate) -> None:
+    """Every member of C came before C was fixed, and not before the set of the release before was (§10.3a).
+
+    C is fixed over all uploads that are there: one that came earlier would be in the set before.
+    """
+    since, what = descriptor.created_at, "the session was made"
+    if progress.earlier:
+        since, what = progress.earlier[-1].sets.candidate.statement.fixed_at, "an earlier set without it was fixed"
+    for arrival in progress.arrivals:
+        title = descriptor.client(arrival.client).title
+        if arrival.received_at > candidate.fixed_at:
+            raise ProtocolViolation(f"the upload of {title} came after the set that it is in was fixed, by their dates")
+        if arrival.received_at < since:
+            raise ProtocolViolation(f"the upload of {title} came before {what}, by their dates")
 
 
 def members_so_far(progress: Progress | None, final: FinalSet) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from secagg.errors import (
     HashMismatch,
     PolicyViolation,
     ProtocolViolation,
+    ReceiptContradicted,
     SecaggError,
     UploadDropped,
     VerificationError,
@@ -66,7 +67,8 @@ MAX_FILE_BYTES = 8 << 30
 @click.option(
     "--receipt",
     type=FILE,
-    help="A client's receipt (receipt.json in its state): say what became of its upload; status 1 if it was dropped.",
+    help="A client's receipt (receipt.json in its state): say what became of its upload; status 1 if the release "
+    "contradicts it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def verify(
@@ -89,8 +91,9 @@ def verify(
         click.echo(json.dumps(summary(report) | ({} if judged is None else {"receipt": judged.fields}), indent=2))
     else:
         click.echo("\n".join(lines(report) if judged is None else [*lines(report), judged.line]))
-    if judged is not None and judged.verdict.fate is Fate.DROPPED:
-        raise Failure(UploadDropped.code, judged.proof)
+    if judged is not None and judged.verdict.fate.proves_a_lie:
+        dropped = judged.verdict.fate is Fate.DROPPED
+        raise Failure(UploadDropped.code if dropped else ReceiptContradicted.code, judged.proof)
 
 
 @dataclass(frozen=True, slots=True)

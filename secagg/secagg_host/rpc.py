@@ -27,6 +27,7 @@ STATUS: dict[type[SecaggError], grpc.StatusCode] = {
     errors.CertificateInvalid: grpc.StatusCode.UNAUTHENTICATED,
     errors.EndorsementInvalid: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UploadDropped: grpc.StatusCode.DATA_LOSS,
+    errors.ReceiptContradicted: grpc.StatusCode.DATA_LOSS,
     errors.PolicyViolation: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LimitReached: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ProtocolViolation: grpc.StatusCode.INVALID_ARGUMENT,

@@ -10,6 +10,7 @@ from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.clock import Expiry, check_clock
+from secagg_server.dates import time_of_set
 from secagg_server.publish import check_stored, choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
@@ -119,10 +120,10 @@ class Driver:
             last = now > session.descriptor.upload_deadline or self._nobody_is_left()
             if not (last or self._is_full()):
                 return False
-            number, placed = session.store.release + 1, session.places()
+            number, placed, when = session.store.release + 1, session.places(), time_of_set(session, now)
             uploads = [one for one in session.store.complete_uploads() if one.statement.client not in placed]
             try:
-                candidate = fix_candidate(session.host.signer, session.descriptor, uploads, now, number)
+                candidate = fix_candidate(session.host.signer, session.descriptor, uploads, when, number)
             except TooFewContributions as error:
                 if last:
                     self._end_without(error, [one.statement.client for one in uploads])

@@ -19,6 +19,7 @@ from secagg.messages import Receipt, SignedReceipt, SignedUpload, Upload
 from secagg.sets import check_upload
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter
+from secagg_server.dates import time_of_receipt
 from secagg_server.session import ServedSession
 from secagg_server.storage import StoredUpload
 from secagg_server.streams import Progress, Turns
@@ -125,7 +126,7 @@ class Intake:
                         ctx=upload.ctx,
                         client=upload.client,
                         upload_root=upload.upload_root,
-                        received_at=session.host.clock(),
+                        received_at=time_of_receipt(session),
                     )
                 )
                 for _, upload in uploads

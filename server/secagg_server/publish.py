@@ -16,11 +16,11 @@ import numpy as np
 
 from secagg.accumulate import Accumulator
 from secagg.arrival import Arrival
-from secagg.certificate import OPENING
+from secagg.certificate import CERTIFICATE, OPENING, parse_certificate
 from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.digits import Sums
-from secagg.errors import HashMismatch, MalformedError, NotReady, StorageError
+from secagg.errors import HashMismatch, MalformedError, NotReady, StorageError, VerificationError
 from secagg.evidence import ShareAnswer
 from secagg.messages import FinalSet, SignedCandidate
 from secagg.release import ReleaseParts, build_release, running_sums
@@ -64,11 +64,15 @@ def software_versions() -> dict[str, str]:
 
 
 def choose_inputs(session: ServedSession, opened: OpenedSum) -> ReleaseInputs:
-    """Fix which of the answers at hand the release uses, and its time."""
+    """Choose which of the answers at hand the release uses, and its time.
+
+    Raises StorageError when the folder of the release before is not as it was written: what is chosen here is fixed
+    for good, and what is written down now of a damaged file could not be put right any more.
+    """
     store, now = session.store, session.host.clock()
     openings: tuple[str, ...] = ()
     if store.release > 1 and (before := store.release_inputs(store.release - 1)) is not None:
-        openings = (*before.openings, hashlib.sha256(_opening_before(session)).hexdigest())
+        openings = (*before.openings, _certified_opening(session))
     note = session.note(session.host.signer.identity.title, "opened the sum and released the adapter")
     return ReleaseInputs(
         approvals=tuple(store.approvals()),
@@ -84,6 +88,29 @@ def choose_inputs(session: ServedSession, opened: OpenedSum) -> ReleaseInputs:
 def _opening_before(session: ServedSession) -> bytes:
     """`opening.safetensors` of the release before, from its folder."""
     return read_file(session.folder_of(session.store.release - 1) / OPENING)
+
+
+def _certified_opening(session: ServedSession) -> str:
+    """SHA-256 of `opening.safetensors` of the release before, as its certificate states it, and as the file has it.
+
+    Raises StorageError that names the file which is damaged, missing or of another release.
+    """
+    number = session.store.release - 1
+    folder, sets = session.folder_of(number), session.store.released_sets(number)
+    path = folder / CERTIFICATE
+    try:
+        found = parse_certificate(read_file(path)).verify(session.host.signer.identity)
+    except (MalformedError, VerificationError) as error:
+        raise StorageError(f"{path}: {error}. Put it back as it was, and the session goes on") from error
+    if sets is None or found.final != sets.final:
+        raise StorageError(f"{path}: is not that of release {number}. Put it back as it was, and the session goes on")
+    digest = hashlib.sha256(_opening_before(session)).hexdigest()
+    if digest != found.files.get(OPENING):
+        raise StorageError(
+            f"{folder / OPENING}: is damaged: it does not have the hash that {CERTIFICATE} beside it states. Put it "
+            "back, from a backup or from whoever fetched the release, and the session goes on"
+        )
+    return digest
 
 
 def progress_of(session: ServedSession, inputs: ReleaseInputs) -> tuple[Progress | None, Sums | None]:

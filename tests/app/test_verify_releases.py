@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from secagg.certificate import Evaluation, Metric
+from secagg.certificate import CERTIFICATE, Evaluation, Metric, parse_certificate
 from secagg.errors import AuditError
+from secagg.messages import Receipt
 from secagg_app.main import cli
 from secagg_attacks.releases import ReleasedRound
 from tests.deployment import Deployment
@@ -54,6 +55,25 @@ def test_the_wrong_release_before_is_refused(made: Deployment) -> None:
     result = verify(made, last, "--earlier", last)
     assert result.exit_code == 1
     assert "earlier release 1 of 1 is not the one that was before" in result.output
+
+
+def test_a_receipt_with_another_time_than_the_certificate_is_shown_as_a_proof(made: Deployment, tmp_path: Path) -> None:
+    """Whatever the time: both are signed by the coordinator (protocol.md §10.4)."""
+    first = made.folder / "release" / "release-1"
+    certificate = parse_certificate((first / CERTIFICATE).read_bytes()).statement
+    assert certificate.progress is not None
+    came, upload = certificate.progress.arrivals[0], certificate.candidate.statement.members
+    root = next(member.upload_root for member in upload if member.client == came.client)
+    for seconds, code, word in ((0, 0, "included"), (1, 1, "misdated")):
+        receipt = Receipt(
+            ctx=certificate.ctx, client=came.client, upload_root=root, received_at=came.received_at + seconds
+        )
+        path = tmp_path / f"{word}.json"
+        path.write_bytes(made.coordinator_files.signer.sign(receipt).to_bytes())
+        result = verify(made, first, "--receipt", path)
+        assert result.exit_code == code, result.output
+        assert f": {word}: " in result.output
+    assert "together they prove it to anybody" in result.output
 
 
 def test_a_first_release_that_was_annotated_meanwhile_is_still_the_one_before(made: Deployment, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import delete
 
 from secagg.certificate import CERTIFICATE, parse_certificate
-from secagg.errors import HashMismatch, SessionClosed, UploadDropped
+from secagg.errors import HashMismatch, ReceiptContradicted, SessionClosed, UploadDropped
+from secagg.messages import SignedReceipt
 from secagg_client.calls import ContributionCalls, PublicationCalls
 from secagg_host.tls import channel
 from secagg_server.tables import UploadRow
@@ -111,6 +112,34 @@ def test_a_client_that_is_said_to_be_left_over_and_was_there_in_time_has_proof(t
                 run.run()
     (kept,) = (tmp_path / "c3" / "release").iterdir()
     assert (kept / CERTIFICATE).is_file()
+
+
+def test_a_client_that_is_in_the_sum_and_was_dated_back_has_proof(tmp_path: Path) -> None:
+    """The coordinator signed when it came; the certificate says earlier, so that the set may be older (§10.4)."""
+    deployment = Deployment(tmp_path / "hub", clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        deployment.clock.now += 100
+        files = deployment.client_files[0]
+        with channel(running.address, files) as line:
+            run = make_run(tmp_path / "c0", files, deployment.policy, ContributionCalls(line), PublicationCalls(line))
+            run.run(wait_for_release=False)
+            with running.coordinator.store.write() as db:
+                row = db.get(UploadRow, (deployment.descriptor.ctx, files.identity.fingerprint))
+                assert row is not None
+                assert row.receipt is not None
+                true = SignedReceipt.parse(row.receipt).statement
+                lie = true.model_copy(update={"received_at": true.received_at - 60})
+                row.receipt = deployment.coordinator_files.signer.sign(lie).to_bytes()
+            for number in (1, 2):
+                with running.client(number) as caller:
+                    caller.upload(deployment.uploads[number])
+            running.work()
+            for _ in range(2):  # and again, whenever it is started
+                with pytest.raises(ReceiptContradicted, match=r"certificate that it came at .* Keep both"):
+                    run.run()
+    (said,) = events(tmp_path, 0, "released")
+    assert (said["included"], said["receipt"]) == (True, "misdated")
 
 
 def test_a_client_of_the_second_cohort_refuses_a_running_mean_that_is_not_of_the_first(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Several releases in one session: disjoint cohorts, in order, and one exact mean (protocol.md §8.7, §9.4, §10.3a)."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
@@ -26,7 +26,6 @@ from secagg.errors import (
     VerificationError,
 )
 from secagg.merkle import root
-from secagg.messages import Receipt
 from secagg.policy import Anchors
 from secagg.receipts import Fate, judge_receipt
 from secagg.release import save_adapter, sign_files
@@ -480,16 +479,124 @@ def test_sets_are_in_order_of_fingerprint_and_arrivals_in_order_of_time(three: S
     assert again.statement.members == members
 
 
-def test_receipts_are_judged_by_all_releases_so_far(three: Several) -> None:
-    """In this release, in one before, after it, and in none although it was there in time."""
-    certificate = parse_certificate(three.contents[1][CERTIFICATE]).statement
+# -- who came when ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class AsTheyCome(Several):
+    """Uploads come a minute apart, in order of number; a set is fixed a second after `until` have come."""
+
+    until: tuple[int, ...] = (3, 6, 9)
+    dated: dict[int, int] = field(default_factory=dict)
+    """What the coordinator signs instead, by release."""
+
+    @property
+    def start(self) -> int:
+        return self.descriptor.created_at
+
+    def came(self, number: int) -> int:
+        return self.start + 60 * number
+
+    def fixed_at(self, number: int) -> int:
+        return self.dated.get(number, self.came(self.until[number - 1] - 1) + 1)
+
+
+def as_they_come(releases: int = 2, clients: int = 8, **dated: int) -> AsTheyCome:
+    """`dated` by release: seconds after the session's creation."""
+    plain = several(releases=releases, clients=clients)
+    run = AsTheyCome(plain.small)
+    run.dated = {int(number[1:]): run.start + seconds for number, seconds in dated.items()}
+    run.small.now = run.start + 3600
+    return run
+
+
+@pytest.fixture(scope="module")
+def honest() -> AsTheyCome:
+    """Two releases of at most three; the last three uploads are for the third."""
+    run = as_they_come(releases=3, clients=9)
+    run.release((0, 1, 2))
+    run.release((3, 4, 5))
+    return run
+
+
+def fates(run: AsTheyCome, content: dict[str, bytes]) -> list[Fate]:
+    """Of every client's receipt."""
+    certificate = verify_release(content, anchors(run)).certificate
+    return [judge_receipt(certificate, run.receipt(number)).fate for number in range(len(run.small.uploads))]
+
+
+def test_receipts_are_judged_by_all_releases_so_far(honest: AsTheyCome) -> None:
+    """In this release, in one before, or after it."""
+    first, second = honest.contents
+    assert fates(honest, first) == [Fate.INCLUDED] * 3 + [Fate.ELSEWHERE] * 6
+    assert fates(honest, second) == [Fate.ELSEWHERE] * 3 + [Fate.INCLUDED] * 3 + [Fate.ELSEWHERE] * 3
+
+
+def test_an_upload_that_was_there_and_is_in_no_set_was_dropped(honest: AsTheyCome) -> None:
+    certificate = parse_certificate(honest.contents[1][CERTIFICATE]).statement
     fixed = certificate.candidate.statement.fixed_at
-    first, second = (sets.candidate.statement.members[0] for sets in three.sets[:2])
-    third = three.sets[2].candidate.statement.members[0]
-    fates = list[Fate]()
-    for member, when in ((first, fixed - 9), (second, fixed - 9), (third, fixed), (third, fixed - 1)):
-        receipt = Receipt(
-            ctx=three.descriptor.ctx, client=member.client, upload_root=member.upload_root, received_at=when
-        )
-        fates.append(judge_receipt(certificate, three.small.parties.coordinator.sign(receipt)).fate)
-    assert fates == [Fate.ELSEWHERE, Fate.INCLUDED, Fate.ELSEWHERE, Fate.DROPPED]
+    receipt = honest.receipt(7).statement
+    for when, fate in ((fixed - 1, Fate.DROPPED), (fixed, Fate.ELSEWHERE)):
+        signed = honest.small.parties.coordinator.sign(receipt.model_copy(update={"received_at": when}))
+        assert judge_receipt(certificate, signed).fate is fate
+
+
+def test_after_the_last_release_there_is_no_later_one_to_look_at() -> None:
+    """A receipt without a place is a proof, whatever the coordinator says of when it fixed the last set (§10.4)."""
+    run = as_they_come()
+    run.release((0, 1, 2))
+    content = run.release((3, 4, 5))
+    verdicts = [judge_receipt(parse_certificate(content[CERTIFICATE]).statement, run.receipt(n)) for n in (6, 7)]
+    assert [verdict.fate for verdict in verdicts] == [Fate.DROPPED] * 2
+    assert "does not list the upload" in verdicts[0].reason
+
+
+def test_a_set_that_is_dated_before_its_members_came_is_refused_by_the_verifier() -> None:
+    """Client 2 is left out, and the set dated back to before it came; but client 3, who came later, is in it."""
+    run = as_they_come(r1=61)
+    content = run.release((0, 1, 3))
+    with pytest.raises(ProtocolViolation, match=rf"upload of {title(run, 3)} came after the set that it is in was fix"):
+        verify_release(content, anchors(run))
+
+
+def test_a_member_that_came_before_an_earlier_set_was_fixed_is_refused_by_the_verifier() -> None:
+    """It was there, and put off to a later release."""
+    run = as_they_come(r1=181)
+    run.release((0, 1, 3))
+    content = run.release((2, 4, 5))
+    with pytest.raises(ProtocolViolation, match=rf"upload of {title(run, 2)} came before an earlier set without it"):
+        verify_release(content, anchors(run))
+    early = as_they_come(r1=181)
+    early.came = lambda number: early.start - 1  # type: ignore[method-assign]
+    with pytest.raises(ProtocolViolation, match="came before the session was made"):
+        verify_release(early.release((0, 1, 2)), anchors(early))
+
+
+def test_whoever_dates_a_set_and_its_members_back_contradicts_their_receipts() -> None:
+    """The certificate holds together; a member's receipt and the certificate prove the lie to anybody (§10.4)."""
+    run = as_they_come(r1=61)
+    parts = run.parts((0, 1, 3))
+    assert parts.progress is not None
+    back = [
+        one.model_copy(update={"received_at": min(one.received_at, run.start + 61)}) for one in parts.progress.arrivals
+    ]
+    content = run.build(replace(parts, progress=parts.progress.model_copy(update={"arrivals": tuple(back)})))
+    assert fates(run, content)[:4] == [Fate.INCLUDED, Fate.INCLUDED, Fate.ELSEWHERE, Fate.MISDATED]
+    verdict = judge_receipt(parse_certificate(content[CERTIFICATE]).statement, run.receipt(3))
+    assert verdict.fate.proves_a_lie
+    assert f"came at {run.came(3)}, the certificate that it came at {run.start + 61}" in verdict.reason
+
+
+def test_key_holders_refuse_a_set_that_is_dated_before_the_set_of_the_release_before() -> None:
+    run = as_they_come()
+    run.release((0, 1, 2))
+    run.dated[2] = run.fixed_at(1) - 1
+    for holder in run.small.committee:
+        with pytest.raises(ProtocolViolation, match="release 2 is dated 1 seconds before"):
+            run.endorse(holder, 2, (3, 4, 5))
+    run.dated[2] = run.fixed_at(1)
+    assert run.endorse(run.small.committee[0], 2, (3, 4, 5)).statement.release == 2
+
+
+def title(run: Several, number: int) -> str:
+    return run.descriptor.client(run.small.uploads[number].signed.statement.client).title

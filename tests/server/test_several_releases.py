@@ -3,15 +3,19 @@
 import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load, save
 
-from secagg.certificate import CERTIFICATE, REPORT, parse_certificate
+from secagg.certificate import CERTIFICATE, OPENING, REPORT, certificate_file, parse_certificate
 from secagg.errors import ConflictError, MalformedError, NotReady, SessionClosed, TransportError
 from secagg.messages import SignedEndorsement
+from secagg.receipts import Fate, judge_receipt
 from secagg.verify import NOT_JOINED, verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server.driver import RETRY_AFTER, Driver
 from secagg_server.session import DEGREE_CHECK_SECONDS
 from secagg_server.storage import SessionState
 from tests.deployment import Caller, Deployment, Running
@@ -205,6 +209,122 @@ def test_restarted_between_releases_the_server_goes_on(tmp_path: Path) -> None:
         names = [deployment.descriptor.client(arrival.client).name for arrival in certificate.progress.arrivals]
         assert names == ["client-6", "client-3", "client-4", "client-5"], "the order is kept on the disk"
         assert verify_release(last, anchors(deployment), running.session.files.blocks, earlier=[first]).linked
+
+
+def cut(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def more_in_the_running_sums(raw: bytes) -> bytes:
+    tensors = load(raw)
+    tensors["running_sums"][0] += 1
+    return save(tensors)
+
+
+@pytest.mark.parametrize(("name", "damage"), [(OPENING, cut), (OPENING, more_in_the_running_sums), (CERTIFICATE, cut)])
+def test_a_damaged_folder_of_the_release_before_is_found_and_can_be_put_back(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    """The running sums of the next release come from there (protocol.md §9.4a)."""
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        upload(running, 0, 1, 2)
+        running.work()
+        path = tmp_path / "release" / "release-1" / name
+        good = path.read_bytes()
+        path.write_bytes(damage(good))
+        upload(running, 3, 4, 5)
+        running.work()
+        state, reason = state_of(running)
+        assert state == SessionState.CLOSING
+        assert str(path) in reason
+        assert "ut it back" in reason
+        assert running.session.store.release_inputs() is None, "nothing is fixed of what was damaged"
+        path.write_bytes(good)
+        deployment.clock.now += RETRY_AFTER
+        running.work()
+        assert state_of(running)[0] == SessionState.RELEASED
+        with running.call(deployment.auditor_files) as caller:
+            first, last = caller.release(1), caller.release(2)
+        assert verify_release(last, anchors(deployment), running.session.files.blocks, earlier=[first]).linked
+
+
+def test_a_damaged_release_before_that_nobody_puts_back_keeps_no_upload_after_expiry(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        upload(running, 0, 1, 2)
+        running.work()
+        path = tmp_path / "release" / "release-1" / OPENING
+        path.write_bytes(cut(path.read_bytes()))
+        upload(running, 3, 4, 5)
+        running.work()
+        assert state_of(running)[0] == SessionState.CLOSING
+        running.expire()
+        assert state_of(running)[0] == SessionState.RELEASED
+        assert not list(running.session.files.folder.iterdir())
+
+
+def test_another_release_in_the_place_of_the_one_before_is_found(tmp_path: Path) -> None:
+    """Signed by the same coordinator, and with the hash of what lies beside it; but not the release that was made."""
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        upload(running, 0, 1, 2)
+        running.work()
+        path, signer = tmp_path / "release" / "release-1" / CERTIFICATE, deployment.coordinator_files.signer
+        certificate = parse_certificate(path.read_bytes()).statement
+        final = certificate.final.statement.model_copy(update={"candidate_digest": "44" * 32})
+        other = signer.sign(certificate.model_copy(update={"final": signer.sign(final)}))
+        path.write_bytes(certificate_file(other))
+        upload(running, 3, 4, 5)
+        running.work()
+        state, reason = state_of(running)
+        assert state == SessionState.CLOSING
+        assert f"{path}: is not that of release 1" in reason
+
+
+def test_dates_are_in_order_though_the_clock_is_set_back(tmp_path: Path) -> None:
+    """Else the client whose upload came next could prove that it was dropped from the first release (§8.1a)."""
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        deployment.clock.now += 100
+        upload(running, 0, 1, 2)
+        deployment.clock.now -= 50  # corrected before the set is fixed, and again after
+        running.work()
+        deployment.clock.now -= 30
+        upload(running, 3, 4, 5)
+        running.work()
+        assert state_of(running)[0] == SessionState.RELEASED
+        with running.call(deployment.auditor_files) as caller:
+            first, last = caller.release(1), caller.release(2)
+        verify_release(last, anchors(deployment), earlier=[first])
+        certificate = parse_certificate(first[CERTIFICATE]).statement
+        fates = list[Fate]()
+        for files in deployment.client_files:
+            receipt = running.session.receipt(files.identity.fingerprint)
+            assert receipt is not None
+            fates.append(judge_receipt(certificate, receipt).fate)
+        assert fates == [Fate.INCLUDED] * 3 + [Fate.ELSEWHERE] * 3
+
+
+def test_a_receipt_that_is_younger_than_the_step_that_fixes_the_set_is_not_after_it(tmp_path: Path) -> None:
+    """The clock was read, then an upload became complete, then the set was fixed over it (§8.1a)."""
+    deployment = Deployment(tmp_path, clients=6, releases=2)
+    with deployment.running() as running:
+        running.approve()
+        before = deployment.clock.now
+        deployment.clock.now += 2
+        upload(running, 0, 1, 2)
+        Driver(running.session).advance(before)
+        running.work()
+        with running.call(deployment.auditor_files) as caller:
+            certificate = verify_release(caller.release(1), anchors(deployment)).certificate
+        assert certificate.progress is not None
+        came = {arrival.received_at for arrival in certificate.progress.arrivals}
+        assert (came, certificate.candidate.statement.fixed_at) == ({before + 2}, before + 2)
 
 
 def test_killed_at_every_step_of_either_release_they_are_the_same(tmp_path: Path) -> None:

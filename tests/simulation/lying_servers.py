@@ -14,6 +14,8 @@ from secagg.contributor import SealedUpload, seal_contribution
 from secagg.descriptor import CommitteeMember, Descriptor, RosterMember, SignedDescriptor
 from secagg.messages import Candidate, SetMember, SignedReceipt
 from secagg.privacy import stated
+from secagg.release import ReleaseParts
+from secagg.releases import Arrival, Progress
 from tests.simulation.lying_clients import add_plain
 from tests.simulation.sealed_parties import PARTIES, PLAN, STRANGERS, Client, Closing, Holder, Server
 from tests.small import DAY
@@ -246,6 +248,54 @@ class DatesTheSetBeforeTheSession(LyingServer):
         return [self.signed_set(self.uploads, fixed_at=self.descriptor.created_at - 1)]
 
 
+class BackdatesTheSet(LyingServer):
+    """It leaves the last upload out, and says that the set was fixed before that came.
+
+    With a roster that is large enough the session may have two releases: so it could be for the second one.
+    """
+
+    name = "a coordinator that dates its set back, inside the session"
+
+    def propose(self, clients: Sequence[Client], committee: Sequence[CommitteeMember]) -> None:
+        releases = 2 if len(clients) >= 2 * self.spec.n_min else 1
+        self.spec = self.spec.model_copy(update={"releases": releases})
+        super().propose(clients, committee)
+
+    def take(self, peer: str, sealed: SealedUpload) -> SignedReceipt:
+        """One upload a minute."""
+        self.now += 60
+        return super().take(peer, sealed)
+
+    def sets(self) -> list[Closing]:
+        return [self.signed_set(self.uploads[:-1], fixed_at=self.dated)]
+
+    @property
+    def dated(self) -> int:
+        """After the first upload."""
+        return self.descriptor.created_at + 61
+
+    def parts(self, closing: Closing) -> ReleaseParts:
+        parts = super().parts(closing)
+        if self.descriptor.releases == 1:
+            return parts
+        return replace(parts, progress=Progress(number=1, arrivals=self.arrivals(closing), earlier=()))
+
+    def arrivals(self, closing: Closing) -> tuple[Arrival, ...]:
+        """When its members came, as it signed for it."""
+        receipts = [self.taken[client][1].statement for client in closing.uploads]
+        return tuple(Arrival(client=receipt.client, received_at=receipt.received_at) for receipt in receipts)
+
+
+class BackdatesTheMembersToo(BackdatesTheSet):
+    """So that the certificate does not contradict itself."""
+
+    name = "a coordinator that dates its set and all who are in it back"
+
+    def arrivals(self, closing: Closing) -> tuple[Arrival, ...]:
+        true = super().arrivals(closing)
+        return tuple(one.model_copy(update={"received_at": min(one.received_at, self.dated)}) for one in true)
+
+
 class DatesTheSessionInTheFuture(LyingServer):
     """So that its deadlines are further away than everybody's clock says."""
 
@@ -287,6 +337,8 @@ LIARS: tuple[type[LyingServer], ...] = (
     TellsEachHolderAnotherSession,
     DatesTheSetInTheFuture,
     DatesTheSetBeforeTheSession,
+    BackdatesTheSet,
+    BackdatesTheMembersToo,
     DatesTheSessionInTheFuture,
     TakesUploadsWithoutChecks,
 )

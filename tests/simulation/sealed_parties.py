@@ -56,13 +56,13 @@ from tests.small import DAY, NOW, small_plan
 LENGTH = 300
 N_MIN = 3
 PLAN = small_plan(LENGTH)
-INSTITUTIONS = [f"Hospital {i}" for i in range(1, 6)]
+INSTITUTIONS = [f"Hospital {i}" for i in range(1, 7)]
 PARTIES = certify([*INSTITUTIONS, *(f"Sybil {i}" for i in range(1, 4))], 4, NOW)
 """The authority certifies whoever asks; what counts are the pins."""
 PINNED = replace(PARTIES, clients={name: PARTIES.clients[name] for name in INSTITUTIONS})
 STRANGERS = certify([f"Invented {i}" for i in range(1, 6)], 4, NOW)
 """Parties of another authority."""
-POLICY = policy_for(PINNED, PLAN, N_MIN, 1)
+POLICY = policy_for(PINNED, PLAN, N_MIN, 1).model_copy(update={"max_releases": 2})
 SPEC = SessionSpec(n_min=N_MIN, n_max=10, bits=16, upload_seconds=DAY, expiry_seconds=2 * DAY)
 
 

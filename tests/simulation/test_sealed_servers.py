@@ -27,6 +27,8 @@ from tests.simulation.lying_servers import (
     AddsToTheSum,
     AltersACiphertext,
     AsksForOverlappingSets,
+    BackdatesTheMembersToo,
+    BackdatesTheSet,
     CountsReleasesUp,
     DatesTheSessionInTheFuture,
     DatesTheSetBeforeTheSession,
@@ -142,6 +144,26 @@ def test_a_client_that_was_dropped_silently_has_a_proof() -> None:
     dropped = list(run.receipts)[-1]
     assert fates == {client: Fate.DROPPED if client == dropped else Fate.INCLUDED for client in run.receipts}
     assert [item.reason for item in certificate.excluded] == ["no upload before the set was fixed"]
+
+
+def test_a_set_that_is_dated_back_before_its_members_came_does_not_verify() -> None:
+    """With two releases: "it came after the set was fixed" would be the word to the client that was left out."""
+    run = session(server=BackdatesTheSet, count=6)
+    assert run.descriptor.releases == 2
+    assert isinstance(run.outcome, Caught)
+    second = run.clients[1].signer.identity.title
+    assert f"the upload of {second} came after the set that it is in was fixed" in str(run.outcome.error)
+    check_all(run)
+
+
+def test_members_that_are_dated_back_with_their_set_hold_the_proof() -> None:
+    """The certificate verifies; its dates are other than those that the coordinator signed before (§10.4)."""
+    run = session(server=BackdatesTheMembersToo, count=6)
+    assert isinstance(run.outcome, Released)
+    certificate = verify_release(run.outcome.files, anchors()).certificate
+    fates = [judge_receipt(certificate, receipts[0]).fate for receipts in run.receipts.values()]
+    assert fates == [Fate.INCLUDED, *[Fate.MISDATED] * 4, Fate.ELSEWHERE]
+    check_all(run)
 
 
 def test_a_receipt_of_another_session_or_coordinator_proves_nothing() -> None:

@@ -143,6 +143,10 @@ def liars() -> list[Json]:
     edited("a final set of another candidate set", "protocol", lambda one, two: two.update(candidate_digest="44" * 32))
     edited("a member that was no candidate", "protocol", lambda one, two: two.update(members=members((0, 1))))
     edited("a candidate set below n_min", "too-few", lambda one, two: one.update(members=members((0,))))
+    add("dated before the set before", "protocol", [shown], {**second, "fixed_at": first["fixed_at"] - 1})
+    old = {**first, "fixed_at": single()["created_at"] - 1}
+    followed = final(1, old, old["members"])
+    add("a first set dated before the session", "protocol", [released(old, followed, endorsements(1, followed))])
     later = candidate(2, COHORTS[0])
     ahead = final(2, later, later["members"])
     add("the second release in the place of the first", "protocol", [released(later, ahead, endorsements(2, ahead))])
