@@ -1,50 +1,24 @@
 """The gRPC service of ckks sessions: bytes from outside become typed values here (protocol.md §11.2, §13)."""
 # ruff: noqa: N802  (gRPC names the methods)
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedOpeningRefusal, SignedSumOpening
-from secagg.errors import MalformedError, SizeLimitError, UnknownSession
-from secagg.identity import Identity
+from secagg.errors import MalformedError, SizeLimitError
 from secagg_host.chunks import chunk_of, header_of
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
 from secagg_server.ckks_session import CkksSession
+from secagg_server.directory import Directory
 from secagg_server.services import STATES
-
-
-class CkksDirectory:
-    """The ckks sessions that this coordinator serves, by ctx."""
-
-    def __init__(self, sessions: Mapping[str, CkksSession]) -> None:
-        self._sessions = sessions
-
-    def find(self, ctx: str, peer: Identity) -> CkksSession:
-        """A session that `peer` belongs to; the empty ctx: the only one. Raises UnknownSession or RoleViolation."""
-        if not ctx and len(self._sessions) == 1:
-            ctx = next(iter(self._sessions))
-        session = self._sessions.get(ctx)
-        if session is None:
-            raise UnknownSession(
-                f"no ckks session {ctx[:16] or 'to join'} at this coordinator: is the policy for its protocol?"
-            )
-        session.admit(peer)
-        return session
-
-    def of(self, ctx: bytes, context: grpc.ServicerContext) -> tuple[CkksSession, Identity]:
-        """The session of a request, and its caller."""
-        if len(ctx) not in (0, 32):
-            raise MalformedError(f"ctx has {len(ctx)} bytes, not 32")
-        peer = peer_identity(context)
-        return self.find(ctx.hex(), peer), peer
 
 
 class Ckks(services.CkksServiceServicer):
     """What clients and the key-holder of a ckks session call."""
 
-    def __init__(self, directory: CkksDirectory) -> None:
+    def __init__(self, directory: Directory[CkksSession]) -> None:
         self._directory = directory
 
     def GetCkksSession(self, request: pb.GetSessionRequest, context: grpc.ServicerContext) -> pb.GetSessionResponse:

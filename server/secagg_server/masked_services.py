@@ -1,51 +1,24 @@
 """The gRPC service of masked sessions: bytes from outside become typed values here (protocol.md §11.2, §12)."""
 # ruff: noqa: N802  (gRPC names the methods)
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from secagg.errors import MalformedError, UnknownSession
-from secagg.identity import Identity
 from secagg.masked.messages import SignedAdvertisement, SignedMaskedUpload, SignedSetEndorsement, SignedUnmasking
 from secagg_host.chunks import chunk_of, header_of
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
+from secagg_server.directory import Directory
 from secagg_server.masked_border import delivery, header_bytes, leaves_of, sharing_of
 from secagg_server.masked_session import MaskedSession
 from secagg_server.services import STATES
 
 
-class MaskedDirectory:
-    """The masked sessions that this coordinator serves, by ctx."""
-
-    def __init__(self, sessions: Mapping[str, MaskedSession]) -> None:
-        self._sessions = sessions
-
-    def find(self, ctx: str, peer: Identity) -> MaskedSession:
-        """A session that `peer` belongs to; the empty ctx: the only one. Raises UnknownSession or RoleViolation."""
-        if not ctx and len(self._sessions) == 1:
-            ctx = next(iter(self._sessions))
-        session = self._sessions.get(ctx)
-        if session is None:
-            raise UnknownSession(
-                f"no masked session {ctx[:16] or 'to join'} at this coordinator: is the policy for its protocol?"
-            )
-        session.admit(peer)
-        return session
-
-    def of(self, ctx: bytes, context: grpc.ServicerContext) -> tuple[MaskedSession, Identity]:
-        """The session of a request, and its caller."""
-        if len(ctx) not in (0, 32):
-            raise MalformedError(f"ctx has {len(ctx)} bytes, not 32")
-        peer = peer_identity(context)
-        return self.find(ctx.hex(), peer), peer
-
-
 class Masked(services.MaskedServiceServicer):
     """What clients of a masked session call."""
 
-    def __init__(self, directory: MaskedDirectory) -> None:
+    def __init__(self, directory: Directory[MaskedSession]) -> None:
         self._directory = directory
 
     def GetMaskedSession(self, request: pb.GetSessionRequest, context: grpc.ServicerContext) -> pb.GetSessionResponse:

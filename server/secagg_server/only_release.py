@@ -18,10 +18,8 @@ from secagg_server.clock import Expiry, Timed, check_clock
 from secagg_server.driver import RETRY_AFTER, WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY
 from secagg_server.masked_storage import MessageStore
 from secagg_server.session import Host
-from secagg_server.storage import SessionState
+from secagg_server.storage import RUNNING, SessionState
 from secagg_server.streams import Progress, Turns
-
-RUNNING = frozenset({SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING})
 
 
 @dataclass(frozen=True, slots=True)

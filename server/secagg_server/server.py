@@ -29,17 +29,18 @@ from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import CALLS_AT_ONCE, RoleInterceptor
 from secagg_server.blobs import UploadFiles
 from secagg_server.ckks_driver import CkksDriver
-from secagg_server.ckks_services import Ckks, CkksDirectory
+from secagg_server.ckks_services import Ckks
 from secagg_server.ckks_session import CkksSession
 from secagg_server.config import ServerConfig
+from secagg_server.directory import Directory
 from secagg_server.driver import Driver
 from secagg_server.intake import Intake
 from secagg_server.masked_driver import MaskedDriver
-from secagg_server.masked_services import Masked, MaskedDirectory
+from secagg_server.masked_services import Masked
 from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import CkksStore, MaskedStore
 from secagg_server.pace import Pace
-from secagg_server.services import Committee, Contribution, Directory, Publication
+from secagg_server.services import Committee, Contribution, Publication, sealed_directory
 from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
 from secagg_server.storage import Store
 
@@ -252,11 +253,11 @@ def listen(coordinator: Coordinator, address: str, files: PartyFiles) -> Listene
         interceptors=[RoleInterceptor(coordinator.host.events)],
         options=SERVER_OPTIONS,
     )
-    directory = Directory(coordinator.sessions)
+    directory = sealed_directory(coordinator.sessions)
     contribution = Contribution(directory, coordinator.intakes)
     services.add_ContributionServiceServicer_to_server(contribution, server)  # type: ignore[no-untyped-call]
     services.add_CommitteeServiceServicer_to_server(Committee(directory), server)  # type: ignore[no-untyped-call]
-    masked, ckks = Masked(MaskedDirectory(coordinator.masked)), Ckks(CkksDirectory(coordinator.ckks))
+    masked, ckks = Masked(Directory("masked", coordinator.masked)), Ckks(Directory("ckks", coordinator.ckks))
     publication = Publication(directory, {**coordinator.masked, **coordinator.ckks})
     services.add_CkksServiceServicer_to_server(ckks, server)  # type: ignore[no-untyped-call]
     services.add_MaskedServiceServicer_to_server(masked, server)  # type: ignore[no-untyped-call]

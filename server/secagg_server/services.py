@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from secagg.certificate import CERTIFICATE
-from secagg.errors import MalformedError, UnknownSession
+from secagg.errors import MalformedError
 from secagg.evidence import ShareAnswer
 from secagg.identity import Identity
 from secagg.messages import (
@@ -23,6 +23,7 @@ from secagg_host.tls import MAX_CHUNK_BYTES, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
+from secagg_server.directory import Directory
 from secagg_server.intake import Intake
 from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState
@@ -42,41 +43,16 @@ STATES = {
 _STAGES = {pb.SET_STAGE_CANDIDATE: "candidate", pb.SET_STAGE_FINAL: "final"}
 
 
-class Directory:
-    """The sessions that this coordinator serves, by ctx."""
-
-    def __init__(self, sessions: Mapping[str, ServedSession]) -> None:
-        self._sessions = sessions
-        continued = {one.descriptor.previous.ctx for one in sessions.values() if one.descriptor.previous is not None}
-        self._latest = [ctx for ctx in sessions if ctx not in continued]
-
-    def find(self, ctx: str, peer: Identity) -> ServedSession:
-        """A session that `peer` belongs to; the empty ctx means the only one, or the latest round of the only series.
-
-        Raises UnknownSession or RoleViolation.
-        """
-        if not ctx and len(self._latest) == 1:
-            ctx = self._latest[0]
-        session = self._sessions.get(ctx)
-        if session is None:
-            raise UnknownSession(
-                f"no sealed session {ctx[:16] or 'to join'} at this coordinator: is the policy for its protocol?"
-            )
-        session.admit(peer)
-        return session
-
-    def of(self, ctx: bytes, context: grpc.ServicerContext) -> tuple[ServedSession, Identity]:
-        """The session of a request, and its caller."""
-        if len(ctx) not in (0, 32):
-            raise MalformedError(f"ctx has {len(ctx)} bytes, not 32")
-        peer = peer_identity(context)
-        return self.find(ctx.hex(), peer), peer
+def sealed_directory(sessions: Mapping[str, ServedSession]) -> Directory[ServedSession]:
+    """Of rounds that go on from one another only the latest may go unnamed."""
+    continued = {one.descriptor.previous.ctx for one in sessions.values() if one.descriptor.previous is not None}
+    return Directory("sealed", sessions, sessions.keys() - continued)
 
 
 class Contribution(services.ContributionServiceServicer):
     """What clients call."""
 
-    def __init__(self, directory: Directory, intakes: Mapping[str, Intake]) -> None:
+    def __init__(self, directory: Directory[ServedSession], intakes: Mapping[str, Intake]) -> None:
         self._directory, self._intakes = directory, intakes
 
     def GetSession(self, request: pb.GetSessionRequest, context: grpc.ServicerContext) -> pb.GetSessionResponse:
@@ -138,7 +114,7 @@ class Contribution(services.ContributionServiceServicer):
 class Committee(services.CommitteeServiceServicer):
     """What key-holders call."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory[ServedSession]) -> None:
         self._directory = directory
 
     def GetProposal(self, request: pb.GetProposalRequest, context: grpc.ServicerContext) -> pb.GetProposalResponse:
@@ -241,7 +217,7 @@ class Published(Protocol):
 class Publication(services.PublicationServiceServicer):
     """What every party of a session, and auditors, may read."""
 
-    def __init__(self, directory: Directory, others: Mapping[str, Published] | None = None) -> None:
+    def __init__(self, directory: Directory[ServedSession], others: Mapping[str, Published] | None = None) -> None:
         self._directory, self._others = directory, others or {}
 
     def ListReleaseFiles(

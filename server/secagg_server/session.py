@@ -30,7 +30,7 @@ from secagg.signing import Signed, Signer
 from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
-from secagg_server.storage import SessionState, SessionStore
+from secagg_server.storage import RUNNING, SessionState, SessionStore
 from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task, Waiting, uploads_in_words
 
 DEGREE_CHECK_SECONDS = 60
@@ -128,6 +128,11 @@ class ServedSession:
     def waiting_uploads(self) -> int:
         """How many complete uploads are in no candidate set yet."""
         return self.store.count_complete() - len(self.places())
+
+    @property
+    def running(self) -> bool:
+        """Whether the session has not ended."""
+        return self.store.state()[0] in RUNNING
 
     def admit(self, peer: Identity) -> None:
         """Raise RoleViolation unless `peer` belongs to this session; auditors may read what is published."""
@@ -379,7 +384,7 @@ class ServedSession:
         def ready() -> bool:
             nonlocal task
             task = self.task_for(holder)
-            return task is not None or self.store.state()[0] not in _RUNNING
+            return task is not None or self.store.state()[0] not in RUNNING
 
         with self.changed:
             self.changed.wait_for(ready, seconds)
@@ -423,6 +428,3 @@ class ServedSession:
     def _missing(self, what: str, given: set[str], over: int = 0) -> Waiting | None:
         missing = tuple(h.title for h in self.descriptor.holders if h.fingerprint not in given)
         return Waiting(what, len(given), self.descriptor.threshold + over, missing) if missing else None
-
-
-_RUNNING = (SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING)

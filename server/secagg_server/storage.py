@@ -70,6 +70,10 @@ class SessionState(StrEnum):
     EXPIRED = "expired"
 
 
+RUNNING = frozenset({SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING})
+"""Of a session that has not ended."""
+
+
 class ReleaseInputs(Frozen):
     """Which of the answers at hand a release uses, and everything about it that depends on the moment.
 

@@ -23,7 +23,7 @@ from secagg.signing import parse_model
 from secagg_client.calls import CommitteeCalls, ContributionCalls, PublicationCalls
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.intake import Intake
-from secagg_server.services import Committee, Contribution, Directory, Publication
+from secagg_server.services import Committee, Contribution, Publication, sealed_directory
 from secagg_server.session import ServedSession
 from secagg_server.storage import SessionState, StoredUpload
 from tests.fuzz.bulk import share_sums
@@ -175,7 +175,7 @@ def served(state: SessionState) -> tuple[Contribution, Committee, Publication]:
     one = ServedSession(
         proposal, cast(Any, ForgetfulStore(state)), cast(Any, ForgetfulFiles()), cast(Any, None), cast(Any, host), None
     )
-    directory = Directory({descriptor().ctx: one})
+    directory = sealed_directory({descriptor().ctx: one})
     return Contribution(directory, {descriptor().ctx: Intake(one)}), Committee(directory), Publication(directory)
 
 

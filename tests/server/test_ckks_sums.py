@@ -19,9 +19,10 @@ from secagg.errors import ConflictError, ProtocolViolation, RoleViolation, Secag
 from secagg.signing import Signer
 from secagg_host.events import EventLog
 from secagg_protos.v1 import secagg_pb2 as pb
-from secagg_server.ckks_services import Ckks, CkksDirectory
+from secagg_server.ckks_services import Ckks
 from secagg_server.ckks_session import SUMS, CkksSession
 from secagg_server.clock import ERASE_GRACE_SECONDS
+from secagg_server.directory import Directory
 from secagg_server.driver import RETRY_AFTER
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
@@ -203,7 +204,7 @@ def hand_in(closing: Closing, opening: SignedSumOpening, asked: list[int]) -> No
 
     pem = closing.holder.identity.pem.encode()
     context: Any = SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [pem]})
-    Ckks(CkksDirectory({closing.session.ctx: closing.session})).SubmitOpening(parts(), context)
+    Ckks(Directory("ckks", {closing.session.ctx: closing.session})).SubmitOpening(parts(), context)
 
 
 def test_an_opening_is_looked_at_before_its_sums_are_taken(closing: Closing) -> None:

@@ -152,14 +152,14 @@ def test_something_in_the_place_of_the_release_is_kept(tmp_path: Path) -> None:
 def test_two_sessions_are_told_apart_by_ctx(tmp_path: Path) -> None:
     """With more than one session the empty ctx names none."""
     from secagg.errors import UnknownSession
-    from secagg_server.services import Directory
+    from secagg_server.services import sealed_directory
 
     deployment = Deployment(tmp_path)
     with deployment.running() as running:
         peer = deployment.client_files[0].identity
-        assert Directory({"aa": running.session}).find("", peer) is running.session
+        assert sealed_directory({"aa": running.session}).find("", peer) is running.session
         with pytest.raises(UnknownSession):
-            Directory({"aa": running.session, "bb": running.session}).find("", peer)
+            sealed_directory({"aa": running.session, "bb": running.session}).find("", peer)
 
 
 def test_a_session_is_not_begun_anew_beside_uploads_that_the_database_does_not_know(tmp_path: Path) -> None:
