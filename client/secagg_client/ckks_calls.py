@@ -116,6 +116,13 @@ class CkksCalls:
             request = pb.RefuseOpeningRequest(signed_refusal_json=signed.to_bytes())
             self._stub.RefuseOpening(request, timeout=CALL_SECONDS)
 
+    def refusal(self, ctx: str) -> SignedOpeningRefusal:
+        """What the key-holder said when it refused. NotReady when it has not."""
+        request = pb.GetCkksRefusalRequest(ctx=bytes.fromhex(ctx))
+        with translated():
+            answer = self._stub.GetCkksRefusal(request, timeout=CALL_SECONDS)
+        return SignedOpeningRefusal.parse(answer.signed_refusal_json)
+
     def status(self, ctx: str) -> Status:
         """Where the session is."""
         with translated():

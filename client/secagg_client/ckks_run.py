@@ -4,20 +4,22 @@ What is on the disk decides what comes next, as in a sealed session: a client th
 was. It does not train twice, and never sends two different uploads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secagg.ckks.client import accept_session, seal_ckks
+from secagg.ckks.coordinator import check_refusal_word, refusal_in_words
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
 from secagg.ckks.messages import SignedCkksUpload
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.verify import verify_ckks
-from secagg.errors import ProtocolViolation, SessionClosed
+from secagg.errors import MalformedError, NotReady, ProtocolViolation, SessionClosed, VerificationError
 from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
 from secagg.receipts import check_receipt
 from secagg.signing import Signer
+from secagg_client.calls import SessionState
 from secagg_client.ckks_calls import CkksCalls
 from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_state import CkksFolder, CkksShelf, Step
@@ -169,7 +171,18 @@ class CkksClientRun:
     def _await(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
         """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
         status = self.steps.wait(descriptor, lambda: self.calls.status(descriptor.ctx))
+        if status.state is SessionState.BURNT:
+            status = replace(status, reason=self._why_burnt(descriptor, folder, status.reason))
         only = OnlyRelease(
             self.steps, self.publication, self.release, lambda content: verify_ckks(content, self.policy).certificate
         )
         only.receive(descriptor, folder, status, MAX_SMALL_FILE + 16 * descriptor.parameters.length)
+
+    def _why_burnt(self, descriptor: CkksDescriptor, folder: CkksFolder, said: str) -> str:
+        """What the key-holder signed, kept; or what the coordinator `said`, when it has no such word to show."""
+        try:
+            signed = self.calls.refusal(descriptor.ctx)
+            word = check_refusal_word(descriptor, signed)
+        except (NotReady, VerificationError, ProtocolViolation, MalformedError) as error:
+            return f"{said} (the coordinator shows no word of the key-holder for that: {error})"
+        return f"{refusal_in_words(descriptor, word)}; its signed word is {folder.keep_refusal(signed)}"

@@ -20,7 +20,7 @@ from pydantic import Field
 from secagg.canonical import canonical_bytes, pretty_bytes
 from secagg.ckks.client import CkksSealed, blocks_root, split_blocks
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
-from secagg.ckks.messages import SignedCkksUpload
+from secagg.ckks.messages import SignedCkksUpload, SignedOpeningRefusal
 from secagg.contributor import SealedUpload
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.errors import HashMismatch, MalformedError, StorageError, VerificationError
@@ -37,6 +37,7 @@ from secagg_host.durable import make_folder, read_file, write_atomic
 NONCE_BYTES = 12
 LENGTH = struct.Struct("<I")
 SESSION, TRAINED, UPLOAD, RECEIPT, ENDED = "session.json", "trained.enc", "upload", "receipt.json", "ended.json"
+REFUSAL = "refusal.json"
 STATEMENT, CIPHERTEXT, BOXES = "upload.json", "ciphertext.bin", "boxes.bin"
 
 
@@ -211,6 +212,12 @@ class CkksFolder(PartyFolder):
     def session(self) -> SignedCkksDescriptor:
         """The accepted session."""
         return SignedCkksDescriptor.parse(read_file(self._folder / SESSION))
+
+    def keep_refusal(self, signed: SignedOpeningRefusal) -> Path:
+        """Keep the key-holder's word that the set does not open; where it is."""
+        path = self._folder / REFUSAL
+        write_atomic(path, signed.to_bytes())
+        return path
 
     def spool(self, sealed: CkksSealed) -> None:
         """Keep the one upload: all of it or nothing."""

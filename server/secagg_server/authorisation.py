@@ -33,7 +33,7 @@ ALLOWED: dict[str, frozenset[Role]] = {
     },
     **{
         f"/secagg.v1.CkksService/{method}": frozenset({Role.CLIENT})
-        for method in ("GetCkksApproval", "BeginCkksUpload", "UploadCkks")
+        for method in ("GetCkksApproval", "BeginCkksUpload", "UploadCkks", "GetCkksRefusal")
     },
     **{
         f"/secagg.v1.CkksService/{method}": frozenset({Role.KEYHOLDER})

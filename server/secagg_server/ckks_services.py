@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 
 from secagg.ckks.messages import SignedCkksApproval, SignedCkksUpload, SignedOpeningRefusal, SignedSumOpening
-from secagg.errors import MalformedError, SizeLimitError
+from secagg.errors import MalformedError, NotReady, SizeLimitError
 from secagg_host.chunks import chunk_of, header_of
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
@@ -104,6 +104,16 @@ class Ckks(services.CkksServiceServicer):
         signed, peer = SignedOpeningRefusal.parse(request.signed_refusal_json), peer_identity(context)
         self._directory.find(signed.statement.ctx, peer).refuse(peer, signed)
         return pb.RefuseOpeningResponse()
+
+    def GetCkksRefusal(
+        self, request: pb.GetCkksRefusalRequest, context: grpc.ServicerContext
+    ) -> pb.GetCkksRefusalResponse:
+        """What the key-holder said when it refused."""
+        session, _ = self._directory.of(request.ctx, context)
+        refusal = session.refusal()
+        if refusal is None:
+            raise NotReady(f"{session.descriptor.holder.title} has not refused to open the sum")
+        return pb.GetCkksRefusalResponse(signed_refusal_json=refusal.to_bytes())
 
     def GetCkksStatus(self, request: pb.GetStatusRequest, context: grpc.ServicerContext) -> pb.GetStatusResponse:
         """State, reason, receipt."""

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from secagg.ckks.client import CkksSealed, blocks_root, seal_ckks, wrap_blocks
+from secagg.ckks.coordinator import check_refusal_word
 from secagg.ckks.keyholder import ShownUpload
-from secagg.ckks.messages import OpeningRefusal, SignedUploadSet
+from secagg.ckks.messages import OpeningRefusal, SignedOpeningRefusal, SignedUploadSet
 from secagg.errors import (
     ConflictError,
     NotReady,
@@ -26,6 +27,7 @@ from secagg.privacy import stated
 from secagg.signing import Signer
 from secagg_client.ckks_calls import CkksCalls
 from secagg_host.tls import channel
+from secagg_server.ckks_session import CkksSession
 from secagg_server.storage import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant
 from tests.driving import await_end
@@ -84,7 +86,10 @@ def test_every_party_hears_that_the_session_is_burnt_and_by_whom(tmp_path: Path)
     assert deployment.client_files[LIAR].identity.title in reason
     for one in others:
         assert isinstance(one.error, OpeningError)
-        assert str(one.error) == reason
+        (kept,) = one.folder.glob("state/ckks/sessions/*/refusal.json")
+        assert str(one.error) == f"{reason}; its signed word is {kept}"
+        word = check_refusal_word(deployment.descriptor, SignedOpeningRefusal.parse(kept.read_bytes()))
+        assert word.client == deployment.client_files[LIAR].identity.fingerprint
     assert not list((tmp_path / "holder" / "keys").glob("*.key")), "the key went with the session"
     assert not (tmp_path / "release").exists()
 
@@ -201,3 +206,41 @@ def test_after_an_opening_no_refusal_is_taken(tmp_path: Path) -> None:
         assert next(iter(coordinator.ckks.values())).status()[0] == SessionState.RELEASED
     assert len(tried) == 1
     assert deployment.holder().refusal(deployment.descriptor) is None
+
+
+@pytest.mark.parametrize("shown", ["none", "forged", "of another session"])
+def test_a_coordinator_that_invents_a_refusal_has_no_word_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    """It ends a session that nobody has refused to open, and blames an honest client."""
+    deployment = CkksDeployment(tmp_path, clients=3)
+    coordinator_signer, holder = deployment.coordinator_files.signer, deployment.holder_files[0].signer
+    word = OpeningRefusal(
+        ctx=deployment.descriptor.ctx,
+        holder=holder.identity.fingerprint,
+        set_digest="0" * 64,
+        finding="no-ciphertext",
+        client=deployment.client_files[1].identity.fingerprint,
+    )
+    lies = {
+        "forged": coordinator_signer.sign(word),
+        "of another session": holder.sign(word.model_copy(update={"ctx": "1" * 64})),
+    }
+    if shown in lies:
+        monkeypatch.setattr(CkksSession, "refusal", lambda _: lies[shown])
+    others = [Participant(deployment, index) for index in range(3)]
+    with deployment.serving() as (coordinator, address):
+        approve(deployment, address)
+        threads = [threading.Thread(target=one.take_part, args=(address,)) for one in others]
+        for thread in threads:
+            thread.start()
+        with channel(address, deployment.holder_files[0]) as line:
+            closing(deployment, CkksCalls(line))
+        session = next(iter(coordinator.ckks.values()))
+        session.move(SessionState.BURNT, "client-2 sent rubbish", "lies")
+        for thread in threads:
+            await_end(thread)
+    for one in others:
+        assert isinstance(one.error, OpeningError)
+        assert "(the coordinator shows no word of the key-holder for that: " in str(one.error)
+        assert not list(one.folder.glob("state/ckks/sessions/*/refusal.json"))

@@ -47,9 +47,7 @@ def test_of_several_the_one_of_its_own_that_still_runs() -> None:
 @pytest.mark.parametrize("running", [True, False])
 def test_several_that_may_be_meant_are_named(running: bool) -> None:
     served = directory(*(Session(name * 64, running=running) for name in "ab"), Session("c" * 64, members=set()))
-    with pytest.raises(
-        UnknownSession, match=r"2 ckks sessions with North/client .*They are a{64}, b{64}$"
-    ):
+    with pytest.raises(UnknownSession, match=r"2 ckks sessions with North/client .*They are a{64}, b{64}$"):
         served.find("", NORTH)
 
 

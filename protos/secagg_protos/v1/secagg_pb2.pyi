@@ -520,3 +520,15 @@ class RefuseOpeningRequest(_message.Message):
 class RefuseOpeningResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetCkksRefusalRequest(_message.Message):
+    __slots__ = ("ctx",)
+    CTX_FIELD_NUMBER: _ClassVar[int]
+    ctx: bytes
+    def __init__(self, ctx: _Optional[bytes] = ...) -> None: ...
+
+class GetCkksRefusalResponse(_message.Message):
+    __slots__ = ("signed_refusal_json",)
+    SIGNED_REFUSAL_JSON_FIELD_NUMBER: _ClassVar[int]
+    signed_refusal_json: bytes
+    def __init__(self, signed_refusal_json: _Optional[bytes] = ...) -> None: ...

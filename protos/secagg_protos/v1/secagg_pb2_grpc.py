@@ -1346,6 +1346,11 @@ class CkksServiceStub:
                 request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningRequest.SerializeToString,
                 response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningResponse.FromString,
                 _registered_method=True)
+        self.GetCkksRefusal = channel.unary_unary(
+                '/secagg.v1.CkksService/GetCkksRefusal',
+                request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksRefusalRequest.SerializeToString,
+                response_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksRefusalResponse.FromString,
+                _registered_method=True)
         self.GetCkksStatus = channel.unary_unary(
                 '/secagg.v1.CkksService/GetCkksStatus',
                 request_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetStatusRequest.SerializeToString,
@@ -1418,6 +1423,13 @@ class CkksServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCkksRefusal(self, request, context):
+        """That word, for clients of a session that it has burnt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCkksStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1471,6 +1483,11 @@ def add_CkksServiceServicer_to_server(servicer, server):
                     servicer.RefuseOpening,
                     request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningRequest.FromString,
                     response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningResponse.SerializeToString,
+            ),
+            'GetCkksRefusal': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCkksRefusal,
+                    request_deserializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksRefusalRequest.FromString,
+                    response_serializer=secagg__protos_dot_v1_dot_secagg__pb2.GetCkksRefusalResponse.SerializeToString,
             ),
             'GetCkksStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCkksStatus,
@@ -1722,6 +1739,33 @@ class CkksService:
             '/secagg.v1.CkksService/RefuseOpening',
             secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningRequest.SerializeToString,
             secagg__protos_dot_v1_dot_secagg__pb2.RefuseOpeningResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCkksRefusal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.CkksService/GetCkksRefusal',
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksRefusalRequest.SerializeToString,
+            secagg__protos_dot_v1_dot_secagg__pb2.GetCkksRefusalResponse.FromString,
             options,
             channel_credentials,
             insecure,

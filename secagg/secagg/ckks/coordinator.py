@@ -53,11 +53,21 @@ def fix_set(descriptor: CkksDescriptor, uploads: Mapping[str, SignedCkksUpload],
     return signer.sign(UploadSet(ctx=descriptor.ctx, members=members))
 
 
+def check_refusal_word(descriptor: CkksDescriptor, signed: SignedOpeningRefusal) -> OpeningRefusal:
+    """The same for who does not know the set, as a client. Raises SignatureInvalid or ProtocolViolation."""
+    word = signed.verify(descriptor.holder)
+    if (word.ctx, word.holder) != (descriptor.ctx, descriptor.holder.fingerprint):
+        raise ProtocolViolation("the refusal is for another session or key-holder")
+    if word.client and word.client not in descriptor.clients:
+        raise ProtocolViolation("the refusal names a client that is not on the roster")
+    return word
+
+
 def check_refusal(descriptor: CkksDescriptor, chosen: UploadSet, signed: SignedOpeningRefusal) -> OpeningRefusal:
     """The key-holder's word that this set does not open (§13.5.7). Raises SignatureInvalid or ProtocolViolation."""
-    word = signed.verify(descriptor.holder)
-    if (word.ctx, word.holder, word.set_digest) != (descriptor.ctx, descriptor.holder.fingerprint, chosen.digest):
-        raise ProtocolViolation("the refusal is for another session or set")
+    word = check_refusal_word(descriptor, signed)
+    if word.set_digest != chosen.digest:
+        raise ProtocolViolation("the refusal is for another set")
     if word.client and word.client not in {member.client for member in chosen.members}:
         raise ProtocolViolation("the refusal names a client that is not in the set")
     return word
