@@ -27,8 +27,9 @@ from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import MAX_ANSWER_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
 from secagg_protos.v1 import secagg_pb2_grpc as services
-from secagg_server.authorisation import CALLS_AT_ONCE, RoleInterceptor
+from secagg_server.authorisation import RoleInterceptor
 from secagg_server.blobs import UploadFiles
+from secagg_server.calls import CALLS_AT_ONCE
 from secagg_server.ckks_driver import CkksDriver
 from secagg_server.ckks_services import Ckks, CkksDirectory
 from secagg_server.ckks_session import CkksSession
