@@ -34,12 +34,15 @@ MAX_CHUNK_BYTES = 1 << 20
 WINDOW_BYTES = 1 << 20
 """What may be on its way in one upload. gRPC's own guess grows to tens of megabytes for each of them, and what has
 arrived unread is memory of the coordinator. 1 MiB at a round trip of 100 ms is 10 MB/s for each client."""
+CALLS_PER_CONNECTION = 16
+"""A party makes one call at a time, and some are left over from before; what comes above it waits at the caller's."""
 PROBE_SECONDS = 5.0
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
     ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

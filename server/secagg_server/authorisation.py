@@ -1,22 +1,19 @@
 """Who may call what. Deny by default: a method that is not in the table is nobody's (protocol.md §11.1)."""
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError, TransportError
+from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError
 from secagg.identity import Identity, Role, identify
 from secagg_host.chunks import PartReader
 from secagg_host.events import EventLog
 from secagg_host.rpc import to_status
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
-
-CALLS_AT_ONCE = 4
-"""Of one party. One is enough; more are left over from broken connections."""
+from secagg_server.calls import REQUEST_SECONDS, Hourglass, Read, Turnstile, only_request, stream_of_requests
 
 EVERYONE = frozenset(Role)
 ALLOWED: dict[str, frozenset[Role]] = {
@@ -61,6 +58,8 @@ READERS: dict[str, PartReader[Any]] = {
     "/secagg.v1.CkksService/UploadCkks": PartReader(pb.CkksUploadRequest.FromString),
 }
 """Methods that carry uploads: their chunks are not copied."""
+
+Take = Callable[[Iterator[bytes], Read], Any]
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -117,33 +116,14 @@ class Operator:
             self._events.emit("storage", reason=reason)
 
 
-class Turnstile:
-    """Lets each party make so many calls at once: one that opens streams and sends nothing keeps nobody else out."""
-
-    def __init__(self, limit: int = CALLS_AT_ONCE) -> None:
-        self._limit, self._lock, self._running = limit, threading.Lock(), Counter[str]()
-
-    @contextmanager
-    def inside(self, peer: Identity) -> Iterator[None]:
-        """Count the call while the body runs. Raises TransportError, worth a retry, when there are too many."""
-        with self._lock:
-            if self._running[peer.fingerprint] >= self._limit:
-                raise TransportError(f"{peer.title} makes {self._limit} calls already; ask again")
-            self._running[peer.fingerprint] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running[peer.fingerprint] -= 1
-                if not self._running[peer.fingerprint]:
-                    del self._running[peer.fingerprint]
-
-
 class RoleInterceptor(Interceptor):
-    """Checks the caller's role before any handler runs, and gives errors their status."""
+    """Checks the caller's role before anything is taken from it, and gives errors their status.
 
-    def __init__(self, events: EventLog) -> None:
-        self._turnstile, self._operator = Turnstile(), Operator(events)
+    `request_seconds` is how long a call's request is waited for.
+    """
+
+    def __init__(self, events: EventLog, request_seconds: float = REQUEST_SECONDS) -> None:
+        self._turnstile, self._hourglass, self._operator = Turnstile(), Hourglass(request_seconds), Operator(events)
 
     def intercept_service(
         self,
@@ -154,30 +134,36 @@ class RoleInterceptor(Interceptor):
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        return _guarded(handler, handler_call_details.method, self._turnstile, self._operator)
+        return self._guarded(handler, handler_call_details.method)
 
+    def _guarded(self, handler: Handler, method: str) -> Handler:
+        inner = handler.unary_unary or handler.stream_unary or handler.unary_stream
+        if inner is None:
+            raise TypeError(f"{method}: no service of ours streams both ways")
+        take = stream_of_requests if handler.request_streaming else only_request
+        read = READERS.get(method) or handler.request_deserializer or bytes
 
-def _guarded(handler: Handler, method: str, turnstile: Turnstile, operator: Operator) -> Handler:
-    inner = handler.unary_unary or handler.stream_unary or handler.unary_stream
-    if inner is None:
-        raise TypeError(f"{method}: no service of ours streams both ways")
+        def answer(raw: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            with self._admitted(method, context):
+                return inner(self._taken(take, raw, read, context), context)
 
-    def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        with errors_to_status(context, operator), turnstile.inside(peer := peer_identity(context)):
-            check_allowed(method, peer)
-            return inner(request, context)
+        def stream(raw: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._admitted(method, context):
+                yield from inner(self._taken(take, raw, read, context), context)
 
-    def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with errors_to_status(context, operator), turnstile.inside(peer := peer_identity(context)):
-            check_allowed(method, peer)
-            yield from inner(request, context)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
 
-    codecs = {
-        "request_deserializer": READERS.get(method, handler.request_deserializer),
-        "response_serializer": handler.response_serializer,
-    }
-    if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(answer, **codecs)
-    if handler.stream_unary:
-        return grpc.stream_unary_rpc_method_handler(answer, **codecs)
-    return grpc.unary_stream_rpc_method_handler(stream, **codecs)
+    @contextmanager
+    def _admitted(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        with errors_to_status(context, self._operator):
+            peer = peer_identity(context)
+            with self._turnstile.inside(peer, context):
+                check_allowed(method, peer)
+                yield
+
+    def _taken(self, take: Take, raw: Iterator[bytes], read: Read, context: grpc.ServicerContext) -> Any:
+        """The request, or the stream of them whose first has come; a call whose request does not come is ended."""
+        with self._hourglass.over(context.cancel):
+            return take(raw, read)

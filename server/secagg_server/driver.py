@@ -7,50 +7,30 @@ decision before anything follows from it; so it may be cut off anywhere and call
 from dataclasses import dataclass, field
 
 from secagg.coordinator import fix_candidate, settle
-from secagg.errors import OpeningError, SecaggError, TooFewContributions
+from secagg.errors import OpeningError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.clock import Expiry, check_clock
 from secagg_server.dates import time_of_set
 from secagg_server.publish import check_stored, choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
+from secagg_server.steps import SessionDriver
 from secagg_server.storage import SessionState
 from secagg_server.tasks import Waiting
 
 WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY = 5, 60
-RETRY_AFTER = 5
 
 
 @dataclass
-class Driver:
+class Driver(SessionDriver[ServedSession]):
     """Drives one session; called by one thread only."""
 
-    session: ServedSession
     _tried: frozenset[str] = frozenset()
-    _retry_at: int = 0
     _degree_since: int | None = None
     _expiry: Expiry = field(default_factory=Expiry)
     _notice: "_WaitingNotice" = field(init=False)
 
     def __post_init__(self) -> None:
         self._notice = _WaitingNotice()
-
-    def advance(self, now: int) -> None:
-        """Take every step that can be taken at `now` (seconds since 1970).
-
-        A step that fails, as when the disk is full, is logged and tried again after a while.
-        """
-        if self._retry_at - RETRY_AFTER <= now < self._retry_at:
-            return  # a clock that was set back does not wait for what it said before
-        try:
-            while self._step(now):
-                pass
-        except SecaggError as error:
-            self.session.problem = str(error)
-            self._retry_at = now + RETRY_AFTER
-            self.session.emit("problem", code=error.code, message=str(error))
-            return
-        self.session.problem = ""
-        self._notice.tell(self.session, now)
 
     def _step(self, now: int) -> bool:
         session = self.session
@@ -72,6 +52,9 @@ class Driver:
                 # Boxes hold shares of single keys; nobody needs them any more.
                 session.files.erase((BOXES,))
         return False
+
+    def _tell(self, now: int) -> None:
+        self._notice.tell(self.session, now)
 
     def _must_publish(self, state: SessionState) -> bool:
         """Whether a release is fixed and still to be written."""

@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from secagg.certificate import FILES, TimelineEvent
-from secagg.errors import MalformedError, NotReady, RoleViolation, SecaggError, SizeLimitError, StorageError
+from secagg.errors import MalformedError, NotReady, RoleViolation, SizeLimitError, StorageError
 from secagg.identity import Identity
 from secagg.messages import SignedReceipt
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter, UploadFiles
 from secagg_server.clock import Expiry, Timed, check_clock
-from secagg_server.driver import RETRY_AFTER, WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY
+from secagg_server.driver import WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY
 from secagg_server.masked_storage import MessageStore
 from secagg_server.session import Host
+from secagg_server.steps import SessionDriver
 from secagg_server.storage import RUNNING, SessionState
 from secagg_server.streams import Progress, Turns
 
@@ -162,32 +163,12 @@ S = TypeVar("S", bound=OnlyReleaseSession)
 
 
 @dataclass
-class OnlyReleaseDriver(ABC, Generic[S]):
+class OnlyReleaseDriver(SessionDriver[S]):
     """Drives one session; called by one thread only."""
 
-    session: S
-    _retry_at: int = 0
     _expiry: Expiry = field(default_factory=Expiry)
     _told: str = ""
     _due: int = 0
-
-    def advance(self, now: int) -> None:
-        """Take every step that can be taken at `now` (seconds since 1970).
-
-        A step that fails, as when the disk is full, is logged and tried again after a while.
-        """
-        if self._retry_at - RETRY_AFTER <= now < self._retry_at:
-            return  # a clock that was set back does not wait for what it said before
-        try:
-            while self._step(now):
-                pass
-        except SecaggError as error:
-            self.session.problem = str(error)
-            self._retry_at = now + RETRY_AFTER
-            self.session.emit("problem", code=error.code, message=str(error))
-            return
-        self.session.problem = ""
-        self._tell(now)
 
     def _step(self, now: int) -> bool:
         session, timed = self.session, self.session.timed

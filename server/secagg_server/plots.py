@@ -57,6 +57,12 @@ def mark_of(event: str) -> Mark:
     return next(mark for mark in MARKS if event.startswith(mark.start))
 
 
+def warm_plots() -> None:
+    """Draw once what nobody sees: it loads matplotlib and its fonts, some hundred files, before a release waits."""
+    bytes_plot((("nothing", 1, True),))
+    timeline_plot((TimelineEvent(at=0, party="nobody", event="uploaded"),))
+
+
 def bytes_plot(rows: Sequence[tuple[str, int, bool]]) -> Markup:
     """Bars of bytes; the flagged ones are ours."""
     figure, axes = new_axes(0.75 + 0.38 * len(rows))

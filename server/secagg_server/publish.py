@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,8 +60,13 @@ def accumulate(descriptor: Descriptor, final: FinalSet, files: UploadFiles, thre
 
 
 def software_versions() -> dict[str, str]:
-    """What made the release."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """What made the release: read once, so that a release is not in want of a file for it."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    return (("python", platform.python_version()), *((name, version(name)) for name in PACKAGES))
 
 
 def choose_inputs(session: ServedSession, opened: OpenedSum) -> ReleaseInputs:

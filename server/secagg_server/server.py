@@ -1,12 +1,13 @@
 """The coordinator's process: loads sessions, listens, drives them until it is told to stop."""
 
 import os
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -26,8 +27,9 @@ from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import MAX_ANSWER_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
 from secagg_protos.v1 import secagg_pb2_grpc as services
-from secagg_server.authorisation import CALLS_AT_ONCE, RoleInterceptor
+from secagg_server.authorisation import RoleInterceptor
 from secagg_server.blobs import UploadFiles
+from secagg_server.calls import CALLS_AT_ONCE
 from secagg_server.ckks_driver import CkksDriver
 from secagg_server.ckks_services import Ckks
 from secagg_server.ckks_session import CkksSession
@@ -40,6 +42,8 @@ from secagg_server.masked_services import Masked
 from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import CkksStore, MaskedStore
 from secagg_server.pace import Pace
+from secagg_server.plots import warm_plots
+from secagg_server.publish import software_versions
 from secagg_server.services import Committee, Contribution, Publication, sealed_directory
 from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
 from secagg_server.storage import Store
@@ -217,7 +221,9 @@ class Coordinator:
         return cls(sessions, masked, ckks, intakes, tuple(drivers), store, host)
 
     def warm(self) -> None:
-        """Have everything compiled that the sessions will call, before anybody waits for it."""
+        """Have everything compiled and loaded that the sessions will call, before anybody waits for it."""
+        software_versions()
+        warm_plots()
         if self.sessions:
             warm_opening(os.urandom)
         if self.masked:
@@ -226,7 +232,10 @@ class Coordinator:
             warm_ckks_serving()
 
     def advance(self, pace: Pace | None = None) -> None:
-        """Let every session take the steps that it can take now; with a `pace`, those that are due a look."""
+        """Let every session take the steps that it can take now; with a `pace`, those that are due a look.
+
+        A session that fails keeps no other one up: its driver raises nothing.
+        """
         now = self.host.clock()
         for driver in self.drivers:
             store = driver.session.store
@@ -302,8 +311,19 @@ def serve(
     events.emit("stopped")
 
 
+def raise_file_limit() -> None:
+    """Let this process open as many files as the machine allows it; many systems begin with 1024.
+
+    Every connection is one, whoever opened it: a stranger without a certificate too, until its handshake has failed.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # where it is not to be had, what there was before stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(config: ServerConfig, stream: TextIO | None, *, as_json: bool, checkpoint: Checkpoint = no_checkpoint) -> None:
     """Serve until SIGTERM or SIGINT; show events on `stream` and keep them in the state folder."""
+    raise_file_limit()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

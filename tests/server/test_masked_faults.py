@@ -16,7 +16,7 @@ from secagg.masked.messages import SignedUnmasking
 from secagg_client.masked_calls import MaskedCalls
 from secagg_host.durable import write_atomic
 from secagg_host.events import EventLog
-from secagg_server import masked_driver, only_release
+from secagg_server import masked_driver, steps
 from secagg_server.blobs import UploadFiles
 from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import MaskedInputs, MessageStore
@@ -67,7 +67,7 @@ class Disk:
         return call
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(only_release, "RETRY_AFTER", 0)
+        patch.setattr(steps, "RETRY_AFTER", 0)
         for owner, method, name_of in (
             (MessageStore, "add_message", lambda _, step, *rest: step),
             (MessageStore, "close_round", lambda _, step, *rest: f"close {step}"),
@@ -248,7 +248,7 @@ def test_shares_that_come_while_the_release_is_written_change_nothing_of_it(
             raise StorageError(FULL)
         write_folder(folder, files)
 
-    monkeypatch.setattr(only_release, "RETRY_AFTER", 0)
+    monkeypatch.setattr(steps, "RETRY_AFTER", 0)
     monkeypatch.setattr(masked_driver, "write_folder", full)
     participants = everybody(deployment)
     participants[4].calls = AnswersLate

@@ -1,0 +1,82 @@
+"""What every driver does the same way: it takes steps while there are any, and outlives one that fails.
+
+One process serves many sessions. Whatever fails in a step of one, a fault of this program and a machine that has run
+out of something included, is that session's trouble alone: it is logged, told as what holds the session up, and tried
+again after a while.
+"""
+
+import traceback
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from secagg.errors import SecaggError
+
+RETRY_AFTER = 5
+MAX_REASON = 200
+"""Characters of an unexpected error's message. Such a message is not ours, and may quote what it choked on."""
+
+
+class Driven(Protocol):
+    """What a driver needs of its session to say what holds it up."""
+
+    problem: str
+
+    def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
+        """Log an event of this session."""
+
+
+S = TypeVar("S", bound=Driven)
+
+
+@dataclass
+class SessionDriver(ABC, Generic[S]):
+    """Drives one session; called by one thread only."""
+
+    session: S
+    _retry_at: int = 0
+
+    def advance(self, now: int) -> None:
+        """Take every step that can be taken at `now` (seconds since 1970). Raises nothing.
+
+        A step that fails, as when the disk is full, is logged and tried again after a while.
+        """
+        if self._retry_at - RETRY_AFTER <= now < self._retry_at:
+            return  # a clock that was set back does not wait for what it said before
+        try:
+            while self._step(now):
+                pass
+            self.session.problem = ""
+            self._tell(now)
+        except SecaggError as error:
+            self._failed(now, error.code, str(error))
+        except Exception as error:  # noqa: BLE001 - the other sessions of this process go on
+            self._failed(now, "unexpected", unexpected(error), at=place_of(error))
+
+    @abstractmethod
+    def _step(self, now: int) -> bool:
+        """Take one step, if one can be taken; whether to look for another."""
+
+    @abstractmethod
+    def _tell(self, now: int) -> None:
+        """Log who is waited for, when it is due."""
+
+    def _failed(self, now: int, code: str, message: str, **more: str) -> None:
+        self._retry_at = now + RETRY_AFTER
+        self.session.problem = message
+        self.session.emit("problem", code=code, message=message, **more)
+
+
+def unexpected(error: Exception) -> str:
+    """An error that none of our checks raised, in words: its type, and the beginning of what it says."""
+    said = " ".join(str(error).split())[:MAX_REASON]
+    return (
+        f"{type(error).__name__}{said and f': {said}'} (a fault of this program, or the machine has run out of "
+        "something; it is tried again)"
+    )
+
+
+def place_of(error: Exception) -> str:
+    """The file, line and function that raised it. No values: they might be anybody's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
