@@ -38,7 +38,7 @@ def test_every_attack_works_with_its_defence_off_and_nothing_does_without_the_at
 @pytest.mark.parametrize(
     ("name", "errors"),
     [
-        ("set difference", ["PolicyViolation", "LedgerError"]),
+        ("set difference", ["LimitReached", "LedgerError"]),
         ("disaggregation", ["PolicyViolation", "PolicyViolation"]),
         ("colluding", []),
         ("a cohort of two", ["PolicyViolation", "PolicyViolation"]),

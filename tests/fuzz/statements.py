@@ -158,7 +158,7 @@ def run_earlier(data: bytes) -> object:
         final=liar(SignedFinalSet.parse(final), coordinator),
         endorsements=tuple(endorsed),
     )
-    second = Candidate(ctx=descriptor().ctx, release=2, members=(), fixed_at=session.NOW)
+    second = Candidate(ctx=descriptor().ctx, release=2, members=(), fixed_at=descriptor().upload_deadline)
     check_earlier(descriptor(), second, [sets])
     if not lies:
         genuine(sets.final.statement.digest, published()["final_digest"])

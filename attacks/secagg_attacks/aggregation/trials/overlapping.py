@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from secagg.errors import AuditError, LedgerError, PolicyViolation
+from secagg.errors import AuditError, LedgerError, LimitReached, PolicyViolation
 from secagg.randomness import Randomness
 from secagg.rounds import Round
 from secagg_attacks.aggregation.disaggregate import mean_updates
@@ -81,7 +81,7 @@ def _ledger_attempts(first: str, second: str) -> list[Attempt]:
         return [
             attempt(
                 "a client is asked to train for the second session on the same records", "each client's own ledger",
-                lambda: ledger.begin(spend(second), limits), PolicyViolation,
+                lambda: ledger.begin(spend(second), limits), LimitReached,
             ),
             attempt(
                 "a client is asked for another result of the first session", "each client's own ledger",
