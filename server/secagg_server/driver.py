@@ -7,7 +7,7 @@ decision before anything follows from it; so it may be cut off anywhere and call
 from dataclasses import dataclass, field
 
 from secagg.coordinator import fix_candidate, settle
-from secagg.errors import OpeningError, TooFewContributions
+from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.clock import Expiry, check_clock
 from secagg_server.dates import time_of_set
@@ -39,7 +39,7 @@ class Driver(SessionDriver[ServedSession]):
         certain = self._expiry.is_certain(session.descriptor, now)
         if state == SessionState.EXPIRED:
             return False
-        if now > session.descriptor.expires_at and not self._must_publish(state):
+        if now > session.descriptor.expires_at and not self._must_publish(state, certain=certain):
             return certain and self._expire(state)
         match state:
             case SessionState.PROPOSED:
@@ -56,9 +56,20 @@ class Driver(SessionDriver[ServedSession]):
     def _tell(self, now: int) -> None:
         self._notice.tell(self.session, now)
 
-    def _must_publish(self, state: SessionState) -> bool:
-        """Whether a release is fixed and still to be written."""
-        return state == SessionState.CLOSING and self.session.store.release_inputs() is not None
+    def _must_publish(self, state: SessionState, *, certain: bool) -> bool:
+        """Whether a release is fixed and still to be written.
+
+        One of which the disk has lost what it is made of is tried again while the expiry is not `certain`; it keeps no
+        session from expiring (protocol.md §7.4).
+        """
+        inputs = self.session.store.release_inputs() if state == SessionState.CLOSING else None
+        if inputs is None:
+            return False
+        try:
+            return not certain or bool(release_files(self.session, inputs))
+        except SecaggError as error:
+            self.session.problem = str(error)
+            return False
 
     def _expire(self, state: SessionState) -> bool:
         """Delete the uploads; a session that is not released ends. Whether anything but that is left to do."""
@@ -70,6 +81,7 @@ class Driver(SessionDriver[ServedSession]):
             if state == SessionState.RELEASED:
                 return False
             _, reason = session.store.state()
+            reason = reason or session.problem
             why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
             running = state in (SessionState.OPEN, SessionState.CLOSING)
             end = SessionState.RELEASED if running and session.published else SessionState.EXPIRED

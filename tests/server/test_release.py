@@ -238,6 +238,37 @@ def test_a_damaged_upload_does_not_burn_the_session_and_can_be_put_back(tmp_path
         assert running.session.status()[0] == SessionState.RELEASED
 
 
+@pytest.mark.parametrize("lost", ["an upload", "a byte of one"])
+def test_a_release_that_the_disk_lost_what_it_is_made_of_keeps_no_session_from_expiring(
+    tmp_path: Path, lost: str
+) -> None:
+    """Between the step that fixes the release and the one that writes it (protocol.md §7.4)."""
+
+    def damage(name: str) -> None:
+        if name == "release-fixed":
+            path = running.session.files.path(deployment.client_files[1].identity.fingerprint)
+            kept.append(path.read_bytes())
+            if lost == "an upload":
+                path.unlink()
+            else:
+                path.write_bytes(b"\xff" + kept[0][1:])
+
+    deployment, kept = Deployment(tmp_path, close_at=4), list[bytes]()
+    with deployment.running(damage) as running:
+        running.approve()
+        running.upload_all()
+        running.work()
+        assert len(kept) == 1
+        assert running.session.status()[0] == SessionState.CLOSING
+        assert running.session.problem
+        running.expire()
+        state, reason = running.session.status()
+        assert state == SessionState.EXPIRED
+        assert "its uploads are deleted (" in reason
+        assert list(running.session.files.folder.iterdir()) == []
+    assert not (tmp_path / "release").exists()
+
+
 def test_one_tick_of_a_wrong_clock_deletes_no_acknowledged_upload(tmp_path: Path) -> None:
     """Past the expiry, then right again; and it counts anew from there (protocol.md §7.4)."""
     deployment = Deployment(tmp_path)
