@@ -175,7 +175,7 @@ class CkksSession(OnlyReleaseSession):
             note = self.note(peer.title, "gave the sums that it opened")
             self.store.add_message("open", peer.fingerprint, signed.to_bytes(), note)
             self.host.checkpoint("open-stored")
-            self.emit("share", holder=peer.title, count=1, needed=1)
+            self.emit("sums", holder=peer.title)
 
     def refuse(self, peer: Identity, signed: SignedOpeningRefusal) -> None:
         """The key-holder finds that U does not open (protocol.md §13.5.7). The same again changes nothing."""
