@@ -181,7 +181,7 @@ class CkksSession(OnlyReleaseSession):
         """The key-holder finds that U does not open (protocol.md §13.5.7). The same again changes nothing."""
         self.check_own(peer, signed.signer)
         with self.lock:
-            known = self.store.message("refuse", peer.fingerprint)
+            known = self.refusal()
             if known is None:
                 self._check_state(SessionState.CLOSING)
                 check_refusal(self.descriptor, self.chosen().statement, signed)
@@ -190,7 +190,7 @@ class CkksSession(OnlyReleaseSession):
                 note = self.note(peer.title, "refused to open the sum")
                 self.store.add_message("refuse", peer.fingerprint, signed.to_bytes(), note)
                 self.host.checkpoint("refuse-stored")
-            elif known != signed.to_bytes():
+            elif known != signed:
                 raise ConflictError("another refusal of this session is recorded; only one is ever taken")
             self.burn_if_refused()
 

@@ -54,7 +54,10 @@ def fix_set(descriptor: CkksDescriptor, uploads: Mapping[str, SignedCkksUpload],
 
 
 def check_refusal_word(descriptor: CkksDescriptor, signed: SignedOpeningRefusal) -> OpeningRefusal:
-    """The same for who does not know the set, as a client. Raises SignatureInvalid or ProtocolViolation."""
+    """The key-holder's word that its set does not open, as far as it can be checked without the set (§13.5.7).
+
+    Raises SignatureInvalid or ProtocolViolation.
+    """
     word = signed.verify(descriptor.holder)
     if (word.ctx, word.holder) != (descriptor.ctx, descriptor.holder.fingerprint):
         raise ProtocolViolation("the refusal is for another session or key-holder")
@@ -64,7 +67,7 @@ def check_refusal_word(descriptor: CkksDescriptor, signed: SignedOpeningRefusal)
 
 
 def check_refusal(descriptor: CkksDescriptor, chosen: UploadSet, signed: SignedOpeningRefusal) -> OpeningRefusal:
-    """The key-holder's word that this set does not open (§13.5.7). Raises SignatureInvalid or ProtocolViolation."""
+    """The same, for this set. Raises SignatureInvalid or ProtocolViolation."""
     word = check_refusal_word(descriptor, signed)
     if word.set_digest != chosen.digest:
         raise ProtocolViolation("the refusal is for another set")
