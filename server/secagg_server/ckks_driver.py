@@ -8,10 +8,10 @@ from secagg.ckks.release import CkksParts, build_ckks_release
 from secagg.errors import TooFewContributions
 from secagg_server import ckks_report
 from secagg_server.ckks_session import SUMS, CkksSession
+from secagg_server.database import SessionState
 from secagg_server.masked_storage import MaskedInputs
 from secagg_server.only_release import OnlyReleaseDriver
 from secagg_server.publish import software_versions, write_folder
-from secagg_server.storage import SessionState
 
 
 class CkksDriver(OnlyReleaseDriver[CkksSession]):

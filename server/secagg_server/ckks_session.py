@@ -42,10 +42,10 @@ from secagg_host.durable import guard, read_file, write_atomic
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
+from secagg_server.database import RUNNING, SessionState
 from secagg_server.masked_storage import CkksStore
 from secagg_server.only_release import OnlyReleaseSession, UploadStream
 from secagg_server.session import Host
-from secagg_server.storage import RUNNING, SessionState
 from secagg_server.tasks import uploads_in_words
 
 SUMS = "sums.bin"

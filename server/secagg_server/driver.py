@@ -10,11 +10,11 @@ from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.clock import Expiry, check_clock
+from secagg_server.database import SessionState
 from secagg_server.dates import time_of_set
 from secagg_server.publish import check_stored, choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
 from secagg_server.steps import SessionDriver
-from secagg_server.storage import SessionState
 from secagg_server.tasks import Waiting
 
 WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY = 5, 60

@@ -8,11 +8,11 @@ from secagg.errors import OpeningError, TooFewContributions
 from secagg.masked.closing import UnmaskRound
 from secagg.masked.release import MaskedParts, build_masked_release
 from secagg_server import masked_report
+from secagg_server.database import RUNNING, SessionState
 from secagg_server.masked_session import MaskedSession, deadline
 from secagg_server.masked_storage import MaskedInputs
 from secagg_server.only_release import OnlyReleaseDriver
 from secagg_server.publish import software_versions, write_folder
-from secagg_server.storage import RUNNING, SessionState
 
 
 class MaskedDriver(OnlyReleaseDriver[MaskedSession]):

@@ -33,12 +33,12 @@ from secagg.masked.server import AdvertiseRound, UploadRound
 from secagg.messages import Receipt, SignedReceipt
 from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
+from secagg_server.database import SessionState
 from secagg_server.masked_border import leaves_of
 from secagg_server.masked_replay import STEPS, Stage, checked, expected, following, rebuilt, step_of
 from secagg_server.masked_storage import MaskedStore
 from secagg_server.only_release import OnlyReleaseSession, UploadStream
 from secagg_server.session import Host
-from secagg_server.storage import SessionState
 
 DONE = {
     "advertise": "advertised its keys",

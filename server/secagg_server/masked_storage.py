@@ -12,7 +12,7 @@ from secagg.masked.descriptor import SignedMaskedDescriptor
 from secagg.messages import SignedReceipt
 from secagg.plan import Frozen
 from secagg.signing import parse_model
-from secagg_server.storage import SessionState, StateStore, Store
+from secagg_server.database import SessionState, StateStore, Store
 from secagg_server.tables import Base, ReleaseRow
 
 RELEASE = 1

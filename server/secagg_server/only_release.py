@@ -15,11 +15,11 @@ from secagg.messages import SignedReceipt
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_server.blobs import PartWriter, UploadFiles
 from secagg_server.clock import Expiry, Timed, check_clock
+from secagg_server.database import RUNNING, SessionState
 from secagg_server.driver import WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY
 from secagg_server.masked_storage import MessageStore
 from secagg_server.session import Host
 from secagg_server.steps import SessionDriver
-from secagg_server.storage import RUNNING, SessionState
 from secagg_server.streams import Progress, Turns
 
 

@@ -34,6 +34,7 @@ from secagg_server.ckks_driver import CkksDriver
 from secagg_server.ckks_services import Ckks
 from secagg_server.ckks_session import CkksSession
 from secagg_server.config import ServerConfig
+from secagg_server.database import Store
 from secagg_server.directory import Directory
 from secagg_server.driver import Driver
 from secagg_server.intake import Intake
@@ -46,7 +47,7 @@ from secagg_server.plots import warm_plots
 from secagg_server.publish import software_versions
 from secagg_server.services import Committee, Contribution, Publication, sealed_directory
 from secagg_server.session import Checkpoint, Host, ServedSession, no_checkpoint
-from secagg_server.storage import Store
+from secagg_server.storage import SessionStore
 
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 2.0
@@ -210,7 +211,7 @@ class Coordinator:
             else:
                 _check_sealed(path, config, proposal.statement, store, files, host)
                 start = start_of(proposal.statement, folders)
-                stored = store.add_session(proposal)
+                stored = SessionStore.of(store, proposal)
                 sessions[ctx] = ServedSession(
                     proposal, stored, uploads, folders[ctx], host, config.close_at_uploads, start
                 )

@@ -23,10 +23,10 @@ from secagg_host.tls import MAX_CHUNK_BYTES, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import peer_identity
+from secagg_server.database import SessionState
 from secagg_server.directory import Directory
 from secagg_server.intake import Intake
 from secagg_server.session import ServedSession
-from secagg_server.storage import SessionState
 from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task
 
 MAX_WAIT_SECONDS = 20.0

@@ -30,7 +30,8 @@ from secagg.signing import Signed, Signer
 from secagg_host.events import EventLog
 from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
-from secagg_server.storage import RUNNING, SessionState, SessionStore
+from secagg_server.database import RUNNING, SessionState
+from secagg_server.storage import SessionStore
 from secagg_server.tasks import CandidateTask, DegreeTask, FinalTask, ShareTask, Task, Waiting, uploads_in_words
 
 DEGREE_CHECK_SECONDS = 60

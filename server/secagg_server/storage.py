@@ -1,29 +1,17 @@
-"""The coordinator's durable state: SQLite through SQLAlchemy, one row for everything a party ever signed.
+"""A sealed session in the coordinator's database: one row for everything a party ever signed.
 
-A method that writes returns when the write is on the disk (WAL with synchronous=FULL). What a step decided is
-recorded before it is acted on, with its time, so that a restarted server decides the same again.
+What a step decided is recorded before it is acted on, with its time, so that a restarted server decides the same again.
 """
 
 import json
-import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from itertools import count
-from pathlib import Path
 
-from sqlalchemy import create_engine, event, func, select, update
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import func, select, update
 
 from secagg.certificate import TimelineEvent
 from secagg.coordinator import Settlement
 from secagg.descriptor import Descriptor
-from secagg.errors import StorageError, UnknownSession
 from secagg.evidence import ShareAnswer
 from secagg.messages import (
     SignedApproval,
@@ -39,39 +27,20 @@ from secagg.messages import (
 from secagg.plan import Frozen, Hash
 from secagg.releases import Arrival, ReleasedSets
 from secagg.signing import Signed, parse_model
-from secagg_host.durable import PRIVATE_FILE, fsync_folder, guard, make_folder
+from secagg_server.database import SessionState, StateStore, Store
 from secagg_server.tables import (
     ApprovalRow,
     ArrivalRow,
-    Base,
     CandidateRow,
     DegreeRow,
     EndorsementRow,
     EnrolmentRow,
-    EventRow,
     FinalRow,
     PublishedRow,
     ReleaseRow,
-    SessionRow,
     ShareRow,
     UploadRow,
 )
-
-
-class SessionState(StrEnum):
-    """Where a session stands. The last four are final, but for expiry."""
-
-    PROPOSED = "proposed"
-    OPEN = "open"
-    CLOSING = "closing"
-    RELEASED = "released"
-    TOO_FEW = "too-few"
-    BURNT = "burnt"
-    EXPIRED = "expired"
-
-
-RUNNING = frozenset({SessionState.PROPOSED, SessionState.OPEN, SessionState.CLOSING})
-"""Of a session that has not ended."""
 
 
 class ReleaseInputs(Frozen):
@@ -97,130 +66,14 @@ class StoredUpload:
     receipt: SignedReceipt | None
 
 
-def _set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-class Store:
-    """The database file. Writes are serialised; readers do not wait."""
-
-    def __init__(self, path: Path) -> None:
-        make_folder(path.parent)
-        self._path, self._lock = path, threading.Lock()
-        with guard(path):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
-            fsync_folder(path.parent)
-        self._engine = create_engine(f"sqlite:///{path}")
-        event.listen(self._engine, "connect", _set_pragmas)
-        with self._guard():
-            Base.metadata.create_all(self._engine)
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            raise StorageError(f"{self._path}: {cause}") from error
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        """One transaction, committed durably at the end. Raises StorageError."""
-        with self._lock, self._guard(), Session(self._engine) as db, db.begin():
-            yield db
-
-    @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A consistent view. Raises StorageError."""
-        with self._guard(), Session(self._engine) as db:
-            yield db
-
-    def add_session(self, signed: Signed[Descriptor]) -> "SessionStore":
-        """The store of a session, new or known."""
-        self.add_row(signed.statement.ctx, signed.to_bytes(), SessionState.PROPOSED)
-        return SessionStore(self, signed.statement.ctx)
-
-    def add_row(self, ctx: str, descriptor: bytes, state: SessionState) -> None:
-        """Take a session on, in a first state. Does nothing when it is known."""
-        with self.write() as db:
-            if db.get(SessionRow, ctx) is None:
-                db.add(SessionRow(ctx=ctx, descriptor=descriptor, state=state, reason=""))
-
-    def has_session(self, ctx: str) -> bool:
-        """Whether the session was taken on before."""
-        with self.read() as db:
-            return db.get(SessionRow, ctx) is not None
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
-
-
-class StateStore:
-    """State and timeline of one session, of whichever protocol."""
-
-    def __init__(self, store: Store, ctx: str) -> None:
-        self._store, self.ctx = store, ctx
-        self._writes = count(1)
-        self.recorded = 0
-        self._state: tuple[int, tuple[SessionState, str]] | None = None
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        """One transaction, committed durably at the end; `recorded` is another number after it. Raises StorageError.
-
-        Also after one that failed: a commit that raised may be there all the same.
-        """
-        try:
-            with self._store.write() as db:
-                yield db
-        finally:
-            self.recorded = next(self._writes)
-
-    def _add(self, row: Base, note: TimelineEvent | None = None) -> None:
-        with self.write() as db:
-            db.add(row)
-            self._note(db, note)
-
-    def _note(self, db: Session, note: TimelineEvent | None) -> None:
-        if note is not None:
-            db.add(EventRow(ctx=self.ctx, at=note.at, party=note.party, event=note.event))
-
-    def _set_state(self, db: Session, state: SessionState, reason: str) -> None:
-        db.execute(update(SessionRow).where(SessionRow.ctx == self.ctx).values(state=state.value, reason=reason))
-
-    def state(self) -> tuple[SessionState, str]:
-        """State and reason. Asked at every call and every look, so read again only after a write."""
-        recorded = self.recorded  # before reading: a write meanwhile makes what was read old, not new
-        if self._state is None or self._state[0] != recorded:
-            self._state = (recorded, self._read_state())
-        return self._state[1]
-
-    def _read_state(self) -> tuple[SessionState, str]:
-        with self._store.read() as db:
-            row = db.get(SessionRow, self.ctx)
-            if row is None:
-                raise UnknownSession(f"session {self.ctx[:16]} is not stored here")
-            return SessionState(row.state), row.reason
-
-    def move(self, state: SessionState, reason: str, note: TimelineEvent) -> None:
-        """Record a new state."""
-        with self.write() as db:
-            self._set_state(db, state, reason)
-            self._note(db, note)
-
-    def timeline(self) -> tuple[TimelineEvent, ...]:
-        """The timeline so far."""
-        with self._store.read() as db:
-            rows = db.scalars(select(EventRow).where(EventRow.ctx == self.ctx).order_by(EventRow.number))
-            return tuple(TimelineEvent(at=row.at, party=row.party, event=row.event) for row in rows)
-
-
 class SessionStore(StateStore):
     """Everything stored about one session. Writes that matter to people take a line for the timeline."""
+
+    @classmethod
+    def of(cls, store: Store, signed: Signed[Descriptor]) -> "SessionStore":
+        """The store of a session, new or known."""
+        store.add_row(signed.statement.ctx, signed.to_bytes(), SessionState.PROPOSED)
+        return cls(store, signed.statement.ctx)
 
     def approvals(self) -> dict[str, SignedApproval]:
         """By key-holder."""

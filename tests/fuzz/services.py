@@ -22,10 +22,11 @@ from secagg.messages import (
 from secagg.signing import parse_model
 from secagg_client.calls import CommitteeCalls, ContributionCalls, PublicationCalls
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server.database import SessionState
 from secagg_server.intake import Intake
 from secagg_server.services import Committee, Contribution, Publication, sealed_directory
 from secagg_server.session import ServedSession
-from secagg_server.storage import SessionState, StoredUpload
+from secagg_server.storage import StoredUpload
 from tests.fuzz.bulk import share_sums
 from tests.fuzz.mutate import frame, parts_of
 from tests.fuzz.target import Target, text

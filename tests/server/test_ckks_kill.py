@@ -21,7 +21,7 @@ from secagg.privacy import stated
 from secagg_client.ckks_calls import CkksCalls
 from secagg_host.tls import channel
 from secagg_server.blobs import UploadFiles
-from secagg_server.storage import SessionState
+from secagg_server.database import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant
 from tests.server.test_kill import Server, free_port
 

@@ -28,7 +28,7 @@ from secagg.signing import Signer
 from secagg_client.ckks_calls import CkksCalls
 from secagg_host.tls import channel
 from secagg_server.ckks_session import CkksSession
-from secagg_server.storage import SessionState
+from secagg_server.database import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant
 from tests.driving import await_end
 from tests.server.test_ckks_kill import ended, party

@@ -43,7 +43,7 @@ from secagg_client.ckks_calls import CkksCalls
 from secagg_host.tls import channel
 from secagg_server.blobs import UploadFiles
 from secagg_server.ckks_session import CkksSession
-from secagg_server.storage import SessionState
+from secagg_server.database import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant, run_together
 from tests.deployment import HOUR
 from tests.masked_deployment import Gone

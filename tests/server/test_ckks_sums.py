@@ -22,11 +22,11 @@ from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.ckks_services import Ckks
 from secagg_server.ckks_session import SUMS, CkksSession
 from secagg_server.clock import ERASE_GRACE_SECONDS
+from secagg_server.database import SessionState
 from secagg_server.directory import Directory
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
 from secagg_server.steps import RETRY_AFTER
-from secagg_server.storage import SessionState
 from tests.ckks_deployment import CkksDeployment
 from tests.server.test_ckks_refusal import approve, honest, send
 

@@ -28,7 +28,7 @@ from secagg_client.masked_calls import MaskedCalls
 from secagg_host.tls import channel, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
-from secagg_server.storage import SessionState
+from secagg_server.database import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant, run_together
 from tests.deployment import Deployment
 from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody

@@ -9,11 +9,11 @@ from secagg_host.events import EventLog
 from secagg_server.blobs import WHOLE
 from secagg_server.ckks_session import CkksSession
 from secagg_server.clock import ERASE_GRACE_SECONDS, check_clock
+from secagg_server.database import SessionState
 from secagg_server.masked_session import MaskedSession
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
 from secagg_server.steps import RETRY_AFTER
-from secagg_server.storage import SessionState
 from tests.ckks_deployment import CkksDeployment
 from tests.masked_deployment import MaskedDeployment
 

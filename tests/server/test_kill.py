@@ -22,7 +22,8 @@ from secagg.release import save_adapter
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
-from secagg_server.storage import Store
+from secagg_server.database import Store
+from secagg_server.storage import SessionStore
 from tests.deployment import Caller, Deployment
 from tests.server.test_release import anchors
 
@@ -125,7 +126,8 @@ def test_killed_at_every_step_the_release_is_the_same(tmp_path: Path) -> None:
 
 def plain_adapter(deployment: Deployment) -> bytes:
     """The adapter computed in one go from the clients' own uploads."""
-    store = Store(deployment.folder / "state" / "coordinator.sqlite").add_session(deployment.proposal.descriptor)
+    database = Store(deployment.folder / "state" / "coordinator.sqlite")
+    store = SessionStore.of(database, deployment.proposal.descriptor)
     settlement = store.settlement()
     assert settlement is not None
     final = settlement.final.statement

@@ -18,13 +18,13 @@ from secagg_host.durable import write_atomic
 from secagg_host.events import EventLog
 from secagg_server import masked_driver, steps
 from secagg_server.blobs import UploadFiles
+from secagg_server.database import SessionState, StateStore
 from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import MaskedInputs, MessageStore
 from secagg_server.only_release import UploadStream
 from secagg_server.publish import write_folder
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
-from secagg_server.storage import SessionState, StateStore
 from tests.deployment import HOUR
 from tests.masked_deployment import MaskedDeployment, MaskedParticipant, everybody
 from tests.server.test_masked_server import check, play_with

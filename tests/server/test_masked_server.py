@@ -22,7 +22,7 @@ from secagg.masked.messages import UploadMessage
 from secagg.masked.server import UploadRound
 from secagg.masked.verify import MaskedReport, verify_masked
 from secagg_server.blobs import UploadFiles
-from secagg_server.storage import SessionState
+from secagg_server.database import SessionState
 from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody, together
 from tests.small import small_plan
 

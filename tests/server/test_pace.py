@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
+from secagg_server.database import Store
 from secagg_server.pace import REST_SECONDS, Pace
-from secagg_server.storage import Store
 from tests.deployment import Deployment
 
 

@@ -17,9 +17,9 @@ from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.blobs import UploadFiles
 from secagg_server.clock import ERASE_GRACE_SECONDS
+from secagg_server.database import SessionState
 from secagg_server.publish import accumulate
 from secagg_server.steps import RETRY_AFTER
-from secagg_server.storage import SessionState
 from tests.deployment import Deployment, Running
 from tests.small import changes, small_plan
 

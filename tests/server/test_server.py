@@ -18,8 +18,8 @@ from secagg_host.identity import PartyFiles
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server import server
 from secagg_server.config import ServerConfig
+from secagg_server.database import SessionState
 from secagg_server.server import Coordinator, listen, load_session
-from secagg_server.storage import SessionState
 from tests.deployment import Caller, Deployment
 
 

@@ -15,10 +15,10 @@ from secagg.messages import SignedEndorsement
 from secagg.receipts import Fate, judge_receipt
 from secagg.verify import NOT_JOINED, verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server.database import SessionState
 from secagg_server.driver import Driver
 from secagg_server.session import DEGREE_CHECK_SECONDS
 from secagg_server.steps import RETRY_AFTER
-from secagg_server.storage import SessionState
 from tests.deployment import Caller, Deployment, Running
 from tests.server.test_kill import STEPS, Server, free_port, play_round
 from tests.server.test_release import anchors

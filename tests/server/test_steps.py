@@ -13,10 +13,10 @@ from typing import NoReturn
 import pytest
 
 from secagg_host.events import EventLog
+from secagg_server.database import SessionState
 from secagg_server.server import Coordinator, raise_file_limit
 from secagg_server.session import Host
 from secagg_server.steps import MAX_REASON, RETRY_AFTER
-from secagg_server.storage import SessionState
 from tests.ckks_deployment import CkksDeployment
 from tests.deployment import Deployment
 from tests.masked_deployment import MaskedDeployment

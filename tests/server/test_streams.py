@@ -15,7 +15,7 @@ from secagg_client.ckks_calls import CkksCalls
 from secagg_client.masked_calls import MaskedCalls
 from secagg_host.tls import channel
 from secagg_server.blobs import PART as PART_NAME
-from secagg_server.storage import SessionState
+from secagg_server.database import SessionState
 from tests.ckks_deployment import CkksDeployment
 from tests.driving import await_end
 from tests.masked_deployment import MaskedDeployment, everybody
