@@ -135,7 +135,8 @@ def test_user_hashes_are_verified(ledger: Ledger, tmp_path: Path, damage: str) -
     if damage == "missing":
         path.unlink()
     elif damage == "altered":
-        path.write_bytes(b"\0" + path.read_bytes()[1:])
+        raw = path.read_bytes()
+        path.write_bytes(bytes([raw[0] ^ 1]) + raw[1:])
     else:
         path.write_bytes((tmp_path / "ledger" / "records" / path.name).read_bytes())
     with pytest.raises(LedgerError, match=r"the user hashes of an earlier run (are missing|were altered)"):

@@ -251,7 +251,7 @@ def test_a_release_that_the_disk_lost_what_it_is_made_of_keeps_no_session_from_e
             if lost == "an upload":
                 path.unlink()
             else:
-                path.write_bytes(b"\xff" + kept[0][1:])
+                path.write_bytes(bytes([kept[0][0] ^ 1]) + kept[0][1:])
 
     deployment, kept = Deployment(tmp_path, close_at=4), list[bytes]()
     with deployment.running(damage) as running:
