@@ -190,7 +190,8 @@ def test_rows_of_nobody_are_named_without_a_user(tmp_path: Path, who: object, me
     with pytest.raises(DataError, match=message) as caught:
         load_examples(DataConfig(source=str(path), user_column="who"), LM)
     assert str(path) in str(caught.value)
-    assert not any(word in str(caught.value) for word in ("secret", "1234", "True"))
+    said = str(caught.value).replace(str(path), "")  # pytest numbers its folders: one of them is 1234
+    assert not any(word in said for word in ("secret", "1234", "True"))
 
 
 def test_a_number_that_a_csv_leaves_out_is_a_missing_user(tmp_path: Path) -> None:

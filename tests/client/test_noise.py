@@ -29,12 +29,13 @@ def test_noise_is_gaussian_with_the_stated_deviation(source: NoiseSource) -> Non
     noise = grid_noise(source.stream(0, "noise"), size, sigma)
     assert noise.dtype == np.int64
     scaled = noise / (sigma * GRID)
-    assert abs(scaled.mean()) < 5 / math.sqrt(size)
-    assert abs(scaled.var() - 1) < 5 * math.sqrt(2 / size)
-    assert abs(stats.kurtosis(scaled)) < 5 * math.sqrt(24 / size)
-    assert stats.kstest(scaled[:50_000], "norm").pvalue > 1e-5
-    assert abs(np.corrcoef(scaled[:-1], scaled[1:])[0, 1]) < 5 / math.sqrt(size)
-    assert 4.0 < np.abs(scaled).max() < 7.0
+    # the secure source is drawn anew in each run: six standard errors and more, exceeded once in 10^8
+    assert abs(scaled.mean()) < 6 / math.sqrt(size)
+    assert abs(scaled.var() - 1) < 6 * math.sqrt(2 / size)
+    assert abs(stats.kurtosis(scaled)) < 7 * math.sqrt(24 / size)
+    assert stats.kstest(scaled[:50_000], "norm").pvalue > 1e-9
+    assert abs(np.corrcoef(scaled[:-1], scaled[1:])[0, 1]) < 6 / math.sqrt(size)
+    assert 4.0 < np.abs(scaled).max() < 8.0
 
 
 def test_low_bits_of_the_noise_are_uniform() -> None:

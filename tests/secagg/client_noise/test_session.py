@@ -58,7 +58,7 @@ def test_the_mean_carries_the_noise_that_was_said() -> None:
     error = (mean - np.mean(scaled, axis=0)) * grid.scale / 0.5 * len(scaled)
     expected = (len(scaled) * (float(grid.variance) + 0.25)) ** 0.5
     assert error.std() == pytest.approx(expected, rel=0.25)  # 300 values: six standard errors
-    assert abs(error.mean()) < 5 * expected / len(error) ** 0.5
+    assert abs(error.mean()) < 6 * expected / len(error) ** 0.5
 
 
 def test_the_release_verifies_and_says_what_it_protects() -> None:
@@ -153,5 +153,5 @@ def test_an_auditor_who_assumes_more_colluders_refuses_the_release() -> None:
 def test_the_noise_is_fresh_for_each_client_and_each_session() -> None:
     zero = {f"Hospital {i}": np.zeros(300, dtype=np.float32) for i in range(4)}
     runs = [run_sealed(small_plan(), zero, now=NOW, random=os.urandom, spec=spec(noise())) for _ in range(2)]
-    assert abs(np.corrcoef(runs[0].mean, runs[1].mean)[0, 1]) < 0.3
+    assert abs(np.corrcoef(runs[0].mean, runs[1].mean)[0, 1]) < 0.4  # 300 values: seven standard errors
     assert runs[0].mean.std() > 0
