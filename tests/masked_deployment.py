@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,11 +30,12 @@ from secagg_host.durable import DurableJournal, write_atomic
 from secagg_host.events import EventLog
 from secagg_host.identity import PartyFiles
 from secagg_host.tls import channel, grpc
+from secagg_server.masked_session import MaskedSession
 from secagg_server.server import Coordinator, listen
 from secagg_server.session import Checkpoint, Host, no_checkpoint
 from tests.client.runner import CountedTraining, nap
 from tests.deployment import HOUR, Deployment
-from tests.driving import await_end
+from tests.driving import PATIENCE_SECONDS, await_end
 from tests.small import changes, small_plan
 
 
@@ -146,6 +148,8 @@ class MaskedParticipant:
     leaves_at: str = ""
     error: BaseException | None = None
     calls: Callable[[grpc.Channel], MaskedCalls] = MaskedCalls
+    over: bool = False
+    """Whether its process has ended."""
 
     @property
     def files(self) -> PartyFiles:
@@ -169,7 +173,7 @@ class MaskedParticipant:
 
     def take_part(self, address: str) -> None:
         """One process of the client; its end is in `error`."""
-        state = self.folder / "state"
+        self.over, state = False, self.folder / "state"
         log, journal = EventLog(state / "events.jsonl"), DurableJournal(state / "masked" / "journal.db")
         change = self.deployment.changes[self.index]
         try:
@@ -184,7 +188,7 @@ class MaskedParticipant:
                     publication=PublicationCalls(line),
                     training=FixedTraining(self.folder / "book.txt", change=change),
                     release=self.folder / "release",
-                    patience=Patience(log, 1.0, sleep=nap),
+                    patience=Patience(log, 5.0, clock=self.clock, sleep=nap),
                     random=os.urandom,
                     checkpoint=self.checkpoint,
                 ).run()
@@ -193,6 +197,11 @@ class MaskedParticipant:
         finally:
             journal.close()
             log.close()
+            self.over = True
+
+    def clock(self) -> float:
+        """Its own, which goes on; or the test's, where that is ahead."""
+        return max(time.time(), self.deployment.clock())
 
 
 def everybody(deployment: MaskedDeployment, leaving: Mapping[int, str] | None = None) -> list[MaskedParticipant]:
@@ -209,3 +218,25 @@ def together(participants: list[MaskedParticipant], address: str) -> Iterator[No
     yield
     for thread in threads:
         await_end(thread)
+
+
+def run_out(session: MaskedSession, participants: list[MaskedParticipant], silent: Container[int] = ()) -> None:
+    """Play the session to its end. Time stands still while anybody is waited for who will come, and flies otherwise.
+
+    So a round leaves out whoever is gone, and nobody who is only slow. The `silent` are not waited for either.
+    """
+    deployment = participants[0].deployment
+    numbers = {
+        one.index: deployment.descriptor.number_of(one.files.identity.fingerprint)
+        for one in participants
+        if one.index not in silent
+    }
+    end = time.monotonic() + PATIENCE_SECONDS
+    while session.running:
+        assert time.monotonic() < end, session.status()
+        coming = {numbers[one.index] for one in participants if one.index in numbers and not one.over}
+        with session.lock:
+            missing = session.missing()
+        if missing and coming.isdisjoint(missing):
+            deployment.clock.now += 60
+        time.sleep(0.02)

@@ -142,7 +142,7 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     folder = tmp_path_factory.mktemp("never-sealed")
-    deployment, image = MaskedDeployment(folder, round_seconds=6), folder / "image"
+    deployment, image = MaskedDeployment(folder), folder / "image"
     victim = deployment.client_files[0].identity.fingerprint
     seal, add = UploadFiles.seal, MessageStore.add_message
 
@@ -159,7 +159,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UploadFiles, "seal", failing)
         patch.setattr(MessageStore, "add_message", adding)
-        participants, state, reason = play_with(deployment, everybody(deployment))
+        participants, state, reason = play_with(deployment, everybody(deployment), silent={0})
     return Played(deployment, participants, (state, reason), image)
 
 

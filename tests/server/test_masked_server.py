@@ -1,6 +1,6 @@
 """A masked session between processes' worth of parties, over mutual TLS (protocol.md §12)."""
 
-import time
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from secagg.masked.server import UploadRound
 from secagg.masked.verify import MaskedReport, verify_masked
 from secagg_server.blobs import UploadFiles
 from secagg_server.database import SessionState
-from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody, together
+from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody, run_out, together
 from tests.small import small_plan
 
 
@@ -32,20 +32,17 @@ def released(folder: Path) -> dict[str, bytes]:
 
 
 def play(deployment: MaskedDeployment, leaving: dict[int, str]) -> tuple[list[MaskedParticipant], SessionState, str]:
-    """A whole session; the clock runs in wall time, rounds wait for two seconds."""
+    """A whole session; rounds wait for everybody who has not gone."""
     return play_with(deployment, everybody(deployment, leaving))
 
 
 def play_with(
-    deployment: MaskedDeployment, participants: list[MaskedParticipant]
+    deployment: MaskedDeployment, participants: list[MaskedParticipant], silent: Container[int] = ()
 ) -> tuple[list[MaskedParticipant], SessionState, str]:
-    """The same with these clients."""
+    """The same with these clients, of whom the `silent` are not waited for."""
     with deployment.serving() as (coordinator, address), together(participants, address):
         session = next(iter(coordinator.masked.values()))
-        end = time.monotonic() + 60
-        while session.running and time.monotonic() < end:
-            deployment.clock.now = int(time.time())
-            time.sleep(0.02)
+        run_out(session, participants, silent)
         state, reason = session.status()
     return participants, state, reason
 
@@ -87,8 +84,7 @@ def test_everybody_stays(tmp_path: Path) -> None:
     ],
 )
 def test_a_client_vanishes_in_any_round(tmp_path: Path, at: str, *, in_sum: bool, reason: str) -> None:
-    # Who never advertises is waited for until the deadline.
-    deployment = MaskedDeployment(tmp_path, upload_seconds=6 if at == "advertised" else 3600)
+    deployment = MaskedDeployment(tmp_path)
     participants, state, why = play(deployment, {1: at})
     assert (state, why) == (SessionState.RELEASED, "")
     assert isinstance(participants[1].error, Gone)
@@ -215,11 +211,7 @@ def test_an_upload_that_is_cut_is_resumed_and_one_that_is_altered_is_refused(tmp
     masked_calls.MaskedCalls.upload = bad_line  # type: ignore[method-assign]
     try:
         with deployment.serving() as (coordinator, address), together(participants, address):
-            session = next(iter(coordinator.masked.values()))
-            end = time.monotonic() + 60
-            while session.running and time.monotonic() < end:
-                deployment.clock.now = int(time.time())
-                time.sleep(0.02)
+            run_out(next(iter(coordinator.masked.values())), participants)
     finally:
         masked_calls.MaskedCalls.upload = send  # type: ignore[method-assign]
     assert bent == cut == [1]
@@ -237,7 +229,7 @@ def test_a_dropped_upload_ends_the_run_with_both_papers_named(tmp_path: Path, mo
         return (lambda: None) if message.signed.signer == victim else checked(stage, message)
 
     monkeypatch.setattr(UploadRound, "checked", dropping)
-    participants, state, _ = play(deployment, {})
+    participants, state, _ = play_with(deployment, everybody(deployment), silent={0})
     assert state == SessionState.RELEASED
     assert participants[0].error is not None, "it endorses no set without itself (§12.6.1)"
     with deployment.serving() as (_, address):

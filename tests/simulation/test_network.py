@@ -223,7 +223,7 @@ def test_a_masked_session_on_a_bad_network_loses_nobody(
     """Cut in the middle of the vector; every later round still sees everybody within `round_seconds`."""
     inner = MaskedCalls
     monkeypatch.setattr(masked_deployment, "MaskedCalls", lambda line: weather.calls(inner(line), 1))
-    deployment = MaskedDeployment(tmp_path, clients=4, dropout_rate=0.0, round_seconds=20, plan=small_plan(60_000))
+    deployment = MaskedDeployment(tmp_path, clients=4, dropout_rate=0.0, round_seconds=120, plan=small_plan(60_000))
     participants = everybody(deployment)
     with deployment.serving() as (_, address), ExitStack() as stack:
         lines = [weather.line(address) for _ in participants]
