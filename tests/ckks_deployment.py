@@ -145,7 +145,7 @@ def serve_key(
         with channel(address, files) as line:
             CkksHolderRun(
                 holder_of(files, policy, state), CkksCalls(line), FileContexts(state / "keys"), Spool(state / "spool"),
-                Patience(log, 1.0, sleep=nap), os.urandom, checkpoint,
+                Patience(log, 5.0, sleep=nap), os.urandom, checkpoint,
             ).run()  # fmt: skip
     finally:
         log.close()
@@ -168,7 +168,7 @@ def take_part(
                 publication=PublicationCalls(line),
                 training=FixedTraining(folder / "book.txt", change=change),
                 release=folder / "release",
-                patience=Patience(log, 1.0, sleep=nap),
+                patience=Patience(log, 5.0, sleep=nap),
                 random=os.urandom,
                 checkpoint=checkpoint,
             ).run()

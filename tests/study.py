@@ -32,10 +32,17 @@ def secagg(*args: str | Path) -> str:
     return result.output
 
 
+_KEPT = list[socket.socket]()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for a server that is started later, and again. It stays bound here, without listening: nobody else is
+    given it meanwhile, and whoever asks for it by number may have it (SO_REUSEADDR, as every server sets)."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    _KEPT.append(kept)
+    return int(kept.getsockname()[1])
 
 
 def toml(content: dict[str, Any]) -> str:
@@ -226,5 +233,5 @@ class Process:
         """kill -9."""
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGKILL)
-        self._popen.wait(10)
+        self._popen.wait(60)
         self._errors.close()

@@ -98,7 +98,7 @@ def make_run(
         "publication": publication,
         "training": CountedTraining(folder / "book.txt"),
         "release": folder / "release",
-        "patience": Patience(log, 1.0, sleep=nap),
+        "patience": Patience(log, 5.0, sleep=nap),
         "random": os.urandom,
     }
     return ClientRun(**{**settings, **more})  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def main(folder: Path, address: str, policy_file: Path, kill_at: str) -> None:
     log = KillingLog(folder / "state" / "events.jsonl", killer)
     with channel(address, files) as line:
         contribution, publication = calls.ContributionCalls(line), calls.PublicationCalls(line)
-        patience = Patience(log, 1.0, sleep=nap)
+        patience = Patience(log, 5.0, sleep=nap)
         run = make_run(folder, files, policy, contribution, publication, patience=patience, checkpoint=killer)
         run.run(wait_for_release=kill_at != "no-wait")
 

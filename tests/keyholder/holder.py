@@ -74,7 +74,7 @@ def main(folder: Path, address: str, kill_at: str) -> None:
     holder, shelf = load(folder)
     log = KillingLog(folder / "state" / "events.jsonl", kill_at)
     with channel(address, load_identity(folder / "identity")) as line:
-        KeyHolderRun(holder, shelf, KillingCalls(line, kill_at), Patience(log, 1.0, sleep=nap)).run()
+        KeyHolderRun(holder, shelf, KillingCalls(line, kill_at), Patience(log, 5.0, sleep=nap)).run()
 
 
 if __name__ == "__main__":

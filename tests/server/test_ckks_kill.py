@@ -23,7 +23,9 @@ from secagg_host.tls import channel
 from secagg_server.blobs import UploadFiles
 from secagg_server.database import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant
-from tests.server.test_kill import Server, free_port
+from tests.driving import PATIENCE_SECONDS, await_end
+from tests.server.test_kill import Server
+from tests.study import free_port
 
 SCRIPT = Path(__file__).parents[1] / "ckks_deployment.py"
 SERVER_STEPS = (
@@ -45,7 +47,7 @@ def party(deployment: CkksDeployment, address: str, who: str, step: str = "") ->
 
 def ended(process: subprocess.Popen[bytes]) -> int:
     """Its exit code; what it said is shown when it failed by itself."""
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode in {0, -signal.SIGKILL}, said.decode()
     return process.returncode
 
@@ -74,7 +76,7 @@ def test_the_coordinator_killed_at_every_step_in_one_session(tmp_path: Path) -> 
     written: dict[str, bytes] = {}
     for step in SERVER_STEPS:
         server = Server(config, step)
-        code = server.process.wait(60)
+        code = server.process.wait(PATIENCE_SECONDS)
         assert server.process.stdout is not None
         server.process.stdout.close()
         server.errors.close()
@@ -83,8 +85,7 @@ def test_the_coordinator_killed_at_every_step_in_one_session(tmp_path: Path) -> 
             written = {path.name: path.read_bytes() for path in (tmp_path / "release").iterdir()}
     server = Server(config, None)
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+        await_end(thread)
     assert server.stop() == 0
     assert [one.error for one in clients] == [None] * 3
     assert check_release(deployment, 3) == written, "the release that was built again is the same, byte for byte"
@@ -170,8 +171,7 @@ def test_a_client_killed_at_every_step_in_one_session(tmp_path: Path) -> None:
             spools.append({path.name: path.read_bytes() for path in tmp_path.glob("homes/0/state/ckks/*/*/upload/*")})
         assert ended(party(deployment, address, "0")) == 0
         for thread in others:
-            thread.join(60)
-            assert not thread.is_alive()
+            await_end(thread)
         stored = UploadFiles(tmp_path / "state" / "uploads" / deployment.descriptor.ctx)
         mine = b"".join(stored.blocks(deployment.client_files[0].identity.fingerprint, 1 << 20))
     kept = [spool for spool in spools if spool]

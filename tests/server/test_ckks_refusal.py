@@ -30,9 +30,10 @@ from secagg_host.tls import channel
 from secagg_server.ckks_session import CkksSession
 from secagg_server.database import SessionState
 from tests.ckks_deployment import CkksDeployment, Participant
-from tests.driving import await_end
+from tests.driving import PATIENCE_SECONDS, await_end
 from tests.server.test_ckks_kill import ended, party
-from tests.server.test_kill import Server, free_port
+from tests.server.test_kill import Server
+from tests.study import free_port
 
 LIAR = 2
 SAID = r"finds that the sum does not open: .* sent ciphertexts that are none\. The session is burnt"
@@ -108,7 +109,7 @@ def test_killed_after_it_found_out_it_says_the_same(tmp_path: Path) -> None:
     found = deployment.holder().refusal(deployment.descriptor)
     assert found is not None
     holder = party(deployment, address, "holder", "refusal-sent")
-    assert server.process.wait(60) == -signal.SIGKILL
+    assert server.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     assert server.process.stdout is not None
     server.process.stdout.close()
     server.errors.close()
@@ -126,7 +127,7 @@ def test_killed_after_it_found_out_it_says_the_same(tmp_path: Path) -> None:
 
 def closing(deployment: CkksDeployment, calls: CkksCalls) -> tuple[SignedUploadSet, list[ShownUpload]]:
     """The set and its uploads, when the coordinator has fixed it."""
-    for _ in range(1000):
+    for _ in range(PATIENCE_SECONDS * 50):
         try:
             chosen = calls.chosen(deployment.descriptor.ctx)
             break

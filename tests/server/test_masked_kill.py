@@ -16,8 +16,10 @@ from safetensors.numpy import load
 from secagg.certificate import ADAPTER
 from secagg.masked.verify import verify_masked
 from secagg_server.blobs import UploadFiles
+from tests.driving import PATIENCE_SECONDS, await_end
 from tests.masked_deployment import MaskedDeployment, everybody
-from tests.server.test_kill import Server, free_port
+from tests.server.test_kill import Server
+from tests.study import free_port
 
 STEPS = (
     "advertise-stored", "advertise-closed", "share-stored", "share-closed", "chunk-stored", "upload-sealed",
@@ -47,7 +49,7 @@ def test_killed_at_every_step_in_one_session(tmp_path: Path) -> None:
             assert calm.stop() == 0
             hasten(deployment)
         server = Server(config, step)
-        code = server.process.wait(60)
+        code = server.process.wait(PATIENCE_SECONDS)
         assert server.process.stdout is not None
         server.process.stdout.close()
         server.errors.close()
@@ -55,8 +57,7 @@ def test_killed_at_every_step_in_one_session(tmp_path: Path) -> None:
         deaths.append(step)
     server = Server(config, None)
     for thread in (*threads, leaver):
-        thread.join(60)
-        assert not thread.is_alive()
+        await_end(thread)
     assert server.stop() == 0
     assert tuple(deaths) == STEPS
     assert [one.error for one in participants] == [None] * 4
@@ -68,7 +69,7 @@ def test_killed_at_every_step_in_one_session(tmp_path: Path) -> None:
 
 
 def wait_for_uploads(deployment: MaskedDeployment, count: int) -> None:
-    end, have = time.monotonic() + 60, 0
+    end, have = time.monotonic() + PATIENCE_SECONDS, 0
     while have < count:
         assert time.monotonic() < end, f"{have} uploads came"
         time.sleep(0.05)

@@ -20,8 +20,10 @@ from secagg_server.driver import Driver
 from secagg_server.session import DEGREE_CHECK_SECONDS
 from secagg_server.steps import RETRY_AFTER
 from tests.deployment import Caller, Deployment, Running
-from tests.server.test_kill import STEPS, Server, free_port, play_round
+from tests.driving import PATIENCE_SECONDS
+from tests.server.test_kill import STEPS, Server, play_round
 from tests.server.test_release import anchors
+from tests.study import free_port
 
 
 def upload(running: Running, *numbers: int) -> None:
@@ -339,7 +341,7 @@ def test_killed_at_every_step_of_either_release_they_are_the_same(tmp_path: Path
 
     def play(step: str | None, clients: int, made: int) -> int:
         """With so many of the clients, until the server dies or so many releases are made; its exit code."""
-        server, deadline = Server(config, step), time.monotonic() + 40
+        server, deadline = Server(config, step), time.monotonic() + PATIENCE_SECONDS
         deployment.__dict__.update(client_files=everybody[:clients], uploads=sealed[:clients])
         while server.alive and time.monotonic() < deadline:
             try:
@@ -348,7 +350,7 @@ def test_killed_at_every_step_of_either_release_they_are_the_same(tmp_path: Path
                     if caller.status().releases >= made:
                         break
             except TransportError:
-                server.process.wait(10)
+                server.ending()
         return server.stop()
 
     for step in ("candidate-fixed", "release-fixed", "release-written"):

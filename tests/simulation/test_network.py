@@ -105,7 +105,7 @@ class Parties:
         log = EventLog(self.deployment.folder / "committee" / str(index) / "events.jsonl")
         with channel(address, self.deployment.holder_files[index]) as line:
             committee = self.weather.calls(CommitteeCalls(line), index)
-            KeyHolderRun(holder, shelf, committee, Patience(log, 1.0, sleep=nap)).run()
+            KeyHolderRun(holder, shelf, committee, Patience(log, 5.0, sleep=nap)).run()
         log.close()
 
     def run(self, address: str) -> None:
