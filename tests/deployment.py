@@ -310,13 +310,13 @@ class Caller:
 
     def ask(self, method: Callable[..., Any], request: Any) -> Any:
         try:
-            return method(request, timeout=30)
+            return method(request, timeout=90)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
     def stream(self, method: Callable[..., Any], request: Any) -> list[Any]:
         try:
-            return list(method(request, timeout=30))
+            return list(method(request, timeout=90))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -450,11 +450,11 @@ def cut_stream(running: Running, index: int, end: int) -> None:
 
     def messages() -> Iterator[Any]:
         yield from upload_messages(sealed, sealed.ciphertext.tobytes()[:end], 0)
-        hold.wait(10)
+        hold.wait(60)
 
     with running.client(index) as caller:
-        call = caller.contribution.Upload.future(messages(), timeout=30)
-        deadline = time.monotonic() + 10
+        call = caller.contribution.Upload.future(messages(), timeout=90)
+        deadline = time.monotonic() + 60
         while running.session.files.stored(caller.files.identity.fingerprint) < end:
             assert time.monotonic() < deadline, "the server did not store what was sent"
             time.sleep(0.01)

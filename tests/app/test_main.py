@@ -30,7 +30,7 @@ def run_without(absent: tuple[str, ...], *args: str) -> subprocess.CompletedProc
     """The command in a process that cannot import these packages."""
     script = BLOCK.format(absent=set(absent))
     return subprocess.run(
-        [sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -44,7 +44,7 @@ class Client:
         command = [sys.executable, str(SCRIPT), str(self.folder), self.running.address]
         result = subprocess.run(
             [*command, str(self.folder / "policy.json"), kill_at],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=120, capture_output=True, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=300, capture_output=True, check=False,
         )  # fmt: skip
         assert result.returncode in {0, -9}, result.stderr.decode()
         return result.returncode

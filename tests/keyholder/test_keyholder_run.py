@@ -374,7 +374,7 @@ class Holder:
         self.shelf.close()
         result = subprocess.run(
             [sys.executable, str(SCRIPT), str(self.folder), address, kill_at],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=120, capture_output=True, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=300, capture_output=True, check=False,
         )  # fmt: skip
         assert result.returncode in {0, -9}, result.stderr.decode()
         return result.returncode

@@ -35,7 +35,7 @@ def remote() -> Iterator[grpc.Channel]:
 
 def fail(remote: grpc.Channel, request: str) -> None:
     """Call the method that fails."""
-    remote.unary_unary("/test/Fail", str.encode, bytes.decode)(request, timeout=10)
+    remote.unary_unary("/test/Fail", str.encode, bytes.decode)(request, timeout=60)
 
 
 def provoke(remote: grpc.Channel, status: Status) -> SecaggError:

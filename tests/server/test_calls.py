@@ -34,7 +34,7 @@ def raw_call(caller: Caller, path: str, messages: Iterator[bytes], timeout: floa
     return remote(messages, timeout=timeout)
 
 
-def ended(call: Any, seconds: float = 20) -> Any:
+def ended(call: Any, seconds: float = 60) -> Any:
     """The error that the call ended with."""
     end = time.monotonic() + seconds
     while not call.done() and time.monotonic() < end:
@@ -84,8 +84,8 @@ def test_calls_whose_request_never_comes_keep_nobody_else_out(opened: Running, p
 
 @pytest.fixture
 def hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """A coordinator that waits for requests a second only."""
-    monkeypatch.setattr(server, "RoleInterceptor", partial(RoleInterceptor, request_seconds=1.0))
+    """A coordinator that waits for requests a few seconds only: more than a busy machine takes for one that comes."""
+    monkeypatch.setattr(server, "RoleInterceptor", partial(RoleInterceptor, request_seconds=3.0))
     with Deployment(tmp_path).running() as running:
         running.approve()
         yield running
@@ -108,7 +108,7 @@ def test_an_upload_that_has_begun_may_pause_for_longer(hasty: Running) -> None:
     def slowly() -> Iterator[Any]:
         for number, message in enumerate(upload_messages(sealed, sealed.ciphertext.tobytes(), 0)):
             if number == 1:
-                time.sleep(2.5)
+                time.sleep(4.5)
             yield message
 
     with hasty.client(0) as client:
@@ -167,7 +167,7 @@ def test_answers_that_nobody_reads_are_no_more_than_the_calls_at_once(
 
 def eventually(done: Callable[[], bool]) -> bool:
     """What `done` says once it no longer raises TransportError."""
-    for _ in range(100):
+    for _ in range(1000):
         try:
             return done()
         except TransportError:
@@ -240,12 +240,12 @@ def test_a_body_that_fails_gives_its_part_of_the_place_back(turn: Callable[[Call
 
 
 def test_an_hourglass_ends_what_is_late_and_nothing_else() -> None:
-    hourglass, ends = Hourglass(0.2), list[str]()
+    hourglass, ends = Hourglass(1.5), list[str]()  # a thread may wait a while for its turn
     late, done = threading.Event(), threading.Event()
     with hourglass.over(lambda: ends.append("in time")):
         pass
     with hourglass.over(late.set):
-        assert late.wait(10)
+        assert late.wait(60)
     with hourglass.over(done.set):  # its thread may have gone meanwhile
-        assert done.wait(10)
+        assert done.wait(60)
     assert ends == []

@@ -126,7 +126,7 @@ def test_a_key_holder_sees_what_its_peers_endorsed(closing: Running) -> None:
 def test_waiting_for_work_ends_when_there_is_some(closing: Running) -> None:
     one_step(closing, [0, 1])
     with closing.holder(0) as waiting:
-        future = waiting.committee.GetWork.future(pb.GetWorkRequest(wait_milliseconds=20_000), timeout=20)
+        future = waiting.committee.GetWork.future(pb.GetWorkRequest(wait_milliseconds=20_000), timeout=90)
         one_step(closing, [2])
         assert future.result().WhichOneof("work") == "degree"
 

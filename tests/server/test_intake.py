@@ -155,14 +155,14 @@ def test_a_newer_stream_takes_over(running: Running) -> None:
 
     def stuck() -> Iterator[object]:
         yield from upload_messages(upload, upload.ciphertext.tobytes()[:CHUNK], 0)
-        hold.wait(20)
+        hold.wait(90)
 
     with running.client(0) as old, running.client(0) as new:
-        call = old.contribution.Upload.future(stuck(), timeout=30)
+        call = old.contribution.Upload.future(stuck(), timeout=120)
         while stored(running, 0) < CHUNK:
             assert not call.done()
         new.upload(upload)
-        assert call.exception(timeout=10) is not None
+        assert call.exception(timeout=60) is not None
         hold.set()
 
 

@@ -21,6 +21,7 @@ from secagg_server.config import ServerConfig
 from secagg_server.database import SessionState
 from secagg_server.server import Coordinator, listen, load_session
 from tests.deployment import Caller, Deployment
+from tests.driving import PATIENCE_SECONDS
 
 
 def run_server(config: Path) -> subprocess.Popen[str]:
@@ -41,12 +42,12 @@ def test_it_serves_until_sigterm_and_the_folder_belongs_to_it(tmp_path: Path) ->
     with Caller(listening["address"], stranger) as caller, pytest.raises(CertificateInvalid):
         caller.status()
     second = run_server(config)
-    _, errors = second.communicate(timeout=20)
+    _, errors = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 1
     assert errors.startswith("error[storage]: ")
     assert f"in use by another run (pid {server.pid})" in errors
     server.send_signal(signal.SIGTERM)
-    output, errors = server.communicate(timeout=20)
+    output, errors = server.communicate(timeout=PATIENCE_SECONDS)
     assert server.returncode == 0, errors
     assert json.loads(output.splitlines()[-1])["event"] == "stopped"
     assert errors == ""
