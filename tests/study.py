@@ -22,6 +22,9 @@ from secagg.policy import adapter_schema_hash
 from secagg_app.main import cli
 from tests.small import small_plan
 
+PATIENCE_SECONDS = 900
+"""A study takes a minute; on a machine that is busy otherwise, several. It tells a hang from that."""
+
 SECAGG = "from secagg_app.main import main; main()"
 
 
@@ -215,7 +218,7 @@ class Process:
     def errors(self) -> str:
         return (self.folder / "stderr.txt").read_text()
 
-    def wait_for(self, event: str, seconds: float = 60) -> dict[str, Any]:
+    def wait_for(self, event: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The first event of that name."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -226,7 +229,7 @@ class Process:
             time.sleep(0.05)
         raise AssertionError(f"no {event} within {seconds} s; {self.events[-3:]} {self.errors}")
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         return self._popen.wait(seconds)
 
     def kill(self) -> None:

@@ -21,7 +21,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     root = tmp_path_factory.mktemp("study")
     make_bert(root / "model")
     labels = [word for label in LABELS for word in ("--label", label)]
-    size = ("--steps", "12", "--batch-size", "16")
+    size = ("--steps", "80", "--batch-size", "16")  # seconds, in which a client can be killed
     where = ("--model", root / "model", "--out", root / "plan.json")
     secagg("client", "plan", *where, "--task", "classify", *labels, *size)
     study = Study(root, plan=parse_model(Plan, (root / "plan.json").read_bytes()))
@@ -43,13 +43,13 @@ def again(study: Study, name: str) -> Process:
 def test_the_whole_road_with_a_client_and_a_key_holder_killed(study: Study) -> None:
     folder, last = study.folder, study.client_names[-1]
     with study.running("server", *study.holder_names, *study.client_names) as processes:
-        processes["holder-1"].wait_for("approved", 180)
+        processes["holder-1"].wait_for("approved")
         processes["holder-1"].kill()
-        processes[last].wait_for("step", 180)
+        processes[last].wait_for("step")
         processes[last].kill()
         processes["holder-1"], processes[last] = again(study, "holder-1"), again(study, last)
         for name in (*study.client_names, *study.holder_names):
-            assert processes[name].wait(240) == 0, processes[name].errors
+            assert processes[name].wait() == 0, processes[name].errors
         files = load_toml(folder / last / "client.toml", ClientConfig).ledger_files
         entries = Ledger(files, lambda: 0).entries()
         assert [(entry.kind, entry.attempt) for entry in entries] == [("begun", 1), ("begun", 2), ("sealed", 2)]

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-TIMEOUT = 240
+TIMEOUT = 900
+"""Seconds: many processes start on few cores, and the machine may be busy otherwise. It tells a hang from that."""
 SECAGG = [str(Path(sys.executable).parent / "secagg")]
 
 

@@ -123,7 +123,7 @@ def run_everything(net: dict[str, Machine]) -> dict[str, int]:
             (machine.folder / "client.toml").write_text(toml_with("[model]"))
             machine.run(make)
             started[f"{name} client"] = machine.start(train, "client.log")
-        return {who: process.wait(240) for who, process in started.items() if process is not server}
+        return {who: process.wait(TIMEOUT) for who, process in started.items() if process is not server}
     finally:
         for process in started.values():
             process.kill()

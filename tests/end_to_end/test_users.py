@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
     study.make()
     with study.running("server", *study.holder_names, *study.client_names) as processes:
         for name in (*study.client_names, *study.holder_names):
-            assert processes[name].wait(240) == 0, processes[name].errors
+            assert processes[name].wait() == 0, processes[name].errors
     return study
 
 
