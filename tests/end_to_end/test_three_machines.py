@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.machines import Machine, available, machines
+from tests.end_to_end.machines import TIMEOUT, Machine, available, machines
 from tests.tiny import make_bert, sentences
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs root and `ip netns`")
