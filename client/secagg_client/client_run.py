@@ -22,23 +22,23 @@ from secagg.keyholder import MAX_CLOCK_SKEW, check_offers
 from secagg.messages import Enrolment, SignedEnrolment, SignedReceipt, SignedUpload
 from secagg.policy import Policy, check_authority
 from secagg.randomness import Randomness
-from secagg.receipts import Fate, check_receipt, judge_receipt
+from secagg.receipts import check_receipt
 from secagg.releases import number_in_words
 from secagg.signing import Signer
-from secagg.verify import VerificationReport
 from secagg_client.calls import SessionState, Status, ending
 from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_state import SessionFolder, SessionShelf, Step
 from secagg_client.outcome import RELEASED, end_with_release, raise_end
 from secagg_client.patience import Patience
-from secagg_client.published import Publication, Releases
+from secagg_client.published import Found, Publication, Releases
 from secagg_client.run_steps import Checkpoint, Steps, no_checkpoint
 from secagg_client.training_steps import Training
 
 LEFT_OVER = (
-    "the session ended, and this upload is in none of its releases; it was opened by nobody, and the receipt says that "
-    "it came"
+    "the session ended, and this upload is in none of the releases that its coordinator shows, each of which was "
+    "verified; the receipt says that it came"
 )
+NONE_SHOWN = "the session ended, and its coordinator shows no release; the receipt says that this upload came"
 
 
 class Contribution(Protocol):
@@ -225,65 +225,74 @@ class ClientRun:
     # -- the release -------------------------------------------------------------------------------------------
 
     def _await(self, descriptor: Descriptor, folder: SessionFolder) -> None:
-        """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
-        made = partial(_is_made, descriptor)
-        status = self.steps.wait(descriptor, lambda: self.contribution.status(descriptor.ctx), made)
-        release = status.own_release if descriptor.releases > 1 else 1
-        if not made(status):
-            if not self._is_dropped(descriptor, folder, status):
-                self._end_without(folder, status)
-            release = status.releases  # that contradicts the receipt: kept, and the end below says so
-        report = self.releases.receive(descriptor, release)
+        """Wait for the release that tells of this upload, verify it against this client's own policy, and store it.
+
+        Of several, the coordinator says where to look first, and no more than that: one that does not tell of the
+        upload ends nothing, and at the end all are looked at (protocol.md §10.4).
+        """
+        looked = 0
+        while True:
+            until_of = partial(_to_look_at, descriptor, looked)
+            status = self.steps.wait(descriptor, lambda: self._status(descriptor), until_of)
+            if not (until := until_of(status)):
+                self._end_without(descriptor, folder, status, looked)
+            if found := self.releases.find(descriptor, until, folder.receipt()):
+                self._end_with(descriptor, folder, found)
+                return
+            looked = until
+
+    def _status(self, descriptor: Descriptor) -> Status:
+        """What the coordinator says. Raises ProtocolViolation for more releases than the session can have."""
+        status = self.contribution.status(descriptor.ctx)
+        if max(status.releases, status.own_release) > descriptor.releases:
+            raise ProtocolViolation(
+                f"the coordinator tells of release {max(status.releases, status.own_release)} of a session that has "
+                f"{descriptor.releases} at most"
+            )
+        return status
+
+    def _end_with(self, descriptor: Descriptor, folder: SessionFolder, found: Found) -> None:
+        stored = self.releases.store(descriptor, found.release)
         self.checkpoint("release")
-        verdict, stored = judge_receipt(report.certificate, folder.receipt()), self.releases.place(descriptor, release)
-        self._report(report, folder, descriptor, release, verdict.fate)
+        self._report(descriptor, found, stored)
         self.training.after_release(stored, descriptor)
-        end_with_release(folder, verdict, self.signer.identity.title, stored)
+        end_with_release(folder, found.verdict, self.signer.identity.title, stored)
         self.checkpoint("ended")
 
     @staticmethod
-    def _end_without(folder: SessionFolder, status: Status) -> NoReturn:
-        """The session has ended, and this client's upload is in no release."""
-        if status.state is SessionState.RELEASED:  # of several releases
-            status = Status(SessionState.EXPIRED, f"{LEFT_OVER}: {status.reason}", status.receipt)
-        error = ending(status.state, status.reason)
-        folder.end(status.state, str(error))
+    def _end_without(descriptor: Descriptor, folder: SessionFolder, status: Status, looked: int) -> NoReturn:
+        """The session has ended, and none of its releases, all `looked` at, tells of this client's upload."""
+        state, reason = status.state, status.reason
+        if descriptor.releases > 1:
+            state = SessionState.EXPIRED if state is SessionState.RELEASED else state
+            reason = f"{LEFT_OVER if looked else NONE_SHOWN}: {reason}"
+        error = ending(state, reason)
+        folder.end(state, str(error))
         raise error
 
-    def _is_dropped(self, descriptor: Descriptor, folder: SessionFolder, status: Status) -> bool:
-        """Whether the last of several releases shows that this upload should have been in one (protocol.md §10.4)."""
-        if status.state is not SessionState.RELEASED or not status.releases:
-            return False
-        last = self.releases.look_at(descriptor, status.releases).certificate
-        return judge_receipt(last, folder.receipt()).fate is Fate.DROPPED
-
-    def _report(
-        self, report: VerificationReport, folder: SessionFolder, descriptor: Descriptor, release: int, fate: Fate
-    ) -> None:
-        certificate, own = report.certificate, self.signer.identity.fingerprint
-        root = folder.upload(descriptor).signed.statement.upload_root
-        members = {member.client: member.upload_root for member in certificate.final.statement.members}
-        if own in members and members[own] != root:
-            raise ProtocolViolation("the release holds another upload in this client's name")
-        folder_of = self.releases.place(descriptor, release)
+    def _report(self, descriptor: Descriptor, found: Found, folder: Path) -> None:
+        certificate, own = found.release.certificate, self.signer.identity.fingerprint
         reasons = [item.reason for item in certificate.excluded if item.client == own]
+        number = found.release.number
         self.patience.log.emit(
             RELEASED,
-            folder=str(folder_of),
-            members=len(members),
-            included=own in members,
-            receipt=fate,
+            folder=str(folder),
+            members=len(certificate.members),
+            included=own in certificate.members,
+            receipt=found.verdict.fate,
             reason=reasons[0] if reasons else None,
-            certificate=hashlib.sha256((folder_of / files.CERTIFICATE).read_bytes()).hexdigest(),
-            **({"release": number_in_words(descriptor, release)} if descriptor.releases > 1 else {}),
+            certificate=hashlib.sha256(found.release.content[files.CERTIFICATE]).hexdigest(),
+            **({"release": number_in_words(descriptor, number)} if descriptor.releases > 1 else {}),
         )
 
 
-def _is_made(descriptor: Descriptor, status: Status) -> bool:
-    """Whether the release that this client waits for is there: of several, the one that its upload is in."""
+def _to_look_at(descriptor: Descriptor, looked: int, status: Status) -> int:
+    """Up to which release the client looks now, when it has looked at so many; 0 if at no more of them."""
     if descriptor.releases == 1:
-        return status.state is SessionState.RELEASED
-    return 1 <= status.own_release <= status.releases
+        return int(status.state is SessionState.RELEASED and not looked)
+    if looked < status.own_release <= status.releases:
+        return status.own_release
+    return status.releases if status.state.ended and status.releases > looked else 0
 
 
 def _size(upload: SealedUpload) -> int:

@@ -33,11 +33,13 @@ class Patience:
         """Whole seconds since 1970, UTC."""
         return int(self.clock())
 
-    def ask(self, call: Callable[[], T], *, until: int | None = None) -> T:
+    def ask(self, call: Callable[[], T], *, until: int | None = None, ready_by: int | None = None) -> T:
         """Call until it answers. `until` is when waiting is over (session time, seconds since 1970).
 
-        Raises SessionClosed after `until`, TransportError when the coordinator stays out of reach for too long,
-        and at once whatever else the call raises.
+        After `ready_by` it is asked all the same, but "not yet" is believed no more: what was to be there by then
+        will not come.
+        Raises SessionClosed after `until` or for "not yet" after `ready_by`, TransportError when the coordinator stays
+        out of reach for too long, and at once whatever else the call raises.
         """
         attempt, said, lost_at = 0, "", None
         while True:
@@ -46,6 +48,8 @@ class Patience:
             try:
                 return call()
             except NotReady as error:
+                if ready_by is not None and self.clock() > ready_by:
+                    raise SessionClosed(f"the session's time is over, and the coordinator says: {error}") from error
                 attempt, lost_at = 0, None
                 said = self._say(error, said)
                 self.sleep(POLL)

@@ -13,10 +13,13 @@ from secagg.ckks.certificate import SignedCkksRelease
 from secagg.ckks.descriptor import is_ckks
 from secagg.descriptor import Descriptor
 from secagg.errors import HashMismatch, MalformedError, ProtocolViolation, SecaggError, SizeLimitError
+from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.masked.certificate import SignedMaskedRelease
 from secagg.masked.descriptor import is_masked
+from secagg.messages import SignedReceipt
 from secagg.plan import Plan
 from secagg.policy import Policy
+from secagg.receipts import Fate, Verdict, judge_receipt
 from secagg.releases import release_folder
 from secagg.rounds import check_follows, round_folder
 from secagg.verify import VerificationReport, verify_release
@@ -39,6 +42,23 @@ class Publication(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Verified:
+    """A release that holds, by its number in the session."""
+
+    number: int
+    content: dict[str, bytes]
+    certificate: ReleaseCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The release that tells of an upload, and what it tells."""
+
+    release: Verified
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Releases:
     """The releases of one client, below `folder`: the one of a single session, or one a round.
 
@@ -56,34 +76,41 @@ class Releases:
             return self.folder / release_folder(release)
         return self.folder if descriptor.round is None else self.folder / descriptor.round.folder
 
-    def receive(self, descriptor: Descriptor, release: int = 1) -> VerificationReport:
-        """Fetch, verify and store a release of a session; the same one may be there from before a crash.
+    def find(self, descriptor: Descriptor, until: int, receipt: SignedReceipt) -> Found | None:
+        """The release, of those up to number `until`, that tells what became of the upload with this receipt.
 
-        Where the session has several, those before it are fetched and verified with it (protocol.md §10.3a).
-        Raises a VerificationError, PolicyViolation or ProtocolViolation for what does not hold, StorageError.
+        All of them are fetched and verified (protocol.md §10.3a), and none is kept. A proof of §10.4 comes before
+        everything else. None when each says that it has to be in another one.
+        Raises a VerificationError, PolicyViolation or ProtocolViolation for what does not hold.
         """
-        content, report = self._fetch_verified(descriptor, release)
-        folder = self.place(descriptor, release)
+        verified = self._fetch_verified(descriptor, until)
+        found = [Found(each, judge_receipt(each.certificate, receipt)) for each in verified]
+        told = [each for each in found if each.verdict.fate is not Fate.ELSEWHERE]
+        return next((each for each in told if each.verdict.fate.proves_a_lie), next(iter(told), None))
+
+    def store(self, descriptor: Descriptor, made: Verified) -> Path:
+        """Keep a release; the same one may be there from before a crash. Its folder. Raises StorageError."""
+        folder = self.place(descriptor, made.number)
         certificate = folder / files.CERTIFICATE
-        if not (certificate.exists() and read_file(certificate) == content[files.CERTIFICATE]):
-            write_folder(folder, content, PUBLIC_FILE)
-        return report
+        if not (certificate.exists() and read_file(certificate) == made.content[files.CERTIFICATE]):
+            write_folder(folder, made.content, PUBLIC_FILE)
+        return folder
 
-    def look_at(self, descriptor: Descriptor, release: int) -> VerificationReport:
-        """Fetch and verify a release that is not this client's, and keep nothing. Raises as `receive`."""
-        return self._fetch_verified(descriptor, release)[1]
-
-    def _fetch_verified(self, descriptor: Descriptor, release: int) -> tuple[dict[str, bytes], VerificationReport]:
-        earlier = [self._fetch(descriptor, number) for number in range(1, release)]
-        content = self._fetch(descriptor, release)
-        report = self._verify(content, descriptor.ctx, earlier)
-        if report.certificate.final.statement.release != release:
-            raise ProtocolViolation(f"the coordinator gave another release than release {release}")
-        return content, report
+    def _fetch_verified(self, descriptor: Descriptor, until: int) -> list[Verified]:
+        contents = [self._fetch(descriptor, number) for number in range(1, until + 1)]
+        report = self._verify(contents[-1], descriptor.ctx, contents[:-1])
+        # The verifier has held those before to the last one's word for each.
+        before = [files.parse_certificate(content[files.CERTIFICATE]).statement for content in contents[:-1]]
+        certificates = [*before, report.certificate]
+        verified = [Verified(number, *made) for number, made in enumerate(zip(contents, certificates, strict=True), 1)]
+        for made in verified:
+            if made.certificate.final.statement.release != made.number:
+                raise ProtocolViolation(f"the coordinator gave another release than release {made.number}")
+        return verified
 
     def _fetch(self, descriptor: Descriptor, release: int) -> dict[str, bytes]:
-        limit = self._limit(descriptor)
-        return self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, limit, release))
+        limit, late = self._limit(descriptor), descriptor.expires_at + MAX_CLOCK_SKEW
+        return self.patience.ask(lambda: fetch_release(self.publication, descriptor.ctx, limit, release), ready_by=late)
 
     def plan_of(self, descriptor: Descriptor) -> Plan:
         """The plan as this session's round sees it, after the rounds before were verified, and fetched if need be.

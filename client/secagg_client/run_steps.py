@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -110,16 +110,19 @@ class Steps:
                 self.patience.log.emit("uploading", sent=sent, total=total)
 
     def wait(
-        self, session: Session, status_of: Callable[[], Status], made: Callable[[Status], bool] = lambda _: False
+        self, session: Session, status_of: Callable[[], Status], made: Callable[[Status], object] = lambda _: False
     ) -> Status:
         """How the session ended, or that the release waited for is `made`; what is waited for is logged once."""
-        said = ""
+        said, late = "", session.expires_at + MAX_CLOCK_SKEW
         while True:
-            status = self.patience.ask(status_of)
+            try:
+                status = self.patience.ask(status_of, ready_by=late)
+            except SessionClosed as error:
+                return Status(SessionState.EXPIRED, str(error), None)
             if status.state.ended or made(status):
                 return status
-            if self.patience.now > session.expires_at + MAX_CLOCK_SKEW:
-                return Status(SessionState.EXPIRED, "the session has expired without a release", None)
+            if self.patience.now > late:
+                return replace(status, state=SessionState.EXPIRED, reason="the session has expired without a release")
             if (shown := f"{status.state}: {status.reason}") != said:
                 self.patience.log.emit("status", state=status.state, reason=status.reason)
                 said = shown
@@ -145,13 +148,12 @@ class OnlyRelease:
             error = ending(status.state, status.reason)
             own.end(status.state, str(error))
             raise error
-        content = steps.patience.ask(lambda: fetch_release(self.publication, session.ctx, limit))
+        late = session.expires_at + MAX_CLOCK_SKEW
+        content = steps.patience.ask(lambda: fetch_release(self.publication, session.ctx, limit), ready_by=late)
         certificate = self.verify(content)
         if certificate.ctx != session.ctx:
             raise ProtocolViolation(f"the release is of session {certificate.ctx[:16]}, not of {session.ctx[:16]}")
         uploads, client, receipt = certificate.acknowledged, steps.signer.identity, own.receipt()
-        if uploads.get(client.fingerprint, receipt.statement.upload_root) != receipt.statement.upload_root:
-            raise ProtocolViolation("the release holds another upload in this client's name")
         stored = self.folder / CERTIFICATE
         if not (stored.exists() and read_file(stored) == content[CERTIFICATE]):
             write_folder(self.folder, content, PUBLIC_FILE)
