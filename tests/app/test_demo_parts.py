@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from secagg.errors import ConfigError, ProcessFailed
 from secagg_app.demo.command import demo as demo_command
-from secagg_app.demo.layout import MARKER, claim
+from secagg_app.demo.layout import MARKER, claim, free_port
 from secagg_app.demo.processes import Event, Supervisor, as_typed, last_error, run_command
 from secagg_app.demo.settings import DemoSettings, own_classify_recipe, scaled, targeted, tweets_recipe
 from secagg_app.demo.toml import dump
@@ -70,6 +71,18 @@ def test_a_model_folder_that_is_not_there_is_refused_at_once(tmp_path: Path, mod
     with pytest.raises(ConfigError, match=f"--model {model}: no such folder"):
         DemoSettings(tmp_path, "classify", 4, 1, 8.0, model, None, "text", "label", 1)
     assert DemoSettings(tmp_path, "classify", 4, 1, 8.0, "owner/model", None, "text", "label", 1).model
+
+
+def test_the_coordinator_s_port_is_none_that_an_outgoing_connection_could_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    outgoing = int(said.read_text().split()[0]) if said.exists() else 32_768
+    ports = [free_port() for _ in range(20)]
+    assert all(1024 < port < outgoing for port in ports)
+    monkeypatch.setattr("secagg_app.demo.layout._PORTS", range(ports[0], ports[0] + 1))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[0]))
+        with pytest.raises(ConfigError, match="is free for the coordinator"):
+            free_port()
 
 
 def test_target_modules_are_the_users_on_every_layer() -> None:

@@ -4,7 +4,9 @@ On three machines each of these files would be written by its owner (docs/deploy
 them, which is why every policy can pin everybody.
 """
 
+import contextlib
 import json
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Sequence
@@ -35,6 +37,7 @@ from secagg_host.identity import CERTIFICATE
 
 MARKER = "demo.json"
 UPLOAD_MINUTES, EXPIRY_MINUTES, ROUND_SECONDS = 60, 120, 20
+_PORTS, _PORT_TRIES = range(20_000, 30_000), 100
 _AHEAD = 3
 """Commands at once while the folder is made."""
 
@@ -135,10 +138,16 @@ def build(settings: DemoSettings, recipe: TaskRecipe, base: Base, split: Split, 
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody listens on now; minutes later the coordinator listens there.
+
+    From a range that outgoing connections are not given: one of those could take it meanwhile. Raises ConfigError.
+    """
+    for _ in range(_PORT_TRIES):
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ConfigError(f"no port of 127.0.0.1 between {_PORTS.start} and {_PORTS.stop} is free for the coordinator")
 
 
 def _setup_log(folder: RunFolder) -> Path:
