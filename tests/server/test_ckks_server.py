@@ -374,3 +374,24 @@ def test_a_dropped_ckks_upload_ends_the_run_with_both_papers_named(tmp_path: Pat
     assert "receipt.json, the certificate is in" in str(participants[0].error)
     released = {path.name: path.read_bytes() for path in (deployment.folder / "release").iterdir()}
     assert {path.name: path.read_bytes() for path in (participants[0].folder / "release").iterdir()} == released
+
+
+def test_another_ckks_upload_in_a_client_s_name_is_a_dropped_one_and_the_proof_is_kept(tmp_path: Path) -> None:
+    """The coordinator signs for another upload of client 0 than the one that it hands to the key-holder (§10.4)."""
+    deployment = CkksDeployment(tmp_path)
+
+    class Misled(Participant):
+        def checkpoint(self, name: str) -> None:
+            if name == "receipt":
+                (kept,) = self.folder.glob("**/receipt.json")
+                true = SignedReceipt.parse(kept.read_bytes()).statement
+                other = true.model_copy(update={"upload_root": "ab" * 32})
+                kept.write_bytes(deployment.coordinator_files.signer.sign(other).to_bytes())
+
+    participants = [Misled(deployment, 0), *(Participant(deployment, i) for i in range(1, 4))]
+    with deployment.serving() as (_, address):
+        run_together(deployment, participants, address)
+    assert [type(one.error) for one in participants] == [UploadDropped, *[type(None)] * 3]
+    assert "the certificate lists another upload in this client's name" in str(participants[0].error)
+    released = {path.name: path.read_bytes() for path in (deployment.folder / "release").iterdir()}
+    assert {path.name: path.read_bytes() for path in (participants[0].folder / "release").iterdir()} == released
