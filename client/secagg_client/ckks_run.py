@@ -10,16 +10,23 @@ from pathlib import Path
 from secagg.ckks.client import accept_session, seal_ckks
 from secagg.ckks.coordinator import check_refusal_word, refusal_in_words
 from secagg.ckks.descriptor import CkksDescriptor, SignedCkksDescriptor
-from secagg.ckks.messages import SignedCkksUpload
+from secagg.ckks.messages import OpeningRefusal, SignedCkksUpload
 from secagg.ckks.policy import CkksPolicy
 from secagg.ckks.verify import verify_ckks
-from secagg.errors import MalformedError, NotReady, ProtocolViolation, SessionClosed, VerificationError
+from secagg.errors import (
+    MalformedError,
+    ProtocolViolation,
+    SecaggError,
+    SessionClosed,
+    TransportError,
+    VerificationError,
+)
 from secagg.keyholder import MAX_CLOCK_SKEW
 from secagg.messages import SignedReceipt
 from secagg.randomness import Randomness
 from secagg.receipts import check_receipt
 from secagg.signing import Signer
-from secagg_client.calls import SessionState
+from secagg_client.calls import SessionState, Status
 from secagg_client.ckks_calls import CkksCalls
 from secagg_client.client_noise_accounting import announce, check_session
 from secagg_client.client_state import CkksFolder, CkksShelf, Step
@@ -170,19 +177,44 @@ class CkksClientRun:
 
     def _await(self, descriptor: CkksDescriptor, folder: CkksFolder) -> None:
         """Wait for the release, fetch it, verify it against this client's own policy, and store it."""
-        status = self.steps.wait(descriptor, lambda: self.calls.status(descriptor.ctx))
-        if status.state is SessionState.BURNT:
-            status = replace(status, reason=self._why_burnt(descriptor, folder, status.reason))
+        status = self._burnt_before(descriptor, folder) or self._ended(descriptor, folder)
         only = OnlyRelease(
             self.steps, self.publication, self.release, lambda content: verify_ckks(content, self.policy).certificate
         )
         only.receive(descriptor, folder, status, MAX_SMALL_FILE + 16 * descriptor.parameters.length)
 
-    def _why_burnt(self, descriptor: CkksDescriptor, folder: CkksFolder, said: str) -> str:
-        """What the key-holder signed, kept; or what the coordinator `said`, when it has no such word to show."""
+    def _burnt_before(self, descriptor: CkksDescriptor, folder: CkksFolder) -> Status | None:
+        """The end that a word of the key-holder shows which was kept before a kill, whatever is said by now."""
         try:
-            signed = self.calls.refusal(descriptor.ctx)
+            signed = folder.refusal()
+            word = None if signed is None else check_refusal_word(descriptor, signed)
+        except (VerificationError, ProtocolViolation, MalformedError):
+            return None  # damaged: the coordinator is asked again
+        return None if word is None else Status(SessionState.BURNT, self._in_words(descriptor, folder, word), None)
+
+    def _ended(self, descriptor: CkksDescriptor, folder: CkksFolder) -> Status:
+        """What the coordinator says of the end; with the key-holder's word, kept, where it burnt the session."""
+        status = self.steps.wait(descriptor, lambda: self.calls.status(descriptor.ctx))
+        if status.state is SessionState.BURNT:
+            status = replace(status, reason=self._why_burnt(descriptor, folder, status.reason))
+        return status
+
+    def _why_burnt(self, descriptor: CkksDescriptor, folder: CkksFolder, said: str) -> str:
+        """What the key-holder signed, kept; or what the coordinator `said`, when it has no such word to show (§13.5.7).
+
+        Raises TransportError when the coordinator stays out of reach: it is asked again at the next start.
+        """
+        try:
+            signed = self.patience.ask(lambda: self.calls.refusal(descriptor.ctx), ready_by=descriptor.created_at)
             word = check_refusal_word(descriptor, signed)
-        except (NotReady, VerificationError, ProtocolViolation, MalformedError) as error:
+        except TransportError:
+            raise
+        except SecaggError as error:  # whatever else it answers: the session is burnt, and there is no word
             return f"{said} (the coordinator shows no word of the key-holder for that: {error})"
-        return f"{refusal_in_words(descriptor, word)}; its signed word is {folder.keep_refusal(signed)}"
+        folder.keep_refusal(signed)
+        self.checkpoint("refusal")
+        return self._in_words(descriptor, folder, word)
+
+    @staticmethod
+    def _in_words(descriptor: CkksDescriptor, folder: CkksFolder, word: OpeningRefusal) -> str:
+        return f"{refusal_in_words(descriptor, word)}; its signed word is {folder.refusal_path}"

@@ -213,11 +213,18 @@ class CkksFolder(PartyFolder):
         """The accepted session."""
         return SignedCkksDescriptor.parse(read_file(self._folder / SESSION))
 
-    def keep_refusal(self, signed: SignedOpeningRefusal) -> Path:
-        """Keep the key-holder's word that the set does not open; where it is."""
-        path = self._folder / REFUSAL
-        write_atomic(path, signed.to_bytes())
-        return path
+    @property
+    def refusal_path(self) -> Path:
+        """Where the key-holder's word that the set does not open is kept."""
+        return self._folder / REFUSAL
+
+    def keep_refusal(self, signed: SignedOpeningRefusal) -> None:
+        """Keep the key-holder's word that the set does not open."""
+        write_atomic(self.refusal_path, signed.to_bytes())
+
+    def refusal(self) -> SignedOpeningRefusal | None:
+        """That word, if it was kept. Raises MalformedError when it is damaged."""
+        return SignedOpeningRefusal.parse(read_file(self.refusal_path)) if self.refusal_path.exists() else None
 
     def spool(self, sealed: CkksSealed) -> None:
         """Keep the one upload: all of it or nothing."""

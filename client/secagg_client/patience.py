@@ -49,7 +49,7 @@ class Patience:
                 return call()
             except NotReady as error:
                 if ready_by is not None and self.clock() > ready_by:
-                    raise SessionClosed(f"the session's time is over, and the coordinator says: {error}") from error
+                    raise SessionClosed(f"it will not come any more, and the coordinator says: {error}") from error
                 attempt, lost_at = 0, None
                 said = self._say(error, said)
                 self.sleep(POLL)

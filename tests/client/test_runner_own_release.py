@@ -220,7 +220,7 @@ def test_a_coordinator_that_says_not_yet_for_ever_keeps_nobody_past_the_expiry(t
         late = scene.deployment.descriptor.expires_at + MAX_CLOCK_SKEW + 1
         run = replace(scene.run, patience=replace(scene.run.patience, clock=lambda: late))
         for _ in range(2):
-            with pytest.raises(SessionClosed, match=r"time is over, and the coordinator says: .*ask again"):
+            with pytest.raises(SessionClosed, match=r"not come any more, and the coordinator says: .*ask again"):
                 run.run()
 
     with_scene(tmp_path, never, act)
