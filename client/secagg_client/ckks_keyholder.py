@@ -114,11 +114,7 @@ class CkksHolderRun:
 
     def _open(self, descriptor: CkksDescriptor) -> None:
         if self.holder.refusal(descriptor) is None:
-            try:
-                self._open_set(descriptor)
-            except Unopenable as found:
-                self.checkpoint("refused")
-                self.patience.log.emit("unopenable", session=descriptor.ctx, message=str(found))
+            self._open_set(descriptor)
         refusal = self.holder.refusal(descriptor)
         if refusal is not None:
             self.patience.ask(lambda: self.calls.refuse(refusal), until=descriptor.expires_at)
@@ -130,6 +126,10 @@ class CkksHolderRun:
         try:
             shown = self._shown(descriptor, chosen.statement)
             opened = self.holder.open(descriptor, chosen, shown, self.random, self.patience.now)
+        except Unopenable as found:  # its own finding, recorded: no call can end so (protocol.md §11.2)
+            self.checkpoint("refused")
+            self.patience.log.emit("unopenable", session=descriptor.ctx, message=str(found))
+            return
         finally:
             self.spool.clear()
         self.checkpoint("decrypted")

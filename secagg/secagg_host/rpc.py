@@ -53,6 +53,33 @@ STATUS: dict[type[SecaggError], grpc.StatusCode] = {
 }
 """Every class of the tree has its own line; a test walks the tree."""
 
+SAYABLE: dict[str, type[SecaggError]] = {
+    kind.code: kind
+    for kind in (
+        errors.MalformedError,
+        errors.SizeLimitError,
+        errors.SignatureInvalid,
+        errors.HashMismatch,
+        errors.CertificateInvalid,
+        errors.EndorsementInvalid,
+        errors.PolicyViolation,
+        errors.ProtocolViolation,
+        errors.RoleViolation,
+        errors.UnknownSession,
+        errors.SessionClosed,
+        errors.NotReady,
+        errors.ConflictError,
+        errors.OpeningError,
+        errors.ShareError,
+        errors.StorageError,
+        errors.TransportError,
+    )
+}
+"""What a peer may answer: what is wrong with what it was sent, or how things stand with itself.
+
+The rest is a party's own finding (`unopenable`, `dropped`, `misdated`), or about its own machine, data and ledger.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -77,17 +104,21 @@ def to_status(error: SecaggError) -> Status:
 
 
 def from_rpc_error(error: grpc.RpcError) -> SecaggError:
-    """What the peer meant: the same class and message; a TransportError when it did not answer in our terms.
+    """What the peer meant: the same class and message; a TransportError when it did not answer in our terms (§11.2).
 
+    That includes errors that are not for a peer to say: nobody puts findings into this party's mouth.
     A CertificateInvalid when the peer showed a certificate that is not the coordinator's: asking again is no use.
     """
     if not isinstance(error, grpc.Call):
         return errors.TransportError(f"the call failed: {error}")
     details = error.details() or ""
     sent = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
-    kinds = {kind.code: kind for kind in error_classes()}
-    if isinstance(sent, str) and sent in kinds:
-        return kinds[sent](details)
+    if isinstance(sent, str) and sent in SAYABLE:
+        return SAYABLE[sent](details)
+    if sent in {kind.code for kind in error_classes()}:
+        return errors.TransportError(
+            f"the coordinator answers with the error {sent}, which is not its to say: {details}"
+        )
     return _foreign(error.code(), details)
 
 

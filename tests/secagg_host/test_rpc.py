@@ -1,12 +1,20 @@
-"""Errors on the wire: every class has its status and comes back as itself (protocol.md §11.2)."""
+"""Errors on the wire: each has its status; what a peer may say comes back as itself, and nothing else (§11.2)."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from secagg.errors import SecaggError, SizeLimitError, TransportError
-from secagg_host.rpc import ERROR_KEY, MAX_DETAILS, STATUS, Status, error_classes, from_rpc_error, to_status
+from secagg.errors import (
+    LimitReached,
+    ReceiptContradicted,
+    SecaggError,
+    SizeLimitError,
+    TransportError,
+    Unopenable,
+    UploadDropped,
+)
+from secagg_host.rpc import ERROR_KEY, MAX_DETAILS, SAYABLE, STATUS, Status, error_classes, from_rpc_error, to_status
 from secagg_host.tls import grpc
 
 CLASSES = list(error_classes())
@@ -50,13 +58,28 @@ def test_every_error_has_a_status_and_a_code_of_its_own() -> None:
     assert len({kind.code for kind in CLASSES}) == len(CLASSES)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kind", SAYABLE.values())
 def test_an_error_comes_back_as_itself(remote: grpc.Channel, kind: type[SecaggError]) -> None:
     status = to_status(kind("what, where, and what to do: äöü"))
     assert status.code == STATUS[kind]
     returned = provoke(remote, status)
     assert type(returned) is kind
     assert str(returned) == "what, where, and what to do: äöü"
+
+
+def test_findings_of_a_party_itself_are_not_for_a_peer_to_say() -> None:
+    assert not {Unopenable, UploadDropped, ReceiptContradicted, LimitReached} & set(SAYABLE.values())
+
+
+@pytest.mark.parametrize("kind", sorted(set(CLASSES) - set(SAYABLE.values()), key=str))
+def test_an_error_that_is_not_for_a_peer_to_say_is_an_answer_in_no_terms_of_ours(
+    remote: grpc.Channel, kind: type[SecaggError]
+) -> None:
+    returned = provoke(remote, to_status(kind("client-2 lies")))
+    assert type(returned) is TransportError
+    assert (
+        str(returned) == f"the coordinator answers with the error {kind.code}, which is not its to say: client-2 lies"
+    )
 
 
 def test_a_long_message_is_cut() -> None:
