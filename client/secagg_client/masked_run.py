@@ -1,8 +1,8 @@
 """A client's process in a masked session: accept, train, then take every round with the others (protocol.md §12).
 
 Until the advertisement a client may be killed and started again: it goes on where it was. From then on its secrets are
-in memory alone, so that a client that is restarted has vanished from the session; with a receipt it still waits for
-the release, in which its vector is.
+in memory alone, so that a client that is restarted takes no further round. One that had sent its vector asks for the
+receipt; with a receipt it still waits for the release, in which its vector is.
 """
 
 from collections.abc import Callable, Iterator
@@ -50,8 +50,12 @@ from secagg_client.training_steps import Training
 
 T = TypeVar("T")
 VANISHED = (
-    "this client was stopped after it had advertised its keys, which are in no file: it has vanished from the session, "
-    "and the others go on without it"
+    "this client was stopped after it had advertised its keys, which are in no file, and before it sent its vector: it "
+    "has vanished from the session, and the others go on without it"
+)
+UNACKNOWLEDGED = (
+    "this client was stopped while it sent its masked vector, and can take no further part: its keys are in no file. "
+    "Whether the vector is in the sum it cannot say; the coordinator shows no receipt for it"
 )
 
 
@@ -143,19 +147,57 @@ class MaskedClientRun:
     def _resume(self, ctx: str | None, *, wait_for_release: bool) -> tuple[MaskedDescriptor, MaskedFolder] | None:
         """The session that was accepted earlier and is not over. Those that were left half-way are closed."""
         for descriptor, folder in self.shelf.unfinished():
-            receipted = folder.state.receipted
-            if ctx not in {None, descriptor.ctx} or (receipted and not wait_for_release):
+            if ctx not in {None, descriptor.ctx}:
                 continue
-            if not receipted and self.patience.now > descriptor.expires_at:
-                self.steps.give_up(descriptor, folder, "the session expired before this client had uploaded")
+            if not folder.state.receipted:
+                self._close_if_left(descriptor, folder, wait=wait_for_release)
+            only_waits = folder.state.receipted or self._recorded(descriptor, "uploaded") is not None
+            if (folder.state.ended and ctx is None) or (only_waits and not wait_for_release):
                 continue
-            if not receipted and self.journal.get(self._client(folder.session()).slot("advertised")) is not None:
-                self.steps.give_up(descriptor, folder, VANISHED)
-                if ctx is None:
-                    continue
             self.patience.log.emit("resumed", session=descriptor.ctx, step=folder.state.next_step)
             return descriptor, folder
         return None
+
+    def _recorded(self, descriptor: MaskedDescriptor, step: str) -> bytes | None:
+        """What an earlier run has recorded of a step, before it was answered (protocol.md §12.2.2)."""
+        return self.journal.get(MaskedClient(descriptor, self.signer, self.policy, self.journal).slot(step))
+
+    def _close_if_left(self, descriptor: MaskedDescriptor, folder: MaskedFolder, *, wait: bool) -> None:
+        """End what cannot be gone on with; but a vector that was on its way may be in the sum."""
+        sent = self._recorded(descriptor, "uploaded")
+        if sent is not None:
+            self._look_for_receipt(descriptor, folder, sent.decode(), wait=wait)
+        elif self._recorded(descriptor, "advertised") is not None:
+            self.steps.give_up(descriptor, folder, VANISHED)
+        elif self.patience.now > descriptor.expires_at:
+            self.steps.give_up(descriptor, folder, "the session expired before this client had uploaded")
+
+    def _look_for_receipt(self, descriptor: MaskedDescriptor, folder: MaskedFolder, root: str, *, wait: bool) -> None:
+        """Keep the receipt for the upload `root` that this client has recorded, if the coordinator has signed it.
+
+        The coordinator may still be looking at the vector: asked again until the session is over, if it is to `wait`.
+        Raises TransportError when it stays out of reach.
+        """
+        try:
+            status = self.steps.wait(
+                descriptor,
+                lambda: self.contribution.status(descriptor.ctx),
+                lambda status: status.receipt is not None or not wait,
+            )
+            if status.receipt is not None:
+                client = self.signer.identity.fingerprint
+                check_receipt(descriptor, client, root, status.receipt, self.patience.now)
+        except TransportError:
+            raise
+        except SecaggError as error:
+            self.steps.give_up(descriptor, folder, f"{UNACKNOWLEDGED}: {error}")
+            return
+        if status.receipt is not None:
+            folder.keep_receipt(status.receipt)
+            self.patience.log.emit("receipt", session=descriptor.ctx, upload_root=root)
+            self.checkpoint("receipt")
+        elif status.state.ended:
+            self.steps.give_up(descriptor, folder, f"{UNACKNOWLEDGED}; the session is {status.state}")
 
     def _join(self, ctx: str | None) -> tuple[MaskedDescriptor, MaskedFolder]:
         """Fetch a session and accept it if the policy allows (protocol.md §12.1.5, §12.2)."""
