@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
 from secagg.canonical import pretty_bytes
-from secagg.certificate import Evaluation, Metric
+from secagg.certificate import Description, Evaluation, Metric
 from secagg.errors import ConfigError
 from secagg.plan import Plan
+from secagg.validation import first_problem
 from secagg_client.published import read_any_certificate
 from secagg_host.durable import read_file, write_atomic
 
@@ -71,6 +73,8 @@ def evaluate(
         raise click.UsageError("--out takes the figures of --data only")
     if (out is None) != (description is None):
         raise click.UsageError("--public and --out go together")
+    if description is not None:
+        check_description(str(description))
     plan = read_any_certificate(release).plan
     if task_files:
         click.echo("\n".join(_harness(release, plan, base, task_files, as_json=as_json)))
@@ -120,12 +124,21 @@ def file_sha256(source: str) -> str | None:
     return hashlib.sha256(read_file(path)).hexdigest() if path.is_file() else None
 
 
+def check_description(description: str) -> None:
+    """Raise ConfigError for a description that is empty, above 1000 characters, or not one printable line."""
+    if not description.strip():
+        raise ConfigError("--public: say what the data are and where they come from")
+    try:
+        TypeAdapter[str](Description).validate_python(description)
+    except ValidationError as error:
+        raise ConfigError(f"--public: the description {first_problem(error, whole='')}") from None
+
+
 def evaluation(
     data_sha256: str, description: str, start: dict[str, float | int], released: dict[str, float | int]
 ) -> Evaluation:
-    """The task's main figure, as it goes into a certificate. Raises ConfigError for an empty description."""
-    if not description.strip():
-        raise ConfigError("--public: say what the data are and where they come from")
+    """The task's main figure, as it goes into a certificate. Raises ConfigError as `check_description` does."""
+    check_description(description)
     measure = "accuracy" if "accuracy" in released else "perplexity"
     return Evaluation(
         data_sha256=data_sha256,

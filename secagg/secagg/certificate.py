@@ -19,7 +19,7 @@ from secagg.messages import (
     SignedShareSum,
     SignedUpload,
 )
-from secagg.plan import Frozen, Hash, Plan
+from secagg.plan import ONE_LINE, Frozen, Hash, Plan
 from secagg.releases import Progress
 from secagg.signing import Signed, Statement
 
@@ -34,6 +34,8 @@ START = "start.safetensors"
 FILES = (ADAPTER, ADAPTER_CONFIG, MODEL_CARD, REPORT, OPENING)
 
 Short = Annotated[str, Field(min_length=1, max_length=300)]
+ShortLine = Annotated[str, Field(min_length=1, max_length=300), ONE_LINE]
+Description = Annotated[str, Field(min_length=1, max_length=1000), ONE_LINE]
 
 
 class TimelineEvent(Frozen):
@@ -58,7 +60,7 @@ class Metric(Frozen):
     `kind` says whose it is: the released adapter's, a baseline's, one client's alone, or that of a run in memory.
     """
 
-    name: Short
+    name: ShortLine
     value: float
     low: float | None = None
     high: float | None = None
@@ -91,11 +93,11 @@ class Evaluation(Frozen):
 
     data_sha256: Hash
     data_is_public: Literal[True]
-    description: Annotated[str, Field(min_length=1, max_length=1000)]
-    measure: Short = "score"
+    description: Description
+    measure: ShortLine = "score"
     higher_is_better: bool = True
     examples: int | None = Field(default=None, ge=1)
-    verdict: Annotated[str, Field(max_length=1000)] = ""
+    verdict: Annotated[str, Field(max_length=1000), ONE_LINE] = ""
     metrics: tuple[Metric, ...] = Field(min_length=1, max_length=100)
     exposure: ExposureCheck | None = Field(default=None, exclude_if=lambda check: check is None)
 

@@ -10,6 +10,8 @@ PIPELINES = {
     "image": "image-classification", "chars": "text-generation",
 }  # fmt: skip
 """What model hubs call a kind of task; others have no name there."""
+MARKUP = frozenset("\\`*_[]<>&~#")
+"""What Markdown and HTML begin with, inside a line or at its start."""
 
 
 def model_card(
@@ -18,7 +20,8 @@ def model_card(
     """`README.md`, a model card with the front matter that model hubs read.
 
     `how` the updates were summed, what was reserved for an `audit`, and what the parties `checked` while they summed,
-    are put into words by the caller.
+    are put into words by the caller. What the coordinator has put into words is one line each, and plain text, so that
+    no section of the card is its own (§10.1a).
     """
     plan = certificate.plan
     pipeline = PIPELINES.get(plan.task.kind)
@@ -33,7 +36,7 @@ def model_card(
         "",
         "# A jointly trained adapter",
         "",
-        f"{what} for `{plan.base_model}` ({plan.architecture}), from the updates of "
+        f"{what} for `{plan.base_model}` ({plain(plan.architecture)}), from the updates of "
         f"{len(certificate.members)} institutions, summed {how}.",
         "",
         "## Privacy",
@@ -57,10 +60,15 @@ def model_card(
         *([f"{checked}.", ""] if checked else []),
     ]
     if certificate.evaluation is not None:
-        lines += ["## Quality", "", certificate.evaluation.description, ""]
-        lines += [f"- {metric.name}: {metric.value:.4g}" for metric in certificate.evaluation.metrics]
+        lines += ["## Quality", "", f"> {plain(certificate.evaluation.description)}", ""]
+        lines += [f"- {plain(metric.name)}: {metric.value:.4g}" for metric in certificate.evaluation.metrics]
         lines.append("")
     return "\n".join(lines).encode()
+
+
+def plain(text: str) -> str:
+    """One line of text as it is: nothing in it is markup."""
+    return "".join(f"\\{one}" if one in MARKUP else one for one in text)
 
 
 def usage_lines(plan: Plan) -> list[str]:

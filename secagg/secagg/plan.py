@@ -30,6 +30,16 @@ def _check_canonical(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return values
 
 
+def _check_one_line(text: str) -> str:
+    if not text.isprintable() or "`" in text:
+        raise ValueError(
+            "must be one line of printable characters without backticks: it is shown to people, and stands in the card"
+        )
+    return text
+
+
+ONE_LINE = AfterValidator(_check_one_line)
+"""Words of one party that are shown to others: no control or bidi characters, no line breaks (protocol.md §10.1a)."""
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_check_canonical)]
 """Any JSON that has a canonical form (protocol.md §1.2)."""
 Options = Annotated[JsonObject, Field(exclude_if=lambda options: not options)]
@@ -41,6 +51,8 @@ RecordsPerUser = Annotated[int | None, Field(ge=1, le=1_000_000, exclude_if=lamb
 """The most records of one user that are used. Left out, as statements without users always were."""
 
 MAX_EMBEDDED_BYTES = 1 << 20
+BASE_NAME = "base_model_name_or_path"
+"""Where PEFT's configuration names the base model."""
 
 
 def check_unit(unit: Unit, records_per_user: int | None) -> None:
@@ -172,15 +184,16 @@ class TrainingSettings(Frozen):
 class Plan(Frozen):
     """Model, adapter and training, as every party must see them alike.
 
-    `adapter_config` is the PEFT `adapter_config.json` that clients train with, word for word. `a_seed` expands the
+    `adapter_config` is the PEFT `adapter_config.json` that clients train with, word for word; where it names the base
+    model it names the plan's. `a_seed` expands the
     frozen tensors. `method` names the encoding (`secagg.encodings`), which reads `options`, fixes the vector from the
     trained tensors, and checks all three when a session is made.
     """
 
     version: Literal[1] = 1
-    base_model: str = Field(min_length=1, max_length=300)
+    base_model: Annotated[str, Field(min_length=1, max_length=300), ONE_LINE]
     base_model_hash: Hash
-    architecture: str = Field(min_length=1, max_length=200)
+    architecture: Annotated[str, Field(min_length=1, max_length=200), ONE_LINE]
     task: TaskSpec
     method: Method = "ffa-lora"
     options: Options = Field(default_factory=dict)
@@ -206,4 +219,9 @@ class Plan(Frozen):
             raise ValueError("plan: tensor names must be sorted and distinct")
         if not self.trained:
             raise ValueError("plan: no tensor is trained (every clip is 0)")
+        if self.adapter_config.get(BASE_NAME, self.base_model) != self.base_model:
+            raise ValueError(
+                f"plan: {BASE_NAME} in adapter_config is not the plan's base_model: whoever loads the release would "
+                "fetch another model. Give both the same name; `secagg client plan` does"
+            )
         return self

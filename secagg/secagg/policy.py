@@ -13,7 +13,7 @@ from secagg.client_noise.session import NoisySession, check_colluders
 from secagg.descriptor import AuditReserve, Descriptor
 from secagg.errors import PolicyViolation
 from secagg.identity import Identity, check_issued_by
-from secagg.plan import Frozen, Hash, Method, Options, Plan, TaskSpec, TensorSpec, Unit
+from secagg.plan import BASE_NAME, Frozen, Hash, Method, Options, Plan, TaskSpec, TensorSpec, Unit
 
 ClientNoiseRule = Literal["allowed", "required", "refused"]
 Fingerprints = Annotated[dict[str, Hash], Field(min_length=1)]
@@ -22,7 +22,8 @@ Fingerprints = Annotated[dict[str, Hash], Field(min_length=1)]
 class AdapterSchema(Frozen):
     """What `adapter_schema_hash` covers: every tensor with its start value, and how the model is wired.
 
-    `adapter` is the PEFT configuration without the base model's name, which each party may call as it likes.
+    `adapter` is the PEFT configuration without the base model's name: the model's hash pins what it is. Both names in a
+    plan are the same (`Plan`).
     """
 
     architecture: str
@@ -43,7 +44,7 @@ def adapter_schema_hash(plan: Plan) -> str:
         options=plan.options,
         a_seed=plan.a_seed,
         tensors=plan.tensors,
-        adapter={key: value for key, value in plan.adapter_config.items() if key != "base_model_name_or_path"},
+        adapter={key: value for key, value in plan.adapter_config.items() if key != BASE_NAME},
     )
     return statement_hash("adapter-schema", schema)
 
