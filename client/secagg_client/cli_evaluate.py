@@ -16,6 +16,7 @@ from secagg.plan import Plan
 from secagg.validation import first_problem
 from secagg_client.published import read_any_certificate
 from secagg_host.durable import read_file, write_atomic
+from secagg_host.terminal import printable_lines
 
 if TYPE_CHECKING:
     from secagg_client.models import LoadedBase
@@ -77,7 +78,7 @@ def evaluate(
         check_description(str(description))
     plan = read_any_certificate(release).plan
     if task_files:
-        click.echo("\n".join(_harness(release, plan, base, task_files, as_json=as_json)))
+        click.echo(_harness(release, plan, base, task_files, as_json=as_json))
         return
     source = str(options["data"])
     columns = {name: str(value) for name, value in options.items() if name == "split" or name.endswith("_column")}
@@ -93,7 +94,7 @@ def evaluate(
         found = {"base_model": plan.base_model, "data_sha256": data_sha256, "start": start, "release": released}
         click.echo(json.dumps(found, indent=2))
     else:
-        click.echo("\n".join(table(plan, start, released)))
+        click.echo(printable_lines(table(plan, start, released)))
 
 
 def _load(base: str | None, plan: Plan) -> "LoadedBase":
@@ -103,7 +104,7 @@ def _load(base: str | None, plan: Plan) -> "LoadedBase":
     return load_base_for_command(base, plan.base_model, plan.task)
 
 
-def _harness(release: Path, plan: Plan, base: str | None, task_files: tuple[Path, ...], *, as_json: bool) -> list[str]:
+def _harness(release: Path, plan: Plan, base: str | None, task_files: tuple[Path, ...], *, as_json: bool) -> str:
     from secagg_client.harness import release_scores
     from secagg_client.planning import verify_plan
 
@@ -111,11 +112,11 @@ def _harness(release: Path, plan: Plan, base: str | None, task_files: tuple[Path
     verify_plan(plan, loaded)
     start, released = release_scores(release, plan, loaded, task_files)
     if as_json:
-        return [json.dumps({"base_model": plan.base_model, "start": start, "release": released}, indent=2)]
+        return json.dumps({"base_model": plan.base_model, "start": start, "release": released}, indent=2)
     lines = [f"{plan.base_model}", f"{'':<32}{'start':>10}{'release':>10}"]
     for task, scores in released.items():
         lines += [f"{f'{task} {name}':<32}{start[task][name]:>10.4f}{value:>10.4f}" for name, value in scores.items()]
-    return lines
+    return printable_lines(lines)
 
 
 def file_sha256(source: str) -> str | None:

@@ -39,10 +39,11 @@ from secagg_app.session_config import (
     SessionConfig,
     load_session_config,
 )
-from secagg_app.session_shown import describe, describe_ckks, describe_masked
+from secagg_app.session_shown import describe, describe_ckks, describe_masked, shown_lines
 from secagg_app.verify import read_release
 from secagg_host.durable import read_file, write_atomic
 from secagg_host.identity import PartyFiles, load_identity
+from secagg_host.terminal import printable_lines
 
 PUBLIC_FILE = 0o644
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -213,9 +214,7 @@ def show(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(fields, indent=2))
         return
-    for name, value in fields.items():
-        for line in value if isinstance(value, list) else [value]:
-            click.echo(f"{name:<20} {line}")
+    click.echo(printable_lines(shown_lines(fields)))
 
 
 def _certificate(path: Path) -> str:

@@ -125,5 +125,14 @@ def _described_plan(plan: Plan, values: int) -> Shown:
     }
 
 
+def shown_lines(fields: Shown) -> list[str]:
+    """For people; a list has a line for each of its items."""
+    return [
+        f"{name:<20} {line}"
+        for name, value in fields.items()
+        for line in (value if isinstance(value, list) else [value])
+    ]
+
+
 def _utc(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

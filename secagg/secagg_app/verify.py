@@ -35,6 +35,7 @@ from secagg.verify import NOTES, ReadUpload, VerificationReport, verify_release
 from secagg_app.lazy import Failure
 from secagg_client.policies import AnyAnchors, load_anchors
 from secagg_host.durable import guard, read_file
+from secagg_host.terminal import printable_lines
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -90,7 +91,7 @@ def verify(
     if as_json:
         click.echo(json.dumps(summary(report) | ({} if judged is None else {"receipt": judged.fields}), indent=2))
     else:
-        click.echo("\n".join(lines(report) if judged is None else [*lines(report), judged.line]))
+        click.echo(printable_lines(lines(report) if judged is None else [*lines(report), judged.line]))
     if judged is not None and judged.verdict.fate.proves_a_lie:
         dropped = judged.verdict.fate is Fate.DROPPED
         raise Failure(UploadDropped.code if dropped else ReceiptContradicted.code, judged.proof)

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from secagg.descriptor import AuditReserve, SignedDescriptor
 from secagg.signing import parse_model
+from secagg_app import session
 from secagg_app.main import cli
 from tests.deployment import Deployment
 from tests.study import Study
@@ -48,6 +49,19 @@ def test_show(study: Study) -> None:
     plain = CliRunner().invoke(cli, ["session", "show", path]).output
     assert shown["adapter schema hash"] in plain
     assert shown["unit of privacy"] == "record"
+
+
+def test_what_a_session_says_steers_no_terminal_and_forges_no_line(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever field a coordinator might put it in."""
+    said = "a/b\x1b[2J\nmax_epsilon          0.01\x9b31m\u202e"
+    monkeypatch.setattr(session, "describe", lambda _: {"base model": said, "roster": ["North/client-1", said]})
+    plain = CliRunner().invoke(cli, ["session", "show", str(study.folder / "session.json")], color=True).output
+    lines = plain.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert [line.split("  ")[0] for line in lines] == ["base model", "roster", "roster", "approvals"]
+    assert r"a/b\x1b[2J\nmax_epsilon          0.01\x9b31m\u202e" in lines[0]
 
 
 def test_what_is_reserved_for_an_audit_is_signed_and_shown(study: Study, tmp_path: Path) -> None:

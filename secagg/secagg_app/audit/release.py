@@ -27,6 +27,7 @@ from secagg_attacks.roc import Scores, auc, auc_interval, calibrated
 from secagg_attacks.views import Question, ViewName
 from secagg_client.parquet import parquet_bytes
 from secagg_host.durable import make_folder, write_atomic
+from secagg_host.terminal import printable_lines
 
 NO_CLAIM = (
     "no claim on membership: these members and others were not drawn by coins before training (a session reserves that "
@@ -162,7 +163,7 @@ def release(
     write_atomic(out / "exposure.json", (json.dumps(to_json(found), indent=1) + "\n").encode())
     write_atomic(out / "scores.parquet", _scores(found))
     write_atomic(out / "report.html", page(about, found).encode())
-    click.echo("\n".join([*lines(found), f"report: {out / 'report.html'}"]))
+    click.echo(printable_lines([*lines(found), f"report: {out / 'report.html'}"]))
     if found.canaries is not None and found.canaries.fails:
         raise AuditError(f"{found.canaries.summary}; see {out / 'report.html'}")
 
