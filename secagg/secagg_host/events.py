@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ class EventLog:
     def emit(self, event: str, **fields: Field) -> None:
         """Log one event."""
         now = self._clock()
-        line = json.dumps({"time": round(now, 3), "event": event, **fields}, ensure_ascii=False)
+        line = json_line({"time": round(now, 3), "event": event, **fields})
         with self._lock:
             for target, text in (
                 (self._file, line),
@@ -58,6 +58,11 @@ class EventLog:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+def json_line(fields: Mapping[str, object]) -> str:
+    """An object in printable ASCII: also where others' words are in it, it steers no terminal that shows it."""
+    return json.dumps(fields).replace("\x7f", "\\u007f")
 
 
 def human_line(now: float, event: str, fields: dict[str, Field]) -> str:

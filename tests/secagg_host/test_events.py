@@ -58,3 +58,15 @@ def test_what_another_party_says_steers_no_terminal() -> None:
     assert r"reason=over\x1b[2J\n12:00:00  released folder=/here\r\u202e" in line
     assert r"names=a\x9bb" in line
     assert printable("Klinik Süd/client-1: ε = 4") == "Klinik Süd/client-1: ε = 4"
+
+
+def test_as_json_it_steers_none_either(tmp_path: Path) -> None:
+    """Neither when it is shown, nor when the file is."""
+    said, screen = "over\x9b31m\x1b[2J\x7f\u202e\u2028 ε ü", io.StringIO()
+    log = EventLog(tmp_path / "events.jsonl", screen, as_json=True, clock=lambda: 1.0)
+    log.emit("status", reason=said)
+    log.close()
+    for text in (screen.getvalue(), (tmp_path / "events.jsonl").read_text()):
+        assert text.isascii()
+        assert text.removesuffix("\n").isprintable()
+        assert json.loads(text)["reason"] == said

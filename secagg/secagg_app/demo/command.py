@@ -41,6 +41,7 @@ from secagg_app.demo.split import Split, split
 from secagg_app.demo.view import View, make_view
 from secagg_app.workers import environment
 from secagg_host.durable import FolderLock, read_file, write_atomic
+from secagg_host.events import json_line
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 SMOLLM_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -267,7 +268,7 @@ def show(outcome: Outcome, seconds: float, *, as_json: bool) -> None:
     """The table, the verdict and where to look; or one JSON line."""
     results, folder, settings = outcome.results, outcome.folder, outcome.settings
     if as_json:
-        click.echo(json.dumps(summary(outcome, seconds), ensure_ascii=False))
+        click.echo(json_line(summary(outcome, seconds)))
         return
     console = Console()
     table = Table("", results.measure.name, "95% interval", title=f"{results.released.examples:,} held-out texts")

@@ -1,6 +1,5 @@
 """What the demo shows while it runs: one screen on a terminal, lines elsewhere, JSON lines for programs."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secagg_app.demo.processes import Event
+from secagg_host.events import json_line
 
 _STEP_LINES = 4
 """Steps of a client that become lines of their own when no screen is there."""
@@ -198,7 +198,7 @@ class JsonView(View):
 
     def _write(self, fields: Mapping[str, Any]) -> None:
         with suppress(BrokenPipeError):
-            self._stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            self._stream.write(json_line(fields) + "\n")
             self._stream.flush()
 
 
