@@ -68,13 +68,23 @@ def issue_party(folder: Path, authority: tuple[bytes, bytes], role: Role, name: 
 
 
 class Clock:
-    """A clock that a test sets."""
+    """A clock that a test sets. When `now` is set, so much time has passed; when it jumps, none has."""
 
     def __init__(self) -> None:
         self.now = int(time.time())
+        self._jumped = 0
 
     def __call__(self) -> int:
         return self.now
+
+    def jump(self, seconds: int) -> None:
+        """The clock is put forward or back."""
+        self.now += seconds
+        self._jumped += seconds
+
+    def monotonic(self) -> float:
+        """What a clock says that nobody puts forward or back, seconds since whenever."""
+        return float(self.now - self._jumped)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What moves a ckks session on: approval, deadline, set, the key-holder's sums, release, expiry (protocol.md §13).
 
-Called again and again with the clock's time, as `driver.Driver` is.
+Called again and again, as `driver.Driver` is.
 """
 
 from secagg.ckks.coordinator import fix_set
@@ -24,7 +24,7 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
             case SessionState.OPEN:
                 return self._close(now)
             case SessionState.CLOSING:
-                return self.session.burn_if_refused() or self._publish(now)
+                return self.session.burn_if_refused() or self._publish()
             case _:
                 return False
 
@@ -49,12 +49,12 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
             return late
         members = len(chosen.statement.members)
         note = session.note(session.host.signer.identity.title, f"closed the session with {members} uploads")
-        session.store.close_round("upload", now, note, chosen.to_bytes(), closing=True)
+        session.store.close_round("upload", note, chosen.to_bytes(), closing=True)
         session.host.checkpoint("upload-closed")
         session.emit("closing", members=members)
         return True
 
-    def _publish(self, now: int) -> bool:
+    def _publish(self) -> bool:
         session, opened = self.session, self.session.opened()
         if opened is None:
             return False
@@ -62,7 +62,7 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
         if inputs is None:
             note = session.note(session.host.signer.identity.title, "released the adapter")
             inputs = MaskedInputs(
-                timeline=(*session.store.timeline(), note), software=software_versions(), released_at=now
+                timeline=(*session.store.timeline(), note), software=software_versions(), released_at=note.at
             )
             session.store.fix_release(inputs)
             session.host.checkpoint("release-fixed")

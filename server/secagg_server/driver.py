@@ -1,6 +1,6 @@
 """What moves a session on: approvals, deadline, sets, shares, opening, release, expiry (protocol.md §8 to §10).
 
-`advance` is called again and again with the clock's time. Each step reads what is stored, decides, and records the
+`advance` is called again and again. Each step reads what is stored, decides, and records the
 decision before anything follows from it; so it may be cut off anywhere and called again.
 """
 

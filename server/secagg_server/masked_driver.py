@@ -1,7 +1,7 @@
 """What moves a masked session on: who is there, deadlines, opening, release, expiry (protocol.md §12.3 to §12.9).
 
-Called again and again with the clock's time, as `driver.Driver` is. A round is closed as soon as everybody whom it
-waits for has answered, or when its time is up: whoever is silent then has vanished.
+Called again and again, as `driver.Driver` is. A round is closed as soon as everybody whom it waits for has answered,
+or when its time is up: whoever is silent then has vanished.
 """
 
 from secagg.errors import OpeningError, TooFewContributions
@@ -33,7 +33,7 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
         if session.missing() and not late:
             return False
         try:
-            session.close_round(now)
+            session.close_round()
         except TooFewContributions as error:
             self._end(SessionState.TOO_FEW, f"{error}. Nothing was opened", "too few clients; nothing is opened")
         return True
@@ -56,9 +56,7 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
         session.host.checkpoint("sum-opened")
         note = session.note(session.host.signer.identity.title, "opened the sum and released the adapter")
         inputs = MaskedInputs(
-            timeline=(*session.store.timeline(), note.model_copy(update={"at": now})),
-            software=software_versions(),
-            released_at=now,
+            timeline=(*session.store.timeline(), note), software=software_versions(), released_at=note.at
         )
         session.store.fix_release(inputs)
         session.host.checkpoint("release-fixed")

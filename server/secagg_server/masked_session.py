@@ -299,14 +299,14 @@ class MaskedSession(OnlyReleaseSession):
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
-    def close_round(self, now: int) -> None:
+    def close_round(self) -> None:
         """Close the current round, durably, and begin the next. Raises TooFewContributions: then nothing is closed."""
         step, have, of = self.step, len(self.stage.taken), len(self.expected())
         after = following(self.stage, lambda stage: stage.close(self.host.signer))
         chosen = after.chosen.to_bytes() if isinstance(after, ConsistencyRound) else None
         note = self.note(self.host.signer.identity.title, f"closed the round '{step}' with {have} of them")
         with self._recording():
-            self.store.close_round(step, now, note, chosen, closing=step == "advertise")
+            self.store.close_round(step, note, chosen, closing=step == "advertise")
             self.stage = after
         self.host.checkpoint(f"{step}-closed")
         self.emit("round", closed=step, have=have, of=of)

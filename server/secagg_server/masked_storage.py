@@ -111,11 +111,11 @@ class MessageStore(StateStore):
             return db.scalar(select(func.count()).select_from(MaskedMessageRow).where(match)) or 0
 
     def close_round(
-        self, step: str, at: int, note: TimelineEvent, signed: bytes | None = None, *, closing: bool = False
+        self, step: str, note: TimelineEvent, signed: bytes | None = None, *, closing: bool = False
     ) -> None:
-        """Record that a round is over; `closing`: with it the session closes for newcomers."""
+        """Record that a round is over, at the time of `note`; `closing`: with it the session closes for newcomers."""
         with self.write() as db:
-            db.add(MaskedRoundRow(ctx=self.ctx, step=step, at=at, signed=signed))
+            db.add(MaskedRoundRow(ctx=self.ctx, step=step, at=note.at, signed=signed))
             if closing:
                 self._set_state(db, SessionState.CLOSING, "")
             self._note(db, note)

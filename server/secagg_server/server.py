@@ -235,13 +235,13 @@ class Coordinator:
     def advance(self, pace: Pace | None = None) -> None:
         """Let every session take the steps that it can take now; with a `pace`, those that are due a look.
 
-        A session that fails keeps no other one up: its driver raises nothing.
+        A session that fails keeps no other one up: its driver raises nothing. How long the steps of one take is not
+        another's time: each driver reads the clock itself.
         """
-        now = self.host.clock()
         for driver in self.drivers:
             store = driver.session.store
             if pace is None or pace.due(store.ctx, store.recorded):
-                driver.advance(now)
+                driver.advance()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ again after a while.
 
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -17,10 +18,22 @@ MAX_REASON = 200
 """Characters of an unexpected error's message. Such a message is not ours, and may quote what it choked on."""
 
 
+class Timekeeper(Protocol):
+    """A session's surroundings, in so far as they tell the time."""
+
+    @property
+    def clock(self) -> Callable[[], int]:
+        """Gives seconds since 1970, UTC."""
+
+
 class Driven(Protocol):
-    """What a driver needs of its session to say what holds it up."""
+    """What a driver needs of its session: the time, and to say what holds it up."""
 
     problem: str
+
+    @property
+    def host(self) -> Timekeeper:
+        """Where it is served."""
 
     def emit(self, event: str, **fields: str | int | list[str] | None) -> None:
         """Log an event of this session."""
@@ -36,26 +49,28 @@ class SessionDriver(ABC, Generic[S]):
     session: S
     _retry_at: int = 0
 
-    def advance(self, now: int) -> None:
-        """Take every step that can be taken at `now` (seconds since 1970). Raises nothing.
+    def advance(self) -> None:
+        """Take every step that can be taken, each at the time it is then. Raises nothing.
 
-        A step that fails, as when the disk is full, is logged and tried again after a while.
+        A step may take long, and so may another session's before it: the clock is read for each. A step that fails,
+        as when the disk is full, is logged and tried again after a while.
         """
-        if self._retry_at - RETRY_AFTER <= now < self._retry_at:
+        clock = self.session.host.clock
+        if self._retry_at - RETRY_AFTER <= clock() < self._retry_at:
             return  # a clock that was set back does not wait for what it said before
         try:
-            while self._step(now):
+            while self._step(clock()):
                 pass
             self.session.problem = ""
-            self._tell(now)
+            self._tell(clock())
         except SecaggError as error:
-            self._failed(now, error.code, str(error))
+            self._failed(clock(), error.code, str(error))
         except Exception as error:  # noqa: BLE001 - the other sessions of this process go on
-            self._failed(now, "unexpected", unexpected(error), at=place_of(error))
+            self._failed(clock(), "unexpected", unexpected(error), at=place_of(error))
 
     @abstractmethod
     def _step(self, now: int) -> bool:
-        """Take one step, if one can be taken; whether to look for another."""
+        """Take one step, if one can be taken at `now` (seconds since 1970); whether to look for another."""
 
     @abstractmethod
     def _tell(self, now: int) -> None:

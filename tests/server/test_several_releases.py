@@ -321,7 +321,7 @@ def test_a_receipt_that_is_younger_than_the_step_that_fixes_the_set_is_not_after
         before = deployment.clock.now
         deployment.clock.now += 2
         upload(running, 0, 1, 2)
-        Driver(running.session).advance(before)
+        assert Driver(running.session)._step(before)
         running.work()
         with running.call(deployment.auditor_files) as caller:
             certificate = verify_release(caller.release(1), anchors(deployment)).certificate

@@ -18,7 +18,7 @@ from secagg_server.server import Coordinator, raise_file_limit
 from secagg_server.session import Host
 from secagg_server.steps import MAX_REASON, RETRY_AFTER
 from tests.ckks_deployment import CkksDeployment
-from tests.deployment import Deployment
+from tests.deployment import Clock, Deployment
 from tests.masked_deployment import MaskedDeployment
 
 PROTOCOLS = (Deployment, MaskedDeployment, CkksDeployment)
@@ -39,13 +39,19 @@ def log(tmp_path: Path) -> Path:
 def coordinator(tmp_path: Path, log: Path) -> Iterator[Coordinator]:
     """One that drives a session of each protocol; all of them are past the deadline for uploads."""
     events = EventLog(log)
-    each = [load(protocol(tmp_path / protocol.__name__), events) for protocol in PROTOCOLS]
-    now = max(one.host.clock() for one in each) + 3600 + 60
-    host = Host(each[0].host.signer, lambda: now, events)
-    yield replace(each[0], drivers=tuple(driver for one in each for driver in one.drivers), host=host)
+    clock = Clock()
+    each = [load(protocol(tmp_path / protocol.__name__, clock=clock), events) for protocol in PROTOCOLS]
+    clock.now += 3600 + 60
+    yield replace(each[0], drivers=tuple(driver for one in each for driver in one.drivers))
     for one in each:
         one.store.close()
     events.close()
+
+
+def clock_of(coordinator: Coordinator) -> Clock:
+    clock = coordinator.host.clock
+    assert isinstance(clock, Clock)
+    return clock
 
 
 def states(coordinator: Coordinator) -> list[SessionState]:
@@ -81,10 +87,34 @@ def test_what_fails_in_one_session_stops_no_other_and_is_tried_again(
     before = states(coordinator)
     coordinator.advance()
     assert states(coordinator) == before, "not at once"
-    later = coordinator.host.clock() + RETRY_AFTER
-    replace(coordinator, host=replace(coordinator.host, clock=lambda: later)).advance()
+    clock_of(coordinator).now += RETRY_AFTER
+    coordinator.advance()
     assert states(coordinator) == [SessionState.TOO_FEW] * 3
     assert driver.session.problem == ""
+
+
+def test_what_a_step_of_one_session_takes_is_not_taken_from_the_others(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first session opens its sum for a minute, in two steps: each look at the others is at the time it is then."""
+    first, *others = coordinator.drivers
+    clock, seen = clock_of(coordinator), list[int]()
+
+    def long(now: int) -> bool:
+        seen.append(now)
+        clock.now += 60
+        return len(seen) < 2
+
+    def short(now: int) -> bool:
+        seen.append(now)
+        return False
+
+    for driver in others:
+        monkeypatch.setattr(driver, "_step", short)
+    monkeypatch.setattr(first, "_step", long)
+    begun = clock.now
+    coordinator.advance()
+    assert seen == [begun, begun + 60, begun + 120, begun + 120]
 
 
 def test_saying_who_is_missing_stops_no_session_either(
