@@ -222,7 +222,7 @@ class Deployment:
     def running(self, checkpoint: Checkpoint = no_checkpoint) -> Iterator["Running"]:
         """The coordinator in this process, on real gRPC; the test moves it on with `advance`."""
         events = EventLog(self.folder / "state" / "events.jsonl")
-        host = Host(self.coordinator_files.signer, self.clock, events, checkpoint)
+        host = Host(self.coordinator_files.signer, self.clock, events, checkpoint, monotonic=self.clock.monotonic)
         coordinator = Coordinator.load(self.config, self.coordinator_files, host)
         listener = listen(coordinator, "127.0.0.1:0", self.coordinator_files)
         try:

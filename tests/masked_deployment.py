@@ -118,7 +118,7 @@ class MaskedDeployment(Deployment):
     def serving(self, checkpoint: Checkpoint = no_checkpoint) -> Iterator[tuple[Coordinator, str]]:
         """The coordinator in this process, on real gRPC, moving on by itself."""
         events = EventLog(self.folder / "state" / "events.jsonl")
-        host = Host(self.coordinator_files.signer, self.clock, events, checkpoint)
+        host = Host(self.coordinator_files.signer, self.clock, events, checkpoint, monotonic=self.clock.monotonic)
         coordinator = Coordinator.load(self.config, self.coordinator_files, host)
         listener = listen(coordinator, "127.0.0.1:0", self.coordinator_files)
         stop = threading.Event()

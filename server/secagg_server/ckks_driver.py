@@ -17,27 +17,26 @@ from secagg_server.publish import software_versions, write_folder
 class CkksDriver(OnlyReleaseDriver[CkksSession]):
     """Drives one ckks session."""
 
-    def _go_on(self, now: int) -> bool:
+    def _go_on(self) -> bool:
         match self.session.store.state()[0]:
             case SessionState.PROPOSED:
-                return self.session.open_if_approved() or self._give_up(now)
+                return self.session.open_if_approved() or self._give_up()
             case SessionState.OPEN:
-                return self._close(now)
+                return self._close()
             case SessionState.CLOSING:
                 return self.session.burn_if_refused() or self._publish()
             case _:
                 return False
 
-    def _give_up(self, now: int) -> bool:
-        if now <= self.session.descriptor.upload_deadline:
+    def _give_up(self) -> bool:
+        if not self._is_late():
             return False
         reason = "the key-holder did not approve the session before its upload deadline"
         self.session.move(SessionState.TOO_FEW, reason, "no approval at the deadline; nothing was sent")
         return True
 
-    def _close(self, now: int) -> bool:
-        session = self.session
-        late = now > session.descriptor.upload_deadline
+    def _close(self) -> bool:
+        session, late = self.session, self._is_late()
         full = session.close_at is not None and session.store.count("upload") >= session.close_at
         if not (late or full):
             return False
@@ -53,6 +52,9 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
         session.host.checkpoint("upload-closed")
         session.emit("closing", members=members)
         return True
+
+    def _is_late(self) -> bool:
+        return self.session.host.clock() > self.session.descriptor.upload_deadline
 
     def _publish(self) -> bool:
         session, opened = self.session, self.session.opened()

@@ -25,7 +25,7 @@ class Driver(SessionDriver[ServedSession]):
     """Drives one session; called by one thread only."""
 
     _tried: frozenset[str] = frozenset()
-    _degree_since: int | None = None
+    _degree_since: float | None = None
     _expiry: Expiry = field(default_factory=Expiry)
     _notice: "_WaitingNotice" = field(init=False)
 
@@ -47,7 +47,7 @@ class Driver(SessionDriver[ServedSession]):
             case SessionState.OPEN:
                 return self._close(now)
             case SessionState.CLOSING:
-                return self._settle(now) if session.store.settlement() is None else self._publish()
+                return self._settle() if session.store.settlement() is None else self._publish()
             case SessionState.RELEASED:
                 # Boxes hold shares of single keys; nobody needs them any more.
                 session.files.erase((BOXES,))
@@ -163,14 +163,14 @@ class Driver(SessionDriver[ServedSession]):
             session.emit("left-over", clients=titles)
         self._move(SessionState.RELEASED, reason, f"ended the session with {len(titles)} uploads left over")
 
-    def _settle(self, now: int) -> bool:
+    def _settle(self) -> bool:
         session, committee = self.session, len(self.session.descriptor.committee)
         with session.lock:
             candidate, answers = session.store.candidate(), session.store.endorsements("candidate")
             if candidate is None or len(answers) < session.descriptor.threshold:
                 return False
             degree = session.store.degree_answers()
-            if len(degree) < committee and not self._waited_for_degree_check(now):
+            if len(degree) < committee and not self._waited_for_degree_check():
                 return False
             try:
                 settlement = settle(
@@ -194,8 +194,9 @@ class Driver(SessionDriver[ServedSession]):
             session.announce_change()
         return True
 
-    def _waited_for_degree_check(self, now: int) -> bool:
+    def _waited_for_degree_check(self) -> bool:
         """Whether late answers have had their time, which starts anew with the process (protocol.md §8.4.6)."""
+        now = self.session.host.monotonic()
         if self._degree_since is None:
             self._degree_since = now
         return now >= self._degree_since + self.session.host.degree_check_seconds

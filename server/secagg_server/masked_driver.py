@@ -9,7 +9,7 @@ from secagg.masked.closing import UnmaskRound
 from secagg.masked.release import MaskedParts, build_masked_release
 from secagg_server import masked_report
 from secagg_server.database import RUNNING, SessionState
-from secagg_server.masked_session import MaskedSession, deadline
+from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import MaskedInputs
 from secagg_server.only_release import OnlyReleaseDriver
 from secagg_server.publish import software_versions, write_folder
@@ -18,19 +18,23 @@ from secagg_server.publish import software_versions, write_folder
 class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
     """Drives one masked session."""
 
-    def _go_on(self, now: int) -> bool:
+    def _step(self, now: int) -> bool:
+        if now < self.session.descriptor.created_at:
+            self.session.begin_round()  # nothing is taken then (protocol.md §7.4), so it is no time to answer in
+        return super()._step(now)
+
+    def _go_on(self) -> bool:
         session = self.session
         session.settle()
         if session.store.release_inputs() is not None:
             return self._publish()
         if isinstance(session.stage, UnmaskRound):
-            return self._open(session.stage, now)
-        return self._close(now)
+            return self._open(session.stage)
+        return self._close()
 
-    def _close(self, now: int) -> bool:
-        session, step = self.session, self.session.step
-        late = now > deadline(session.descriptor, step, session.store.closed_at)
-        if session.missing() and not late:
+    def _close(self) -> bool:
+        session = self.session
+        if session.missing() and not session.is_over():
             return False
         try:
             session.close_round()
@@ -38,11 +42,11 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
             self._end(SessionState.TOO_FEW, f"{error}. Nothing was opened", "too few clients; nothing is opened")
         return True
 
-    def _open(self, stage: UnmaskRound, now: int) -> bool:
+    def _open(self, stage: UnmaskRound) -> bool:
         session = self.session
         if stage.missing:
             answered = not session.missing()
-            if not answered and now <= deadline(session.descriptor, "unmask", session.store.closed_at):
+            if not answered and not session.is_over():
                 return False
             reason = (
                 f"{len(stage.taken)} clients gave their shares; too few are there of {len(stage.missing)} members. "

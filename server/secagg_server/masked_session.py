@@ -4,7 +4,7 @@ A message is checked by its round, recorded durably, only then taken into the ro
 holds what the store does not. `masked_driver` closes rounds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from secagg.errors import (
 )
 from secagg.identity import Identity, Role
 from secagg.masked.closing import ConsistencyRound, Keep, UnmaskRound
-from secagg.masked.descriptor import MaskedDescriptor, SignedMaskedDescriptor
+from secagg.masked.descriptor import SignedMaskedDescriptor
 from secagg.masked.messages import (
     Directory,
     SharedSet,
@@ -63,6 +63,7 @@ class MaskedSession(OnlyReleaseSession):
         super().__init__(signed.statement, store, files, release_folder, host)
         self.signed, self.descriptor = signed, signed.statement
         self.stage: Stage = AdvertiseRound(self.descriptor)
+        self._begun: float | None = None
         self._settled = False
         try:
             self.settle()
@@ -184,6 +185,7 @@ class MaskedSession(OnlyReleaseSession):
                 return
             same = self.store.count(self.step) == len(self.stage.taken) and self.store.closed_at(self.step) is None
             if not same:
+                self.begin_round()  # nothing is answered until that is done, which may take long
                 self.stage = rebuilt(self.descriptor, self.store, self.files)
             self._settled = True
 
@@ -299,6 +301,23 @@ class MaskedSession(OnlyReleaseSession):
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
+    def begin_round(self) -> None:
+        """Those who are silent have the whole of the round's time again, from the next look at it on."""
+        self._begun = None
+
+    def is_over(self) -> bool:
+        """Whether those who are silent have had their time in this round; to be looked at while it is served.
+
+        The first lasts until the upload deadline, by the clock; a later one for `round_seconds` in which this process
+        serves it. What the coordinator was away, and what its clock jumps over, is nobody's time (protocol.md §12.2.1).
+        """
+        if isinstance(self.stage, AdvertiseRound):
+            return self.host.clock() > self.descriptor.upload_deadline
+        now = self.host.monotonic()
+        if self._begun is None:
+            self._begun = now
+        return now > self._begun + self.descriptor.round_seconds
+
     def close_round(self) -> None:
         """Close the current round, durably, and begin the next. Raises TooFewContributions: then nothing is closed."""
         step, have, of = self.step, len(self.stage.taken), len(self.expected())
@@ -308,12 +327,6 @@ class MaskedSession(OnlyReleaseSession):
         with self._recording():
             self.store.close_round(step, note, chosen, closing=step == "advertise")
             self.stage = after
+            self.begin_round()
         self.host.checkpoint(f"{step}-closed")
         self.emit("round", closed=step, have=have, of=of)
-
-
-def deadline(descriptor: MaskedDescriptor, step: str, closed_at: Callable[[str], int | None]) -> int:
-    """Until when a round waits for those who are silent, seconds since 1970."""
-    place = STEPS.index(step)
-    begun = closed_at(STEPS[place - 1]) if place else None
-    return descriptor.upload_deadline if begun is None else begun + descriptor.round_seconds

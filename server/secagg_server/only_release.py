@@ -182,7 +182,7 @@ class OnlyReleaseDriver(SessionDriver[S]):
         if not session.running:
             return False
         with session.lock:
-            return self._go_on(now)
+            return self._go_on()
 
     def _can_end(self, *, certain: bool) -> bool:
         """Whether the end is recorded, and the disk gives back what it takes to carry it out.
@@ -197,7 +197,7 @@ class OnlyReleaseDriver(SessionDriver[S]):
             return False
 
     @abstractmethod
-    def _go_on(self, now: int) -> bool:
+    def _go_on(self) -> bool:
         """Take the next step of a session that runs, if it can be taken; whether it was. The lock is held."""
 
     @abstractmethod

@@ -287,13 +287,14 @@ def serve(
     *,
     stop: threading.Event,
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     checkpoint: Checkpoint = no_checkpoint,
 ) -> None:
     """Run until `stop` is set. Raises SecaggError when it cannot start."""
     files = load_identity(config.identity)
     with ExitStack() as stack:
         stack.enter_context(FolderLock(make_folder(config.state)))
-        host = Host(files.signer, lambda: int(clock()), events, checkpoint, config.degree_check_seconds)
+        host = Host(files.signer, lambda: int(clock()), events, checkpoint, config.degree_check_seconds, monotonic)
         coordinator = Coordinator.load(config, files, host)
         stack.callback(coordinator.store.close)
         coordinator.warm()
@@ -322,7 +323,14 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(config: ServerConfig, stream: TextIO | None, *, as_json: bool, checkpoint: Checkpoint = no_checkpoint) -> None:
+def run(
+    config: ServerConfig,
+    stream: TextIO | None,
+    *,
+    as_json: bool,
+    monotonic: Callable[[], float] = time.monotonic,
+    checkpoint: Checkpoint = no_checkpoint,
+) -> None:
     """Serve until SIGTERM or SIGINT; show events on `stream` and keep them in the state folder."""
     raise_file_limit()
     stop = threading.Event()
@@ -330,6 +338,6 @@ def run(config: ServerConfig, stream: TextIO | None, *, as_json: bool, checkpoin
         signal.signal(number, lambda *_: stop.set())
     events = EventLog(make_folder(config.state) / "events.jsonl", stream, as_json=as_json)
     try:
-        serve(config, events, stop=stop, checkpoint=checkpoint)
+        serve(config, events, stop=stop, monotonic=monotonic, checkpoint=checkpoint)
     finally:
         events.close()

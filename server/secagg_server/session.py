@@ -4,6 +4,7 @@ Every answer is checked, recorded durably, and only then acted on. `driver` move
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ def no_checkpoint(_: str) -> None:
 class Host:
     """What a session needs of its surroundings. `clock` gives seconds since 1970, UTC.
 
-    `degree_check_seconds` is how long the answers of all key-holders are waited for (protocol.md §8.4.6).
+    `degree_check_seconds` is how long the answers of all key-holders are waited for (protocol.md §8.4.6). `monotonic`
+    gives seconds since whenever: what is waited for is measured with it, and no jump of `clock` is time.
     """
 
     signer: Signer
@@ -55,6 +57,7 @@ class Host:
     events: EventLog
     checkpoint: Checkpoint = no_checkpoint
     degree_check_seconds: int = DEGREE_CHECK_SECONDS
+    monotonic: Callable[[], float] = time.monotonic
 
 
 class ServedSession:

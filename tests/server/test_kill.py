@@ -37,10 +37,10 @@ RUNNER = Path(__file__).with_name("killed_server.py")
 
 
 class Server:
-    """A server process, perhaps with a step at which it dies."""
+    """A server process, perhaps with a step at which it dies; its waits for who is silent may go by `speed` times."""
 
-    def __init__(self, config: Path, step: str | None) -> None:
-        command = [sys.executable, str(RUNNER), str(config), *([step] if step else [])]
+    def __init__(self, config: Path, step: str | None, speed: float = 1.0) -> None:
+        command = [sys.executable, str(RUNNER), str(config), *([step, str(speed)] if step else [])]
         self.errors = config.with_name("stderr.log").open("ab")
         path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the code under test, not what is installed
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=path)

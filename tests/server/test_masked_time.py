@@ -13,9 +13,14 @@ import pytest
 from secagg.masked.client import MaskedClient
 from secagg.run import MemoryJournal
 from secagg_host.events import EventLog
+from secagg_server import masked_session
+from secagg_server.clock import ERASE_GRACE_SECONDS
+from secagg_server.database import SessionState
+from secagg_server.masked_replay import Stage, rebuilt
 from secagg_server.masked_session import MaskedSession
 from secagg_server.server import Coordinator
 from secagg_server.session import DEGREE_CHECK_SECONDS, Host
+from secagg_server.steps import RETRY_AFTER
 from tests.deployment import Deployment, Running
 from tests.masked_deployment import MaskedDeployment
 
@@ -43,6 +48,11 @@ class Served:
             _, signed = client.advertise(os.urandom, deployment.clock())
             self.session.advertise(files.identity, signed)
 
+    def restart(self) -> None:
+        """Stopped and started."""
+        self.coordinator.store.close()
+        self.coordinator = load(self.deployment)
+
     def at(self) -> str:
         """The round that it is in, after another look."""
         self.coordinator.advance()
@@ -50,7 +60,7 @@ class Served:
 
 
 def load(deployment: MaskedDeployment) -> Coordinator:
-    host = Host(deployment.coordinator_files.signer, deployment.clock, EventLog())
+    host = Host(deployment.coordinator_files.signer, deployment.clock, EventLog(), monotonic=deployment.clock.monotonic)
     return Coordinator.load(deployment.config, deployment.coordinator_files, host)
 
 
@@ -83,6 +93,85 @@ def test_a_round_begins_when_the_one_before_is_closed_however_long_another_sessi
     beside(served.coordinator, long).advance()
     assert served.session.store.closed_at("advertise") == clock.now
     assert served.at() == "share"
+
+
+def test_a_round_lasts_its_seconds_whatever_the_clock_says_meanwhile(served: Served) -> None:
+    clock = served.deployment.clock
+    assert served.at() == "share"
+    clock.jump(ROUND_SECONDS + 1)  # the machine was asleep, or its clock is put right
+    assert served.at() == "share"
+    clock.jump(-ROUND_SECONDS - 1)
+    clock.now += ROUND_SECONDS
+    assert served.at() == "share", "until its last second"
+    clock.now += 1
+    assert served.at() == SessionState.TOO_FEW, "nobody has shared"
+
+
+def test_a_coordinator_that_was_away_gives_the_round_its_time_again(served: Served) -> None:
+    clock = served.deployment.clock
+    assert served.at() == "share"
+    clock.now += ROUND_SECONDS
+    served.restart()
+    clock.now += 1  # it loads for a while before it looks
+    assert served.at() == "share"
+    clock.now += ROUND_SECONDS
+    assert served.at() == "share"
+    clock.now += 1
+    assert served.at() == SessionState.TOO_FEW
+
+
+def test_a_coordinator_that_is_restarted_again_and_again_goes_on_until_the_expiry_and_no_further(
+    served: Served,
+) -> None:
+    clock, expires_at = served.deployment.clock, served.deployment.descriptor.expires_at
+    served.at()
+    while clock.now + ROUND_SECONDS < expires_at:
+        clock.now += ROUND_SECONDS
+        served.restart()
+        assert served.at() == "share"
+    clock.now = expires_at + 1
+    for _ in range(2):  # it takes no step any more, and when that is certain, it has ended
+        assert served.at() == "share"
+        clock.now += ROUND_SECONDS + 1
+    clock.now += ERASE_GRACE_SECONDS
+    assert served.at() == SessionState.EXPIRED
+
+
+def test_time_in_which_nothing_can_be_answered_is_no_time_of_a_round(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the clock is before the session, and while what is stored is read again after a write that failed."""
+    clock, session = served.deployment.clock, served.session
+    assert served.at() == "share"
+    clock.jump(session.descriptor.created_at - clock.now - 1)
+    for _ in range(2):
+        assert served.at() == "share"
+        clock.now += ROUND_SECONDS + RETRY_AFTER
+        clock.jump(-ROUND_SECONDS - RETRY_AFTER)
+    clock.jump(RETRY_AFTER + 1)
+    assert served.at() == "share"
+
+    def slowly(*args: Any) -> Stage:
+        clock.now += ROUND_SECONDS + 1
+        return rebuilt(*args)
+
+    monkeypatch.setattr(masked_session, "rebuilt", slowly)
+    monkeypatch.setattr(session.store, "count", lambda _: -1)
+    session._settled = False
+    assert served.at() == "share"
+
+
+def test_late_answers_to_the_degree_check_have_their_time_whatever_the_clock_says(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    with deployment.running() as running:
+        endorsed(running)
+        for seconds in (0, DEGREE_CHECK_SECONDS + 1, -DEGREE_CHECK_SECONDS - 1):
+            deployment.clock.jump(seconds)
+            running.advance()
+            assert running.session.store.settlement() is None
+        deployment.clock.now += DEGREE_CHECK_SECONDS
+        running.advance()
+        assert running.session.store.settlement() is not None
 
 
 def test_late_answers_to_the_degree_check_have_their_time_however_long_another_session_took(tmp_path: Path) -> None:
