@@ -18,15 +18,18 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
     """Drives one ckks session."""
 
     def _go_on(self) -> bool:
-        match self.session.store.state()[0]:
-            case SessionState.PROPOSED:
-                return self.session.open_if_approved() or self._give_up()
-            case SessionState.OPEN:
-                return self._close()
-            case SessionState.CLOSING:
-                return self.session.burn_if_refused() or self._publish()
-            case _:
-                return False
+        with self.session.lock:
+            match self.session.store.state()[0]:
+                case SessionState.PROPOSED:
+                    return self.session.open_if_approved() or self._give_up()
+                case SessionState.OPEN:
+                    return self._close()
+                case SessionState.CLOSING:
+                    if self.session.burn_if_refused():
+                        return True
+                case _:
+                    return False
+        return self._publish()
 
     def _give_up(self) -> bool:
         if not self._is_late():
@@ -57,6 +60,7 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
         return self.session.host.clock() > self.session.descriptor.upload_deadline
 
     def _publish(self) -> bool:
+        """Make the release of what was opened, if it was: neither that nor the set changes any more."""
         session, opened = self.session, self.session.opened()
         if opened is None:
             return False

@@ -25,12 +25,15 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
 
     def _go_on(self) -> bool:
         session = self.session
-        session.settle()
-        if session.store.release_inputs() is not None:
-            return self._publish()
-        if isinstance(session.stage, UnmaskRound):
-            return self._open(session.stage)
-        return self._close()
+        with session.lock:
+            session.settle()
+            stage, inputs = session.stage, session.store.release_inputs()
+            if not isinstance(stage, UnmaskRound):
+                return self._close()
+            if inputs is None and stage.missing:
+                return self._give_up(stage)
+            session.opening = True
+        return self._open(stage) if inputs is None else self._publish(stage, inputs)
 
     def _close(self) -> bool:
         session = self.session
@@ -42,17 +45,19 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
             self._end(SessionState.TOO_FEW, f"{error}. Nothing was opened", "too few clients; nothing is opened")
         return True
 
+    def _give_up(self, stage: UnmaskRound) -> bool:
+        """End the session if nobody is left who could give the shares that are missing."""
+        if self.session.missing() and not self.session.is_over():
+            return False
+        reason = (
+            f"{len(stage.taken)} clients gave their shares; too few are there of {len(stage.missing)} members. "
+            "Nothing was opened"
+        )
+        return self._end(SessionState.TOO_FEW, reason, "too few shares; nothing is opened")
+
     def _open(self, stage: UnmaskRound) -> bool:
+        """Open the sum, and fix what its release is made from; no share comes into the round any more."""
         session = self.session
-        if stage.missing:
-            answered = not session.missing()
-            if not answered and not session.is_over():
-                return False
-            reason = (
-                f"{len(stage.taken)} clients gave their shares; too few are there of {len(stage.missing)} members. "
-                "Nothing was opened"
-            )
-            return self._end(SessionState.TOO_FEW, reason, "too few shares; nothing is opened")
         try:
             stage.open()
         except OpeningError as error:
@@ -66,10 +71,8 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
         session.host.checkpoint("release-fixed")
         return True
 
-    def _publish(self) -> bool:
-        session, stage, inputs = self.session, self.session.stage, self.session.store.release_inputs()
-        if inputs is None or not isinstance(stage, UnmaskRound):
-            return False
+    def _publish(self, stage: UnmaskRound, inputs: MaskedInputs) -> bool:
+        session = self.session
         parts = MaskedParts.of(session.signed, stage, inputs.timeline, inputs.released_at)
         files = build_masked_release(parts, session.host.signer, inputs.software, masked_report.render)
         session.host.checkpoint("release-built")

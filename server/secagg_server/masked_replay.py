@@ -46,6 +46,11 @@ def expected(stage: Stage) -> set[int]:
             return set(endorsements)
 
 
+def missing_of(stage: Stage) -> list[int]:
+    """Members that a round still waits for. May be asked while messages are taken into it."""
+    return sorted(expected(stage) - set(stage.taken))
+
+
 def checked(stage: Stage, client: str, body: bytes, files: UploadFiles) -> Keep:
     """Check a message of the step of `stage` and change nothing; what comes back takes it.
 

@@ -35,7 +35,7 @@ from secagg_server.blobs import UploadFiles
 from secagg_server.clock import check_clock
 from secagg_server.database import SessionState
 from secagg_server.masked_border import leaves_of
-from secagg_server.masked_replay import STEPS, Stage, checked, expected, following, rebuilt, step_of
+from secagg_server.masked_replay import STEPS, Stage, checked, expected, following, missing_of, rebuilt, step_of
 from secagg_server.masked_storage import MaskedStore
 from secagg_server.only_release import OnlyReleaseSession, UploadStream
 from secagg_server.session import Host
@@ -54,7 +54,8 @@ class MaskedSession(OnlyReleaseSession):
     """A masked session.
 
     Built anew from what is stored: the same messages, in the same order, give the same rounds. What is stored but
-    cannot be taken again is a `problem` of this session alone.
+    cannot be taken again is a `problem` of this session alone. Once it is `opening`, no share comes into the last
+    round, which is read without the lock then.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class MaskedSession(OnlyReleaseSession):
         super().__init__(signed.statement, store, files, release_folder, host)
         self.signed, self.descriptor = signed, signed.statement
         self.stage: Stage = AdvertiseRound(self.descriptor)
+        self.opening = False
         self._begun: float | None = None
         self._settled = False
         try:
@@ -88,13 +90,12 @@ class MaskedSession(OnlyReleaseSession):
         """State and reason; while it runs, what is waited for."""
         state, reason = self.store.state()
         if state in {SessionState.OPEN, SessionState.CLOSING}:
-            with self.lock:
-                missing = self.missing()
+            # Of one round, whichever that is, and without the lock: all clients ask this, again and again.
+            stage = self.stage
+            step, missing = step_of(stage), missing_of(stage)
             names = ", ".join(self.descriptor.member(number).title for number in missing[:5])
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            reason = self.problem or (
-                f"round '{self.step}': waiting for {names}{more}" if names else f"'{self.step}' ends"
-            )
+            reason = self.problem or (f"round '{step}': waiting for {names}{more}" if names else f"'{step}' ends")
         return state, reason
 
     def expected(self) -> set[int]:
@@ -103,7 +104,7 @@ class MaskedSession(OnlyReleaseSession):
 
     def missing(self) -> list[int]:
         """Members that this round still waits for."""
-        return sorted(self.expected() - set(self.stage.taken))
+        return missing_of(self.stage)
 
     # -- what clients hand in ------------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class MaskedSession(OnlyReleaseSession):
     def _check_turn(self, step: str) -> None:
         """Raise SessionClosed when the round of `step` is over, NotReady when it has not begun."""
         self._check_running()
-        if step == "unmask" and self.store.release_inputs() is not None:
+        if step == "unmask" and (self.opening or self.store.release_inputs() is not None):
             # What is fixed is built again after a crash, and must come out the same.
             raise SessionClosed(f"the sum of session {self.ctx[:16]} is opened; nothing more is asked")
         if STEPS.index(step) < STEPS.index(self.step):

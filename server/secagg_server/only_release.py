@@ -82,9 +82,10 @@ class OnlyReleaseSession(ABC):
 
     def move(self, state: SessionState, reason: str, what: str) -> None:
         """Record a new state."""
-        self.store.move(state, reason, self.note(self.host.signer.identity.title, what))
-        self.host.checkpoint(f"state-{state}")
-        self.emit("session", state=state.value, reason=reason or None)
+        with self.lock:
+            self.store.move(state, reason, self.note(self.host.signer.identity.title, what))
+            self.host.checkpoint(f"state-{state}")
+            self.emit("session", state=state.value, reason=reason or None)
 
     def receipt(self, client: str) -> SignedReceipt | None:
         """The client's receipt, if it has one."""
@@ -179,10 +180,7 @@ class OnlyReleaseDriver(SessionDriver[S]):
             return False
         if now > timed.expires_at and not (session.running and self._can_end(certain=certain)):
             return certain and self._expire(state)
-        if not session.running:
-            return False
-        with session.lock:
-            return self._go_on()
+        return session.running and self._go_on()
 
     def _can_end(self, *, certain: bool) -> bool:
         """Whether the end is recorded, and the disk gives back what it takes to carry it out.
@@ -198,7 +196,10 @@ class OnlyReleaseDriver(SessionDriver[S]):
 
     @abstractmethod
     def _go_on(self) -> bool:
-        """Take the next step of a session that runs, if it can be taken; whether it was. The lock is held."""
+        """Take the next step of a session that runs, if it can be taken; whether it was.
+
+        What takes long, to open a sum and to make a release of it, is done without the lock: calls wait for that.
+        """
 
     @abstractmethod
     def _is_decided(self) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from secagg.errors import ConflictError, ProtocolViolation, RoleViolation, Secag
 from secagg.signing import Signer
 from secagg_host.events import EventLog
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server import ckks_driver
 from secagg_server.ckks_services import Ckks
 from secagg_server.ckks_session import SUMS, CkksSession
 from secagg_server.clock import ERASE_GRACE_SECONDS
 from secagg_server.database import SessionState
 from secagg_server.directory import Directory
+from secagg_server.publish import write_folder
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
 from secagg_server.steps import RETRY_AFTER
@@ -167,6 +170,26 @@ def test_a_release_that_only_has_to_be_written_is_written_after_the_expiry(closi
     closing.submit(closing.opening())
     closing.deployment.clock.now = closing.deployment.descriptor.expires_at
     assert closing.advance(1) == (SessionState.RELEASED, "")
+
+
+def test_calls_are_answered_while_the_release_is_made(closing: Closing, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, free = closing.opening(), list[bool]()
+
+    def ask() -> None:
+        free.append(closing.session.lock.acquire(blocking=False))
+        if free[-1]:
+            closing.session.lock.release()
+
+    def write(folder: Path, files: dict[str, bytes]) -> None:
+        asked = threading.Thread(target=ask)
+        asked.start()
+        asked.join()
+        write_folder(folder, files)
+
+    monkeypatch.setattr(ckks_driver, "write_folder", write)
+    closing.submit(opening)
+    assert closing.advance(1)[0] == SessionState.RELEASED
+    assert free == [True]
 
 
 def test_a_refusal_that_was_recorded_burns_the_session_after_the_expiry_too(closing: Closing) -> None:

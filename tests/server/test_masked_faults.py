@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from secagg.errors import SessionClosed, StorageError
+from secagg.errors import NotReady, SessionClosed, StorageError
+from secagg.masked.closing import MaskedSum, UnmaskRound
 from secagg.masked.messages import SignedUnmasking
+from secagg_client.calls import PublicationCalls
 from secagg_client.masked_calls import MaskedCalls
 from secagg_host.durable import write_atomic
 from secagg_host.events import EventLog
-from secagg_server import masked_driver, steps
+from secagg_host.tls import channel
+from secagg_server import masked_driver, server, steps
 from secagg_server.blobs import UploadFiles
 from secagg_server.database import SessionState, StateStore
 from secagg_server.masked_session import MaskedSession
@@ -26,7 +29,7 @@ from secagg_server.publish import write_folder
 from secagg_server.server import Coordinator
 from secagg_server.session import Host
 from tests.deployment import HOUR
-from tests.masked_deployment import MaskedDeployment, MaskedParticipant, everybody
+from tests.masked_deployment import MaskedDeployment, MaskedParticipant, everybody, together
 from tests.server.test_masked_server import check, play_with
 
 ACCESSES = (
@@ -234,6 +237,43 @@ class AnswersLate(MaskedCalls):
             super().unmask(signed)
         finally:
             self.answered.set()
+
+
+def test_everybody_is_answered_while_the_sum_is_opened_and_no_share_is_taken_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many workers as clients, all of whom ask; the sum stays closed until they, and another party, are answered."""
+    deployment, opening, answered = MaskedDeployment(tmp_path, round_seconds=600), threading.Event(), threading.Event()
+    open_sum, waited = UnmaskRound.open, list[bool]()
+
+    def slowly(stage: UnmaskRound, threads: int = 1) -> MaskedSum:
+        opening.set()
+        waited.append(answered.wait(30))
+        return open_sum(stage, threads)
+
+    class Late(MaskedCalls):
+        def unmask(self, signed: SignedUnmasking) -> None:
+            assert opening.wait(120)
+            with pytest.raises(SessionClosed, match="the sum of session"):
+                super().unmask(signed)
+            raise SessionClosed("as it was told")
+
+    monkeypatch.setattr(server, "MAX_WORKERS", 5)
+    monkeypatch.setattr(UnmaskRound, "open", slowly)
+    participants = everybody(deployment)
+    participants[4].calls = Late
+    with deployment.serving() as (coordinator, address), together(participants, address):
+        session = coordinator.masked[deployment.descriptor.ctx]
+        assert opening.wait(120)
+        assert session.status()[1].startswith("round 'unmask': waiting for Hospital")
+        with channel(address, deployment.client_files[0]) as line:
+            assert MaskedCalls(line).status(session.ctx).state.value == SessionState.CLOSING.value
+        with channel(address, deployment.auditor_files) as line, pytest.raises(NotReady):
+            PublicationCalls(line).release_files(session.ctx)
+        answered.set()
+    assert waited == [True]
+    assert [one.error for one in participants] == [None] * 5
+    check(deployment, participants, {0, 1, 2, 3, 4})
 
 
 def test_shares_that_come_while_the_release_is_written_change_nothing_of_it(
