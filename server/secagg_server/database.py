@@ -24,7 +24,7 @@ from secagg_server.tables import Base, EventRow, SessionRow
 
 
 class SessionState(StrEnum):
-    """Where a session stands. The last four are final, but for expiry."""
+    """Where a session stands. The last four are final; one that ended before its expiry stays what it is after it."""
 
     PROPOSED = "proposed"
     OPEN = "open"

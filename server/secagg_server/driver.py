@@ -10,7 +10,7 @@ from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, SecaggError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.clock import Expiry, check_clock
-from secagg_server.database import SessionState
+from secagg_server.database import RUNNING, SessionState
 from secagg_server.dates import time_of_set
 from secagg_server.publish import check_stored, choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
@@ -37,8 +37,6 @@ class Driver(SessionDriver[ServedSession]):
         check_clock(session.descriptor, now)
         state, _ = session.store.state()
         certain = self._expiry.is_certain(session.descriptor, now)
-        if state == SessionState.EXPIRED:
-            return False
         if now > session.descriptor.expires_at and not self._must_publish(state, certain=certain):
             return certain and self._expire(state)
         match state:
@@ -72,19 +70,21 @@ class Driver(SessionDriver[ServedSession]):
             return False
 
     def _expire(self, state: SessionState) -> bool:
-        """Delete the uploads; a session that is not released ends. Whether anything but that is left to do."""
+        """Delete the uploads, at every look; a session that still runs ends, any other stays what it is.
+
+        Whether anything but that is left to do.
+        """
         session = self.session
         with session.lock:
             erased = session.files.erase()
             if erased:
                 session.emit("erased", files=erased)
-            if state == SessionState.RELEASED:
+            if state not in RUNNING:
                 return False
             _, reason = session.store.state()
             reason = reason or session.problem
             why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
-            running = state in (SessionState.OPEN, SessionState.CLOSING)
-            end = SessionState.RELEASED if running and session.published else SessionState.EXPIRED
+            end = SessionState.RELEASED if session.published else SessionState.EXPIRED
             self._move(end, why, "the session expired; uploads deleted")
         return True
 

@@ -176,8 +176,6 @@ class OnlyReleaseDriver(SessionDriver[S]):
         check_clock(timed, now)
         state, _ = session.store.state()
         certain = self._expiry.is_certain(timed, now)
-        if state == SessionState.EXPIRED:
-            return False
         if now > timed.expires_at and not (session.running and self._can_end(certain=certain)):
             return certain and self._expire(state)
         return session.running and self._go_on()
@@ -217,18 +215,22 @@ class OnlyReleaseDriver(SessionDriver[S]):
         """Whether somebody in particular is waited for."""
 
     def _expire(self, state: SessionState) -> bool:
-        """Delete the uploads; a session that is not released ends. Whether anything but that is left to do."""
+        """Delete the uploads, at every look; a session that still runs ends, any other stays what it is.
+
+        Whether anything but that is left to do.
+        """
         session = self.session
         with session.lock:
             erased = self._erase()
             if erased:
                 session.emit("erased", files=erased)
-            if state != SessionState.RELEASED:
-                _, reason = session.store.state()
-                reason = reason or session.problem
-                why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
-                session.move(SessionState.EXPIRED, why, "the session expired; uploads deleted")
-        return state != SessionState.RELEASED
+            if state not in RUNNING:
+                return False
+            _, reason = session.store.state()
+            reason = reason or session.problem
+            why = "the session expired; its uploads are deleted" + (f" ({reason})" if reason else "")
+            session.move(SessionState.EXPIRED, why, "the session expired; uploads deleted")
+        return True
 
     def _tell(self, now: int) -> None:
         """Say who is missing, once they have been for a while, and again now and then."""

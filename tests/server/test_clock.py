@@ -55,6 +55,23 @@ def test_uploads_go_when_the_clock_has_been_past_the_expiry_for_long_enough(depl
     coordinator.store.close()
 
 
+@pytest.mark.parametrize("state", [SessionState.TOO_FEW, SessionState.BURNT])
+def test_a_session_that_had_ended_stays_what_it_was_and_its_uploads_go(deployment: Made, state: SessionState) -> None:
+    """Once, and again where a coordinator was killed amid the erasing."""
+    for _ in range(2):
+        coordinator = load(deployment)
+        session = only(coordinator)
+        if session.running:
+            session.move(state, "this is why", "it ended")
+        (session.files.folder / f"client{WHOLE}").write_bytes(b"an upload")
+        for deployment.clock.now in (deployment.clock.now + ERASE_GRACE_SECONDS + 7200 for _ in range(2)):
+            assert session.files.any_stored()
+            coordinator.advance()
+        assert session.status() == (state, "this is why")
+        assert not session.files.any_stored()
+        coordinator.store.close()
+
+
 def test_nothing_moves_while_the_clock_is_before_the_session_and_all_does_after(deployment: Made) -> None:
     coordinator, created_at = load(deployment), deployment.descriptor.created_at
     session = only(coordinator)

@@ -119,7 +119,26 @@ def test_too_few_at_the_deadline_opens_nothing_and_expiry_deletes(tmp_path: Path
         running.expire()
         assert list(running.session.files.folder.iterdir()) == []
         with running.client(0) as caller:
-            assert caller.status().state == pb.SESSION_STATE_EXPIRED
+            again = caller.status()
+            assert (again.state, again.reason) == (pb.SESSION_STATE_TOO_FEW, status.reason)
+
+
+def test_a_burnt_sealed_session_stays_burnt_and_its_uploads_go(tmp_path: Path) -> None:
+    """Also what a coordinator that was killed amid the erasing left (protocol.md §7.4)."""
+    deployment = Deployment(tmp_path)
+    with deployment.running() as running:
+        running.approve()
+        running.upload_all()
+        note = running.session.note("coordinator", "burnt")
+        running.session.store.move(SessionState.BURNT, "the sum does not open", note)
+        running.expire()
+        assert running.session.status() == (SessionState.BURNT, "the sum does not open")
+        assert list(running.session.files.folder.iterdir()) == []
+    with deployment.running() as running:
+        (running.session.files.folder / "client.ct").write_bytes(b"an upload")
+        running.expire()
+        assert running.session.status() == (SessionState.BURNT, "the sum does not open")
+        assert list(running.session.files.folder.iterdir()) == []
 
 
 def test_expiry_while_closing_deletes_and_says_so(tmp_path: Path) -> None:
