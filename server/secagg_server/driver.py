@@ -12,7 +12,7 @@ from secagg_server.blobs import BOXES
 from secagg_server.clock import Expiry, check_clock
 from secagg_server.database import RUNNING, SessionState
 from secagg_server.dates import time_of_set
-from secagg_server.publish import check_stored, choose_inputs, open_shares, release_files, write_folder
+from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
 from secagg_server.steps import SessionDriver
 from secagg_server.tasks import Waiting
@@ -212,7 +212,6 @@ class Driver(SessionDriver[ServedSession]):
             try:
                 opened, _ = open_shares(session, tuple(shares.values()))
             except OpeningError as error:
-                check_stored(session)
                 return self._burn(error, frozenset(shares))
             session.host.checkpoint("sum-opened")
             inputs = choose_inputs(session, opened)

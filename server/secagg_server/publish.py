@@ -21,7 +21,7 @@ from secagg.certificate import CERTIFICATE, OPENING, parse_certificate
 from secagg.coordinator import OpenedSum, Settlement, open_with_shares
 from secagg.descriptor import Descriptor, SignedDescriptor
 from secagg.digits import Sums
-from secagg.errors import HashMismatch, MalformedError, NotReady, StorageError, VerificationError
+from secagg.errors import HashMismatch, MalformedError, NotReady, OpeningError, StorageError, VerificationError
 from secagg.evidence import ShareAnswer
 from secagg.messages import FinalSet, SignedCandidate
 from secagg.release import ReleaseParts, build_release, running_sums
@@ -145,11 +145,19 @@ def progress_of(session: ServedSession, inputs: ReleaseInputs) -> tuple[Progress
 
 
 def open_shares(session: ServedSession, shares: tuple[ShareAnswer, ...]) -> tuple[OpenedSum, Accumulator]:
-    """Add the members' uploads and open the sum. Raises OpeningError or StorageError."""
+    """Add the members' uploads and open the sum.
+
+    Raises OpeningError, or StorageError that names the stored upload that is not as its client signed it: where that is
+    why the sum does not open, it says nothing of any party, before the release is fixed or after.
+    """
     _, settlement = _sets(session)
     final = settlement.final.statement
-    total = accumulate(session.descriptor, final, session.files)
-    return open_with_shares(session.descriptor, final, shares, total), total
+    try:
+        total = accumulate(session.descriptor, final, session.files)
+        return open_with_shares(session.descriptor, final, shares, total), total
+    except (OpeningError, MalformedError):
+        check_stored(session)
+        raise
 
 
 def check_stored(session: ServedSession) -> None:

@@ -257,6 +257,35 @@ def test_a_damaged_upload_does_not_burn_the_session_and_can_be_put_back(tmp_path
         assert running.session.status()[0] == SessionState.RELEASED
 
 
+@pytest.mark.parametrize("byte", [0, 100])
+def test_an_upload_that_is_damaged_after_the_release_was_fixed_is_named_and_can_be_put_back(
+    tmp_path: Path, byte: int
+) -> None:
+    """Between the step that fixes the release and the one that writes it; no party is said to have lied (§9.2)."""
+
+    def damage(name: str) -> None:
+        if name == "release-fixed":
+            kept.append(path.read_bytes())
+            bent = bytearray(kept[0])
+            bent[byte] ^= 0xFF if byte == 0 else 1
+            path.write_bytes(bent)
+
+    deployment, kept = Deployment(tmp_path, close_at=4), list[bytes]()
+    with deployment.running(damage) as running:
+        client = deployment.client_files[1].identity
+        running.approve()
+        running.upload_all()
+        path = running.session.files.path(client.fingerprint)
+        running.work()
+        state, reason = running.session.status()
+        assert state == SessionState.CLOSING
+        assert f"{path}: is damaged: it is not what {client.title} signed" in reason
+        path.write_bytes(kept[0])
+        deployment.clock.now += RETRY_AFTER
+        running.work()
+        assert running.session.status()[0] == SessionState.RELEASED
+
+
 @pytest.mark.parametrize("lost", ["an upload", "a byte of one"])
 def test_a_release_that_the_disk_lost_what_it_is_made_of_keeps_no_session_from_expiring(
     tmp_path: Path, lost: str
