@@ -4,6 +4,7 @@ Called again and again, as `driver.Driver` is.
 """
 
 from secagg.ckks.coordinator import fix_set
+from secagg.ckks.opened import Opened
 from secagg.ckks.release import CkksParts, build_ckks_release
 from secagg.errors import TooFewContributions
 from secagg_server import ckks_report
@@ -72,6 +73,16 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
             )
             session.store.fix_release(inputs)
             session.host.checkpoint("release-fixed")
+        written = self._unless_certain(lambda: self._write(opened, inputs))
+        if written is None:
+            return False
+        session.move(SessionState.RELEASED, "", "wrote the release")
+        session.emit("released", folder=str(session.release_folder), files=written)
+        return True
+
+    def _write(self, opened: Opened, inputs: MaskedInputs) -> int:
+        """Make the release, and write its folder; how many files."""
+        session = self.session
         uploads, chosen = session.uploads(), session.chosen()
         parts = CkksParts(
             session=session.signed,
@@ -86,9 +97,7 @@ class CkksDriver(OnlyReleaseDriver[CkksSession]):
         session.host.checkpoint("release-built")
         write_folder(session.release_folder, files)
         session.host.checkpoint("release-written")
-        session.move(SessionState.RELEASED, "", "wrote the release")
-        session.emit("released", folder=str(session.release_folder), files=len(files))
-        return True
+        return len(files)
 
     def _is_decided(self) -> bool:
         return self.session.refusal() is not None or self.session.opened() is not None

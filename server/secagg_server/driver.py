@@ -5,9 +5,10 @@ decision before anything follows from it; so it may be cut off anywhere and call
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from secagg.coordinator import fix_candidate, settle
-from secagg.errors import OpeningError, SecaggError, TooFewContributions
+from secagg.errors import OpeningError, TooFewContributions
 from secagg_server.blobs import BOXES
 from secagg_server.clock import Expiry, check_clock
 from secagg_server.database import RUNNING, SessionState
@@ -15,6 +16,7 @@ from secagg_server.dates import time_of_set
 from secagg_server.publish import choose_inputs, open_shares, release_files, write_folder
 from secagg_server.session import ServedSession
 from secagg_server.steps import SessionDriver
+from secagg_server.storage import ReleaseInputs
 from secagg_server.tasks import Waiting
 
 WAIT_NOTICE_AFTER, WAIT_NOTICE_EVERY = 5, 60
@@ -36,9 +38,9 @@ class Driver(SessionDriver[ServedSession]):
         session = self.session
         check_clock(session.descriptor, now)
         state, _ = session.store.state()
-        certain = self._expiry.is_certain(session.descriptor, now)
-        if now > session.descriptor.expires_at and not self._must_publish(state, certain=certain):
-            return certain and self._expire(state)
+        self._certain = self._expiry.is_certain(session.descriptor, now)
+        if now > session.descriptor.expires_at:
+            return self._end_late(state) or (self._certain and self._expire(state))
         match state:
             case SessionState.PROPOSED:
                 return self._open_session(now)
@@ -54,20 +56,13 @@ class Driver(SessionDriver[ServedSession]):
     def _tell(self, now: int) -> None:
         self._notice.tell(self.session, now)
 
-    def _must_publish(self, state: SessionState, *, certain: bool) -> bool:
-        """Whether a release is fixed and still to be written.
+    def _end_late(self, state: SessionState) -> bool:
+        """Write a release that is fixed, though the session has expired (protocol.md §7.4); whether it was.
 
-        One of which the disk has lost what it is made of is tried again while the expiry is not `certain`; it keeps no
-        session from expiring (protocol.md §7.4).
+        One that cannot be made is tried again until the expiry is certain; it keeps no session from expiring then.
         """
-        inputs = self.session.store.release_inputs() if state == SessionState.CLOSING else None
-        if inputs is None:
-            return False
-        try:
-            return not certain or bool(release_files(self.session, inputs))
-        except SecaggError as error:
-            self.session.problem = str(error)
-            return False
+        is_fixed = state == SessionState.CLOSING and self._unless_certain(self.session.store.release_inputs) is not None
+        return is_fixed and self._publish()
 
     def _expire(self, state: SessionState) -> bool:
         """Delete the uploads, at every look; a session that still runs ends, any other stays what it is.
@@ -217,18 +212,25 @@ class Driver(SessionDriver[ServedSession]):
             inputs = choose_inputs(session, opened)
             store.fix_release(inputs)
             session.host.checkpoint("release-fixed")
-        files = release_files(session, inputs)
-        session.host.checkpoint("release-built")
         number = store.release
         folder = session.folder_of(number)
-        write_folder(folder, files)
-        session.host.checkpoint("release-written")
+        written = self._unless_certain(lambda: self._write(inputs, folder))
+        if written is None:
+            return False
         if session.descriptor.releases == 1:
             self._move(SessionState.RELEASED, "", "wrote the release")
         else:
             self._go_on(number)
-        session.emit("released", folder=str(folder), files=len(files), **self._which(number))
+        session.emit("released", folder=str(folder), files=written, **self._which(number))
         return True
+
+    def _write(self, inputs: ReleaseInputs, folder: Path) -> int:
+        """Make a release, and write its folder; how many files."""
+        files = release_files(self.session, inputs)
+        self.session.host.checkpoint("release-built")
+        write_folder(folder, files)
+        self.session.host.checkpoint("release-written")
+        return len(files)
 
     def _go_on(self, number: int) -> None:
         """One of several releases is written: take uploads for the next, if there is one (protocol.md §8.7.1)."""

@@ -72,15 +72,22 @@ class MaskedDriver(OnlyReleaseDriver[MaskedSession]):
         return True
 
     def _publish(self, stage: UnmaskRound, inputs: MaskedInputs) -> bool:
+        written = self._unless_certain(lambda: self._write(stage, inputs))
+        if written is None:
+            return False
+        self._end(SessionState.RELEASED, "", "wrote the release")
+        self.session.emit("released", folder=str(self.session.release_folder), files=written)
+        return True
+
+    def _write(self, stage: UnmaskRound, inputs: MaskedInputs) -> int:
+        """Make the release, and write its folder; how many files."""
         session = self.session
         parts = MaskedParts.of(session.signed, stage, inputs.timeline, inputs.released_at)
         files = build_masked_release(parts, session.host.signer, inputs.software, masked_report.render)
         session.host.checkpoint("release-built")
         write_folder(session.release_folder, files)
         session.host.checkpoint("release-written")
-        self._end(SessionState.RELEASED, "", "wrote the release")
-        session.emit("released", folder=str(session.release_folder), files=len(files))
-        return True
+        return len(files)
 
     def _is_decided(self) -> bool:
         if self.session.store.release_inputs() is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from secagg.certificate import FILES, TimelineEvent
-from secagg.errors import MalformedError, NotReady, RoleViolation, SizeLimitError, StorageError
+from secagg.errors import MalformedError, NotReady, RoleViolation, SizeLimitError
 from secagg.identity import Identity
 from secagg.messages import SignedReceipt
 from secagg_host.tls import MAX_CHUNK_BYTES
@@ -175,22 +175,17 @@ class OnlyReleaseDriver(SessionDriver[S]):
         session, timed = self.session, self.session.timed
         check_clock(timed, now)
         state, _ = session.store.state()
-        certain = self._expiry.is_certain(timed, now)
-        if now > timed.expires_at and not (session.running and self._can_end(certain=certain)):
-            return certain and self._expire(state)
-        return session.running and self._go_on()
+        self._certain = self._expiry.is_certain(timed, now)
+        if now <= timed.expires_at:
+            return session.running and self._go_on()
+        return self._end_late() or (self._certain and self._expire(state))
 
-    def _can_end(self, *, certain: bool) -> bool:
-        """Whether the end is recorded, and the disk gives back what it takes to carry it out.
+    def _end_late(self) -> bool:
+        """Carry out the end that is recorded, though the session has expired (protocol.md §7.4); whether it was.
 
-        A disk that fails is tried again while the expiry is not `certain`; it keeps no session from expiring.
+        What fails is tried again until the expiry is certain; it keeps no session from expiring then.
         """
-        try:
-            return self._is_decided()
-        except StorageError:
-            if not certain:
-                raise
-            return False
+        return self.session.running and bool(self._unless_certain(self._is_decided)) and self._go_on()
 
     @abstractmethod
     def _go_on(self) -> bool:

@@ -40,6 +40,7 @@ class Driven(Protocol):
 
 
 S = TypeVar("S", bound=Driven)
+T = TypeVar("T")
 
 
 @dataclass
@@ -48,6 +49,8 @@ class SessionDriver(ABC, Generic[S]):
 
     session: S
     _retry_at: int = 0
+    _certain: bool = False
+    """Whether the session has expired, and its uploads are to be deleted."""
 
     def advance(self) -> None:
         """Take every step that can be taken, each at the time it is then. Raises nothing.
@@ -63,10 +66,9 @@ class SessionDriver(ABC, Generic[S]):
                 pass
             self.session.problem = ""
             self._tell(clock())
-        except SecaggError as error:
-            self._failed(clock(), error.code, str(error))
         except Exception as error:  # noqa: BLE001 - the other sessions of this process go on
-            self._failed(clock(), "unexpected", unexpected(error), at=place_of(error))
+            self._retry_at = clock() + RETRY_AFTER
+            self._hold_up(error)
 
     @abstractmethod
     def _step(self, now: int) -> bool:
@@ -76,10 +78,27 @@ class SessionDriver(ABC, Generic[S]):
     def _tell(self, now: int) -> None:
         """Log who is waited for, when it is due."""
 
-    def _failed(self, now: int, code: str, message: str, **more: str) -> None:
-        self._retry_at = now + RETRY_AFTER
-        self.session.problem = message
-        self.session.emit("problem", code=code, message=message, **more)
+    def _unless_certain(self, work: Callable[[], T]) -> T | None:
+        """What `work`, which ends a session, gives. When it has expired for certain, a failure is told and gives None.
+
+        Of whatever kind: it is not tried again, and keeps no upload any longer (protocol.md §7.4). Raises it before.
+        """
+        try:
+            return work()
+        except Exception as error:
+            if not self._certain:
+                raise
+            self._hold_up(error)
+            return None
+
+    def _hold_up(self, error: Exception) -> None:
+        """Say what holds the session up."""
+        if isinstance(error, SecaggError):
+            self.session.problem = str(error)
+            self.session.emit("problem", code=error.code, message=self.session.problem)
+        else:
+            self.session.problem = unexpected(error)
+            self.session.emit("problem", code="unexpected", message=self.session.problem, at=place_of(error))
 
 
 def unexpected(error: Exception) -> str:
@@ -87,7 +106,7 @@ def unexpected(error: Exception) -> str:
     said = " ".join(str(error).split())[:MAX_REASON]
     return (
         f"{type(error).__name__}{said and f': {said}'} (a fault of this program, or the machine has run out of "
-        "something; it is tried again)"
+        "something; it is tried again while the session lasts)"
     )
 
 

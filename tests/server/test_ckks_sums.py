@@ -192,6 +192,31 @@ def test_calls_are_answered_while_the_release_is_made(closing: Closing, monkeypa
     assert free == [True]
 
 
+@pytest.mark.parametrize("step", ["build_ckks_release", "write_folder"])
+def test_a_ckks_release_that_cannot_be_made_or_written_keeps_no_upload_after_expiry(
+    closing: Closing, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A fault of whatever kind: it is tried again until the expiry is certain, and no longer (§7.4)."""
+    tries = list[int]()
+
+    def fail(*_: object) -> None:
+        tries.append(closing.deployment.clock.now)
+        raise KeyError("a template that is gone")
+
+    monkeypatch.setattr(ckks_driver, step, fail)
+    closing.submit(closing.opening())
+    assert closing.advance(1)[0] == SessionState.CLOSING
+    closing.deployment.clock.now = closing.deployment.descriptor.expires_at + 1
+    for seconds in (0, RETRY_AFTER, ERASE_GRACE_SECONDS - RETRY_AFTER - 1):
+        assert closing.advance(seconds)[0] == SessionState.CLOSING
+        assert closing.session.files.any_stored()
+    state, reason = closing.advance(RETRY_AFTER)
+    assert state == SessionState.EXPIRED
+    assert "its uploads are deleted (KeyError" in reason
+    assert not closing.session.files.any_stored()
+    assert len(tries) == 5
+
+
 def test_a_refusal_that_was_recorded_burns_the_session_after_the_expiry_too(closing: Closing) -> None:
     """Killed before it took the step, the coordinator comes back late: why it ended is not forgotten (§13.5.7)."""
     session, holder = closing.session, closing.holder

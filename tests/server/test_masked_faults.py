@@ -21,6 +21,7 @@ from secagg_host.events import EventLog
 from secagg_host.tls import channel
 from secagg_server import masked_driver, server, steps
 from secagg_server.blobs import UploadFiles
+from secagg_server.clock import ERASE_GRACE_SECONDS
 from secagg_server.database import SessionState, StateStore
 from secagg_server.masked_session import MaskedSession
 from secagg_server.masked_storage import MaskedInputs, MessageStore
@@ -237,6 +238,34 @@ class AnswersLate(MaskedCalls):
             super().unmask(signed)
         finally:
             self.answered.set()
+
+
+@pytest.mark.parametrize("step", ["build_masked_release", "write_folder"])
+def test_a_masked_release_that_cannot_be_made_or_written_keeps_no_upload_after_expiry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A fault of whatever kind: it is tried again until the expiry is certain, and no longer (§7.4)."""
+    deployment, failed = MaskedDeployment(tmp_path, round_seconds=600), threading.Event()
+
+    def fail(*_: object) -> None:
+        failed.set()
+        raise KeyError("a template that is gone")
+
+    monkeypatch.setattr(masked_driver, step, fail)
+    participants = everybody(deployment)
+    with deployment.serving() as (coordinator, address), together(participants, address):
+        session, clock = coordinator.masked[deployment.descriptor.ctx], deployment.clock
+        assert failed.wait(120)
+        clock.now = deployment.descriptor.expires_at + 1
+        failed.clear()
+        assert failed.wait(120), "it is tried again"
+        assert session.files.any_stored()
+        clock.now += ERASE_GRACE_SECONDS
+    state, reason = session.status()
+    assert state == SessionState.EXPIRED
+    assert "its uploads are deleted (KeyError" in reason
+    assert not session.files.any_stored()
+    assert all(isinstance(one.error, SessionClosed) for one in participants)
 
 
 def test_everybody_is_answered_while_the_sum_is_opened_and_no_share_is_taken_then(

@@ -15,6 +15,7 @@ from secagg.messages import FinalSet, SetMember
 from secagg.policy import Anchors
 from secagg.verify import verify_release
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server import driver
 from secagg_server.blobs import UploadFiles
 from secagg_server.clock import ERASE_GRACE_SECONDS
 from secagg_server.database import SessionState
@@ -315,6 +316,30 @@ def test_a_release_that_the_disk_lost_what_it_is_made_of_keeps_no_session_from_e
         assert "its uploads are deleted (" in reason
         assert list(running.session.files.folder.iterdir()) == []
     assert not (tmp_path / "release").exists()
+
+
+@pytest.mark.parametrize("step", ["release_files", "write_folder"])
+def test_a_fixed_release_that_cannot_be_made_or_written_keeps_no_upload_after_expiry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A fault of whatever kind (protocol.md §7.4)."""
+
+    def fail(*_: object) -> None:
+        raise KeyError("a template that is gone")
+
+    monkeypatch.setattr(driver, step, fail)
+    deployment = Deployment(tmp_path, close_at=4)
+    with deployment.running() as running:
+        run_session(running)
+        assert running.session.store.release_inputs() is not None
+        deployment.clock.now = deployment.descriptor.expires_at + 1
+        running.advance()
+        assert running.session.status()[0] == SessionState.CLOSING
+        running.expire()
+        state, reason = running.session.status()
+        assert state == SessionState.EXPIRED
+        assert "its uploads are deleted (KeyError" in reason
+        assert list(running.session.files.folder.iterdir()) == []
 
 
 def test_one_tick_of_a_wrong_clock_deletes_no_acknowledged_upload(tmp_path: Path) -> None:
