@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError
+from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, StorageError, TransportError
 from secagg.identity import Identity, Role, identify
 from secagg_host.chunks import PartReader
 from secagg_host.events import EventLog
@@ -14,6 +14,9 @@ from secagg_host.rpc import to_status
 from secagg_host.tls import grpc
 from secagg_protos.v1 import secagg_pb2 as pb
 from secagg_server.calls import REQUEST_SECONDS, Hourglass, Read, Turnstile, only_request, stream_of_requests
+from secagg_server.steps import place_of
+
+FAULT = "something failed at the coordinator that nobody foresaw; its operator is told. It is worth asking again"
 
 EVERYONE = frozenset(Role)
 ALLOWED: dict[str, frozenset[Role]] = {
@@ -90,30 +93,56 @@ def check_allowed(method: str, peer: Identity) -> None:
 
 
 @contextmanager
-def errors_to_status(context: grpc.ServicerContext, operator: "Operator") -> Iterator[None]:
-    """End the call with the status of a SecaggError that the body raises."""
+def errors_to_status(context: grpc.ServicerContext, operator: "Operator", method: str = "") -> Iterator[None]:
+    """End the call with the status of a SecaggError that the body raises.
+
+    Of any other error the caller is told that there was one and nothing of it, as one that is worth a retry; the
+    operator hears of its type and place (protocol.md §11.2).
+    """
     try:
         yield
+    except grpc.RpcError:
+        raise  # the caller has gone: gRPC's own way out of a stream
     except SecaggError as error:
         if isinstance(error, StorageError):
             operator.told(str(error))
-        status = to_status(error)
-        context.set_trailing_metadata(status.trailing_metadata)
-        context.abort(status.code, status.details)
+        _end(context, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, gRPC would send its text to the caller
+        operator.told_fault(method, error)
+        _end(context, TransportError(FAULT))
+
+
+def _end(context: grpc.ServicerContext, error: SecaggError) -> NoReturn:
+    status = to_status(error)
+    context.set_trailing_metadata(status.trailing_metadata)
+    context.abort(status.code, status.details)
 
 
 class Operator:
     """Hears of what only whoever runs this machine can mend, once and not at each retry of a caller."""
 
     def __init__(self, events: EventLog) -> None:
-        self._events, self._last, self._lock = events, "", threading.Lock()
+        self._events, self._last, self._lock = events, dict[str, str](), threading.Lock()
 
     def told(self, reason: str) -> None:
         """Log a refusal of this machine's disk."""
+        self._tell("storage", reason=reason)
+
+    def told_fault(self, method: str, error: Exception) -> None:
+        """Log an error that nobody foresaw: its type, the machine's word for it if it has one, and its place.
+
+        No values: they might be anybody's.
+        """
+        word = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        kind = type(error).__name__ + word
+        self._tell("fault", method=method.rpartition("/")[2], error=kind, at=place_of(error))
+
+    def _tell(self, event: str, **fields: str) -> None:
+        said = str(fields)
         with self._lock:
-            is_new, self._last = reason != self._last, reason
+            is_new, self._last[event] = said != self._last.get(event), said
         if is_new:
-            self._events.emit("storage", reason=reason)
+            self._events.emit(event, **fields)
 
 
 class RoleInterceptor(Interceptor):
@@ -157,7 +186,7 @@ class RoleInterceptor(Interceptor):
 
     @contextmanager
     def _admitted(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
-        with errors_to_status(context, self._operator):
+        with errors_to_status(context, self._operator, method):
             peer = peer_identity(context)
             with self._turnstile.inside(peer, context):
                 check_allowed(method, peer)

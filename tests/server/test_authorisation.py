@@ -1,5 +1,8 @@
 """Who may call what: TLS 1.3 with a client certificate, then the role, then the roster (protocol.md §11.1)."""
 
+import errno
+import json
+import os
 import socket
 import ssl
 import threading
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 from secagg.errors import CertificateInvalid, RoleViolation, SecaggError, TransportError, UnknownSession
+from secagg.evidence import MemberEvidence
 from secagg.identity import Role, issue, new_authority, new_request
 from secagg.messages import Enrolment
 from secagg_client.patience import Patience
@@ -20,9 +24,9 @@ from secagg_host.identity import CERTIFICATE, TLS_KEY, PartyFiles, load_identity
 from secagg_host.rpc import from_rpc_error
 from secagg_host.tls import MAX_MESSAGE_BYTES, check_refuses_tls12, grpc
 from secagg_protos.v1 import secagg_pb2 as pb
-from secagg_server.authorisation import ALLOWED
+from secagg_server.authorisation import ALLOWED, FAULT
 from secagg_server.calls import CALLS_AT_ONCE
-from tests.deployment import Caller, Deployment, Running, issue_party
+from tests.deployment import Caller, Deployment, Running, cut_stream, issue_party
 from tests.small import small_plan
 
 SERVICES = pb.DESCRIPTOR.services_by_name
@@ -273,3 +277,52 @@ def was_refused(call: Any) -> bool:
     said = from_rpc_error(call.exception())
     assert isinstance(said, TransportError)
     return "calls already" in str(said) or "RST_STREAM" in str(said)
+
+
+def faults(running: Running) -> list[dict[str, Any]]:
+    """What the operator was told of errors that nobody foresaw."""
+    lines = (running.deployment.folder / "state" / "events.jsonl").read_text().splitlines()
+    return [told for told in map(json.loads, lines) if told["event"] == "fault"]
+
+
+@pytest.mark.parametrize("error", [KeyError("/srv/state: a secret"), OSError(errno.EMFILE, os.strerror(errno.EMFILE))])
+def test_what_fails_unforeseen_in_a_call_is_told_to_the_operator_and_not_to_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """In an answer that is one message, and in the middle of one that is many (protocol.md §11.2)."""
+
+    def fail(*_: object) -> Any:
+        raise type(error)(*error.args)
+
+    def fail_later(*_: object) -> Iterator[MemberEvidence]:
+        yield MemberEvidence(deployment.uploads[0].signed, b"box", ())
+        raise type(error)(*error.args)
+
+    deployment = Deployment(tmp_path)
+    with deployment.running() as running:
+        running.approve()
+        monkeypatch.setattr(running.session, "status", fail)
+        monkeypatch.setattr(running.session, "evidence", fail_later)
+        told = list[str]()
+        with running.client(0) as client, running.holder(0) as holder:
+            for _ in range(2):
+                with pytest.raises(TransportError) as said:
+                    client.status()
+                told.append(str(said.value))
+            with pytest.raises(TransportError) as said:
+                list(holder.evidence(pb.SET_STAGE_CANDIDATE))
+            told.append(str(said.value))
+        assert set(told) == {FAULT}
+        status, evidence = faults(running)
+        assert (status["method"], evidence["method"]) == ("GetStatus", "GetEvidence")
+        for fault, place in ((status, "in fail"), (evidence, "in fail_later")):
+            assert fault["error"] in ("KeyError", "OSError: Too many open files")
+            assert fault["at"].endswith(place)
+            assert "secret" not in str(fault)
+
+
+def test_a_caller_that_goes_away_in_the_middle_is_no_fault(opened: Running) -> None:
+    cut_stream(opened, 0, 1000)
+    with opened.client(1) as caller:
+        assert caller.status().state == pb.SESSION_STATE_OPEN
+    assert faults(opened) == []
