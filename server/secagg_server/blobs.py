@@ -1,6 +1,7 @@
 """Uploads as files: `<client>.part` while it comes in, `<client>.ct` when it is whole and verified, `<client>.boxes`.
 
-Clients are named by the fingerprints of their certificates. A part is always a prefix of what the client sent.
+Clients are named by the fingerprints of their certificates. A part is always a prefix of what the client sent. What a
+process that was killed left half written beside them (`.NAME.HEX.tmp`) is read by nobody, and goes at the next start.
 """
 
 import os
@@ -25,6 +26,8 @@ from secagg_host.durable import (
 )
 
 PART, WHOLE, BOXES = ".part", ".ct", ".boxes"
+TEMPORARY = ".tmp"
+"""What `write_synced` had not yet given its name when the process was killed."""
 
 
 class PartWriter:
@@ -147,7 +150,7 @@ class UploadFiles:
         for suffix in (PART, WHOLE, BOXES):
             self._remove(self._path(client, suffix))
 
-    def erase(self, suffixes: tuple[str, ...] = (PART, WHOLE, BOXES)) -> int:
+    def erase(self, suffixes: tuple[str, ...] = (PART, WHOLE, BOXES, TEMPORARY)) -> int:
         """Remove all files of these kinds; returns how many there were."""
         with guard(self.folder):
             found = [path for path in self.folder.iterdir() if path.suffix in suffixes]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from secagg.coordinator import fix_candidate, settle
 from secagg.errors import OpeningError, TooFewContributions
-from secagg_server.blobs import BOXES
+from secagg_server.blobs import BOXES, TEMPORARY
 from secagg_server.clock import Expiry, check_clock
 from secagg_server.database import RUNNING, SessionState
 from secagg_server.dates import time_of_set
@@ -50,7 +50,7 @@ class Driver(SessionDriver[ServedSession]):
                 return self._settle() if session.store.settlement() is None else self._publish()
             case SessionState.RELEASED:
                 # Boxes hold shares of single keys; nobody needs them any more.
-                session.files.erase((BOXES,))
+                session.files.erase((BOXES, TEMPORARY))
         return False
 
     def _tell(self, now: int) -> None:

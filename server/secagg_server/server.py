@@ -28,7 +28,7 @@ from secagg_host.identity import PartyFiles, load_identity
 from secagg_host.tls import MAX_ANSWER_BYTES, SERVER_OPTIONS, check_refuses_tls12, grpc, server_credentials
 from secagg_protos.v1 import secagg_pb2_grpc as services
 from secagg_server.authorisation import RoleInterceptor
-from secagg_server.blobs import UploadFiles
+from secagg_server.blobs import TEMPORARY, UploadFiles
 from secagg_server.calls import CALLS_AT_ONCE
 from secagg_server.ckks_driver import CkksDriver
 from secagg_server.ckks_services import Ckks
@@ -200,6 +200,7 @@ class Coordinator:
         for path, proposal in proposals:
             ctx = proposal.statement.ctx
             uploads = UploadFiles(config.state / "uploads" / ctx)
+            uploads.erase((TEMPORARY,))  # nothing is being written yet: a process that was killed left it
             check_not_left_over(ctx, store, uploads, folders[ctx])
             if isinstance(proposal.statement, CkksDescriptor):
                 _check_ckks(path, config, proposal.statement, store, files, host)

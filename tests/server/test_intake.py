@@ -25,6 +25,7 @@ from secagg.errors import (
 from secagg.merkle import root
 from secagg_host.tls import MAX_CHUNK_BYTES
 from secagg_protos.v1 import secagg_pb2 as pb
+from secagg_server import blobs
 from secagg_server.blobs import PART, WHOLE, UploadFiles
 from tests.deployment import CHUNK, Deployment, Running, cut_stream, upload_messages
 
@@ -251,6 +252,34 @@ def test_garbage_is_malformed(running: Running) -> None:
         header = list(upload_messages(running.deployment.uploads[0], b"", 0))
         with pytest.raises(MalformedError, match="chunks only"):
             caller.ask(caller.contribution.Upload, iter(header * 2))
+
+
+def test_what_a_killed_process_had_half_written_goes_at_the_next_start_and_at_expiry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL before a client's boxes, or a ckks session's sums, have their name (protocol.md §7.4)."""
+    deployment = Deployment(tmp_path)
+
+    def killed(path: Path, *_: object) -> None:
+        path.with_name(f".{path.name}.0123456789ab.tmp").write_bytes(b"boxes")
+        raise StorageError("killed")
+
+    def left(running: Running) -> list[Path]:
+        return list(running.session.files.folder.glob(".*.tmp"))
+
+    for end in (None, Running.expire):
+        with deployment.running() as running, running.client(0) as caller:
+            assert left(running) == []
+            running.approve()
+            caller.enrol()
+            with monkeypatch.context() as patch:
+                patch.setattr(blobs, "write_synced", killed)
+                with pytest.raises(StorageError):
+                    caller.upload(deployment.uploads[0])
+            assert len(left(running)) == 1
+            if end:
+                end(running)
+                assert list(running.session.files.folder.iterdir()) == []
 
 
 def test_nothing_is_taken_after_the_deadline(running: Running) -> None:
