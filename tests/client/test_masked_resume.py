@@ -1,7 +1,8 @@
 """A masked client that is killed between the coordinator's receipt and its own copy of it (protocol.md §12.2.2)."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,22 +16,20 @@ from secagg_client.client_state import MaskedFolder
 from secagg_client.masked_calls import MaskedCalls
 from secagg_client.patience import Patience
 from secagg_host.durable import DurableJournal
-from tests.deployment import Clock
-from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody, together
+from tests.driving import PATIENCE_SECONDS, await_end
+from tests.masked_deployment import Gone, MaskedDeployment, MaskedParticipant, everybody, run_out, together
 
 VICTIM = 2
 
 
-class WallClock(Clock):
-    """Rounds end by themselves."""
-
-    def __call__(self) -> int:
-        return int(time.time())
-
-
 @contextmanager
-def killed(deployment: MaskedDeployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[MaskedParticipant, str]]:
-    """Everybody takes part; one is gone as soon as the coordinator has signed for its vector."""
+def killed(
+    deployment: MaskedDeployment, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[MaskedParticipant, str, Callable[[], None]]]:
+    """Everybody takes part; one is gone as soon as the coordinator has signed for its vector.
+
+    Gives its next process, where the coordinator is, and what has the others go on to the end.
+    """
     own, keep = deployment.client_files[VICTIM].identity.fingerprint, MaskedFolder.keep_receipt
 
     def keep_receipt(folder: MaskedFolder, receipt: SignedReceipt) -> None:
@@ -39,24 +38,15 @@ def killed(deployment: MaskedDeployment, monkeypatch: pytest.MonkeyPatch) -> Ite
         keep(folder, receipt)
 
     clients = everybody(deployment)
-    with deployment.serving() as (_, address), together(clients, address):
+    with deployment.serving() as (coordinator, address), together(clients, address):
         with monkeypatch.context() as patch:
             patch.setattr(MaskedFolder, "keep_receipt", keep_receipt)
-            for _ in range(1000):
-                if clients[VICTIM].error is not None:
-                    break
+            end = time.monotonic() + PATIENCE_SECONDS
+            while not clients[VICTIM].over and time.monotonic() < end:
                 time.sleep(0.05)
         assert isinstance(clients[VICTIM].error, Gone)
-        yield MaskedParticipant(deployment, VICTIM), address
-
-
-def released(deployment: MaskedDeployment) -> None:
-    """Wait for the release."""
-    for _ in range(1000):
-        if (deployment.folder / "release" / "release.json").exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError("there is no release")
+        (session,) = coordinator.masked.values()
+        yield MaskedParticipant(deployment, VICTIM), address, lambda: run_out(session, clients)
 
 
 def steps(client: MaskedParticipant) -> set[str]:
@@ -74,9 +64,9 @@ def test_it_asks_for_the_receipt_and_gets_the_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool
 ) -> None:
     """Also when the session has expired by then."""
-    deployment = MaskedDeployment(tmp_path, clock=WallClock())
-    with killed(deployment, monkeypatch) as (again, address):
-        released(deployment)
+    deployment = MaskedDeployment(tmp_path)
+    with killed(deployment, monkeypatch) as (again, address, go_on):
+        go_on()
         if late:
             monkeypatch.setattr(Patience, "now", property(lambda _: deployment.descriptor.expires_at + 1))
         again.take_part(address)
@@ -90,10 +80,16 @@ def test_it_asks_for_the_receipt_and_gets_the_release(
 
 def test_it_takes_no_further_part_while_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its keys are gone: it only waits."""
-    deployment = MaskedDeployment(tmp_path, round_seconds=4, clock=WallClock())
-    with killed(deployment, monkeypatch) as (again, address):
+    deployment = MaskedDeployment(tmp_path)
+    with killed(deployment, monkeypatch) as (again, address, go_on):
+        thread = threading.Thread(target=again.take_part, args=(address,))
+        thread.start()
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not list(again.folder.glob("state/masked/sessions/*/receipt.json")) and time.monotonic() < end:
+            time.sleep(0.05)
         assert not (tmp_path / "release").exists()
-        again.take_part(address)
+        go_on()
+        await_end(thread)
     assert again.error is None
     assert steps(again) == {"advertised", "drawn", "shared", "uploaded"}
     assert again.notes == ["prepared", "charged", "trained", "sealed", "measured"]
@@ -122,9 +118,9 @@ def test_without_a_receipt_it_does_not_say_that_the_others_go_on_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: type[MaskedCalls]
 ) -> None:
     """It does not know that. The session is over for it, once."""
-    deployment = MaskedDeployment(tmp_path, clock=WallClock())
-    with killed(deployment, monkeypatch) as (again, address):
-        released(deployment)
+    deployment = MaskedDeployment(tmp_path)
+    with killed(deployment, monkeypatch) as (again, address, go_on):
+        go_on()
         again.calls = calls
         for _ in range(2):
             again.error = None
